@@ -1,0 +1,71 @@
+"""Whole files or none: a name that exists is a file that is complete and on the disk.
+
+Knows nothing of what the files hold.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shards.errors import UserError
+
+PART = ".part"  # ending of a file that is still being written
+HASH_CHUNK = 1 << 20  # bytes read at a time, so that memory does not grow with the file
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing; the name appears only when the block has ended well and the bytes are on the disk.
+
+    Writes `path.part`, then fsync, rename, fsync of the folder (POSIX: a rename within a folder is atomic). If the
+    block raises, the part is removed and an older `path` stays as it was.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written; names the path.
+    """
+    part = path.with_name(path.name + PART)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) in (part, path, path.parent):
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be written ({reason}); make room or choose another place") from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; the same value gives the same bytes."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable: without it a power cut can undo a file that was already reported as written."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,168 @@
+"""How codes lie in memory and on disk: flat int16 sequences, frame by frame, and the token file that holds one.
+
+Values are the codec's own, 0 to codebook_size - 1: offsets, start tokens and label tokens belong to whoever trains.
+Only numpy: no audio, no model, no tar.
+"""
+
+import io
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import ShardError
+from shards.files import atomic_write, write_json
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What made the codes, and what it takes to hear them again."""
+
+    name: str  # encodec_24khz, encodec_mini
+    weights_sha256: str
+    sample_rate: int  # Hz
+    bandwidth: float  # kbps
+    codebooks: int  # codes a frame
+    codebook_size: int  # values a code can have
+    frame_rate: int  # frames a second
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return self.sample_rate // self.frame_rate
+
+    @property
+    def tokens_per_second(self) -> int:
+        return self.frame_rate * self.codebooks
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> "Codec":
+        """Undo `to_json`. `where` names the file in the error.
+
+        Raises:
+            ShardError: no object, a field that is missing, of another type, or no positive number.
+        """
+        if not isinstance(value, dict):
+            raise ShardError(
+                f"{where}: has no codec block, so nobody can say what its codes mean; encode or sample it again"
+            )
+        made: dict[str, Any] = {}
+        for wanted in fields(cls):
+            given = value.get(wanted.name)
+            kinds: Any = (int, float) if wanted.type is float else wanted.type
+            if not isinstance(given, kinds) or isinstance(given, bool) or (wanted.type is not str and not given > 0):
+                raise ShardError(f"{where}: the codec block's {wanted.name} is {given!r}; encode or sample it again")
+            made[wanted.name] = given
+        return cls(**made)
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note's codes and what is known of it: the value that flows from the encoder to the trainer and back."""
+
+    key: str  # unique in its set; no dot (WebDataset ends a key at the first one) and no slash
+    tokens: np.ndarray  # (frame * codebook,) int16
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+def flatten(codes: np.ndarray) -> np.ndarray:
+    """Interleave codebooks frame by frame: (codebook, frame) -> (frame * codebook,) int16."""
+    return codes.T.reshape(-1).astype(np.int16)
+
+
+def unflatten(tokens: np.ndarray, codebooks: int) -> np.ndarray:
+    """Undo `flatten`: (frame * codebook,) -> (codebook, frame)."""
+    return tokens.reshape(-1, codebooks).T
+
+
+def check_tokens(tokens: np.ndarray, codec: Codec, where: str) -> None:
+    """Say whether `tokens` can be decoded.
+
+    Raises:
+        ShardError: not one dimension of int16, a length that is no multiple of the codebooks, or a code out of range.
+    """
+    if tokens.ndim != 1 or tokens.dtype != np.int16:
+        raise ShardError(f"{where}: holds {tokens.dtype} of shape {tokens.shape}, not one dimension of int16 codes")
+    if len(tokens) % codec.codebooks:
+        raise ShardError(f"{where}: {len(tokens)} tokens are no multiple of the codec's {codec.codebooks} codebooks")
+    if len(tokens) and not (tokens.min() >= 0 and tokens.max() < codec.codebook_size):
+        raise ShardError(
+            f"{where}: codes from {tokens.min()} to {tokens.max()}, but a codebook has 0 to {codec.codebook_size - 1}"
+        )
+
+
+def npy_bytes(tokens: np.ndarray) -> bytes:
+    """The bytes of an .npy file that holds `tokens`."""
+    buffer = io.BytesIO()
+    np.save(buffer, tokens, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npy_array(data: bytes, where: str) -> np.ndarray:
+    """Undo `npy_bytes`; nothing in `data` can run code.
+
+    Raises:
+        ShardError: no .npy file, cut short, or one that holds pickled objects.
+    """
+    try:
+        stream = io.BytesIO(data)
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+        raise ShardError(f"{where}: is not a whole .npy file of plain numbers ({_first_line(error)})") from error
+    if stream.read(1):
+        raise ShardError(f"{where}: has bytes after its array")
+    return array
+
+
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ShardError: no JSON, or JSON that is no object.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{where}: is not JSON ({_first_line(error)})") from error
+    if not isinstance(value, dict):
+        raise ShardError(f"{where}: holds JSON that is not an object")
+    return value
+
+
+def write_token_file(folder: Path, note: Note, codec: Codec) -> Path:
+    """Write KEY.npy and KEY.json (the labels and a codec block) into `folder`; return the path of KEY.npy.
+
+    The JSON comes last, so a pair that has one is whole.
+    """
+    check_tokens(note.tokens, codec, note.key)
+    path = folder / f"{note.key}.npy"
+    with atomic_write(path) as file:
+        file.write(npy_bytes(note.tokens))
+    write_json(path.with_suffix(".json"), {**note.labels, "codec": codec.to_json()})
+    return path
+
+
+def read_token_file(path: Path) -> tuple[Note, Codec]:
+    """Undo `write_token_file`, given the path of KEY.npy.
+
+    Raises:
+        ShardError: one of the pair is missing or damaged, or the codes do not fit the codec block.
+    """
+    side = path.with_suffix(".json")
+    for file in (path, side):
+        if not file.is_file():
+            raise ShardError(f"{file}: missing; a token file is a pair, {path.name} and {side.name}")
+    labels = json_object(side.read_bytes(), str(side))
+    codec = Codec.from_json(labels.pop("codec", None), str(side))
+    tokens = npy_array(path.read_bytes(), str(path))
+    check_tokens(tokens, codec, str(path))
+    return Note(path.stem, tokens, labels), codec
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,123 @@
+"""What a finished set promises: its codec, its shards with their checksums, and where every input went.
+
+`manifest.json` is written last, so a folder without one is an unfinished set. Knows nothing of what is inside a tar.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ShardError
+from shards.files import write_json
+from shards.layout import Codec, json_object
+
+FORMAT = "codec-token-shards"
+VERSION = 1
+MANIFEST = "manifest.json"
+REJECTED = "rejected.jsonl"  # one JSON object a line for each input without codes: file, reason, detail
+SHARD_NAME = re.compile(r"(?P<split>[a-z][a-z0-9]*)-(?P<index>[0-9]{5,})\.tar")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of the set, as it was when it was written."""
+
+    name: str  # train-00000.tar: its split, its index
+    notes: int
+    tokens: int
+    bytes: int
+    sha256: str
+
+    @property
+    def record_name(self) -> str:
+        """The JSON beside the tar: the same facts, and what its task rejected."""
+        return self.name.removesuffix(".tar") + ".json"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where every input went: inputs = encoded + rejected."""
+
+    inputs: int
+    encoded: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a reader needs to know before it opens a tar."""
+
+    codec: Codec
+    audio: dict[str, Any]  # how samples were prepared, and the folder they came from
+    plan: dict[str, Any]  # how notes were assigned to shards, and a sha256 of the list of inputs
+    fingerprint: str  # sha256 of all of the above that decides the bytes of the shards
+    splits: dict[str, tuple[Shard, ...]]
+    labels: tuple[str, ...]  # the label names that notes of this set have
+    ledger: Ledger
+    versions: dict[str, str]  # of the packages that made it
+
+    @property
+    def shards(self) -> Iterator[Shard]:
+        for shards in self.splits.values():
+            yield from shards
+
+    def notes(self, split: str) -> int:
+        return sum(shard.notes for shard in self.splits.get(split, ()))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Finish the set in `folder`."""
+    assert manifest.ledger.inputs == manifest.ledger.encoded + manifest.ledger.rejected
+    write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **asdict(manifest)})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Undo `write_manifest`.
+
+    Raises:
+        ShardError: no folder, an unfinished set, another format or version, or fields that do not make sense.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ShardError(f"{folder}: no such shard set; `make shards` makes one")
+    if not path.is_file():
+        raise ShardError(
+            f"{path}: missing, so this set is unfinished; run the same `make shards` or encode command again"
+        )
+    value = json_object(path.read_bytes(), str(path))
+    if (value.get("format"), value.get("version")) != (FORMAT, VERSION):
+        raise ShardError(
+            f"{path}: format {value.get('format')!r} version {value.get('version')!r}, but this program reads "
+            f"{FORMAT!r} version {VERSION}; encode again"
+        )
+    codec = Codec.from_json(value.get("codec"), str(path))
+    try:
+        manifest = Manifest(
+            codec=codec,
+            audio=dict(value["audio"]),
+            plan=dict(value["plan"]),
+            fingerprint=str(value["fingerprint"]),
+            splits={
+                split: tuple(_shard(shard, split) for shard in shards)
+                for split, shards in dict(value["splits"]).items()
+            },
+            labels=tuple(map(str, value["labels"])),
+            ledger=Ledger(**{key: int(count) for key, count in value["ledger"].items()}),
+            versions=dict(value["versions"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ShardError(f"{path}: is damaged ({type(error).__name__}: {error}); encode again") from error
+    if manifest.ledger.inputs != manifest.ledger.encoded + manifest.ledger.rejected:
+        raise ShardError(f"{path}: its ledger does not add up ({manifest.ledger}); encode again")
+    return manifest
+
+
+def _shard(value: dict[str, Any], split: str) -> Shard:
+    """A shard's entry; its name is a plain file name of its split, never a path, a URL or a command."""
+    name = value["name"]
+    match = SHARD_NAME.fullmatch(name)
+    if match is None or match["split"] != split:
+        raise ValueError(f"{name!r} is not the name of a {split} shard")
+    return Shard(name, int(value["notes"]), int(value["tokens"]), int(value["bytes"]), str(value["sha256"]))

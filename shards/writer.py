@@ -1,0 +1,41 @@
+"""Notes -> tar: one WebDataset sample a note, KEY.npy and KEY.json. Its inverse is `shards.reader`."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from shards.files import atomic_write, sha256_of
+from shards.layout import Note, npy_bytes
+from shards.manifest import Shard
+
+
+def write_shard(path: Path, notes: Iterable[Note]) -> Shard:
+    """Write a tar, whole or not at all: the same notes in the same order give the same bytes.
+
+    Takes notes one at a time, so memory does not grow with the shard.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; nothing is left under `path`.
+    """
+    count = tokens = 0
+    with atomic_write(path) as file:
+        # USTAR holds names of up to 100 bytes plainly; PAX is its superset for longer and for non-ASCII ones.
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for note in notes:
+                assert note.tokens.dtype.str == "<i2" and note.tokens.ndim == 1, "a note's tokens are flat int16"
+                assert note.key and not set("./") & set(note.key), f"{note.key!r} would not survive a tar"
+                _add(tar, f"{note.key}.npy", npy_bytes(note.tokens))
+                _add(tar, f"{note.key}.json", json.dumps(note.labels, sort_keys=True, ensure_ascii=False).encode())
+                count += 1
+                tokens += len(note.tokens)
+        size = file.tell()
+    return Shard(path.name, count, tokens, size, sha256_of(path))
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # mode 0644, no owner
+    info.size = len(data)
+    info.mtime = 0  # same notes, same bytes: a rebuilt shard keeps its checksum
+    tar.addfile(info, io.BytesIO(data))
