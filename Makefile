@@ -1,0 +1,74 @@
+# Where the stages meet. Each line below is a command that can be run by hand; `.venv/bin/python -m pipeline --help` teaches them.
+PYTHON ?= python3
+PY     := .venv/bin/python
+
+AUDIO  ?= data/NSYNTH_GUITAR_MP3
+NAME   ?= nsynth-guitar
+CODEC  ?= encodec_24khz
+RUN    ?= $(NAME)
+PRESET ?= small
+N      ?= 16
+
+# Folders are called shards, trainer, tests too: without this, make would find them up to date.
+.PHONY: help setup data shards train samples demo test test-long bench lint clean
+
+help:
+	@echo "make demo                         everything on this machine alone: plucked notes to samples you can hear"
+	@echo "make data                         download NSynth's guitar notes (335 MB)"
+	@echo "make shards  AUDIO=... NAME=...   encode a folder of notes once (CODEC=$(CODEC))"
+	@echo "make train   NAME=... RUN=...     train, or go on with, a run (PRESET=$(PRESET))"
+	@echo "make samples RUN=... N=16         sample notes, decode them, write the page to listen to them"
+	@echo "make test | test-long | bench | lint"
+
+# --- installation -----------------------------------------------------------------------------------------------------
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make: $(PYTHON) is Python %d.%d, but 3.11 or newer is needed; say make PYTHON=python3.11" % sys.version_info[:2])'
+	@echo "Installing into .venv; the first time takes a minute or two."
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# --- the stages -------------------------------------------------------------------------------------------------------
+data: setup
+	@$(PY) -m pipeline download --out data
+
+shards: setup
+	@$(PY) -m pipeline encode $(AUDIO) --out shards/$(NAME) --codec $(CODEC)
+
+train: setup
+	@$(PY) -m trainer train --shards shards/$(NAME) --run runs/$(RUN) --preset $(PRESET)
+
+samples: setup
+	@$(PY) -m trainer sample --run runs/$(RUN) --out samples/$(RUN)/tokens --count $(N)
+	@$(PY) -m pipeline decode samples/$(RUN)/tokens --out samples/$(RUN)
+	@$(PY) -m pipeline page samples/$(RUN)
+
+demo: setup
+	@$(PY) -m pipeline demo-notes data/demo-notes
+	@$(MAKE) --no-print-directory shards AUDIO=data/demo-notes NAME=demo CODEC=encodec_mini
+	@$(MAKE) --no-print-directory train NAME=demo RUN=demo PRESET=small
+	@$(MAKE) --no-print-directory samples RUN=demo N=8
+
+# --- what must hold ---------------------------------------------------------------------------------------------------
+test: lint
+	@$(PY) -m pytest
+
+test-long: .venv/installed-dev
+	@$(PY) -m pytest -m long
+
+bench: .venv/installed-dev
+	@$(PY) -m tests.benchmarks
+
+lint: .venv/installed-dev
+	@$(PY) -m ruff format --check
+	@$(PY) -m ruff check
+	@$(PY) -m mypy
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

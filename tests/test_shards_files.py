@@ -1,0 +1,62 @@
+"""shards.files: a name that exists is a file that is whole."""
+
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from shards.errors import UserError
+from shards.files import atomic_write, write_json
+
+
+def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    with atomic_write(path) as file:
+        file.write(b"all of it")
+        assert not path.exists()
+    assert path.read_bytes() == b"all of it"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_failed_write_leaves_the_older_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"older")
+
+    def write_half() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half of")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half()
+    assert path.read_bytes() == b"older"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_outgrows_its_limit_is_one_line_that_names_it_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(
+        signal.SIGXFSZ, signal.SIG_IGN
+    )  # then write() fails with EFBIG, as a full disk does with ENOSPC
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="big: cannot be written"), atomic_write(path) as file:
+            file.write(bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_value_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_json(tmp_path / name, {"pitch": 60, "name": "gitarre ä"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(UserError, match=r"taken.*cannot be written"):
+        write_json(tmp_path / "taken" / "x.json", 1)
