@@ -86,8 +86,9 @@ def _fetch(archive: Archive, part: Path, progress: Progress) -> None:
         except (OSError, http.client.HTTPException) as error:
             came = (part.stat().st_size if part.is_file() else 0) - have
             if came <= 0:
+                reason = error.reason if isinstance(error, urllib.error.URLError) else error
                 raise DownloadError(
-                    f"{archive.url}: broke off at {have / MB:.0f} of {archive.size / MB:.0f} MB ({error}); "
+                    f"{archive.url}: broke off at {have / MB:.0f} of {archive.size / MB:.0f} MB ({reason}); "
                     "what has come is kept, run it again to go on"
                 ) from error
         have += came
