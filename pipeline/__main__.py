@@ -1,8 +1,57 @@
 """`python -m pipeline`: audio <-> codes. Each command parses, calls one function, reports."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+
+from shards.errors import UserError
+
+FEW = 5  # lines of a list that are shown in full
+
+WEIGHTS = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The codec's weights, .th or .safetensors.  [default: encodec_mini's own; EnCodec's, downloaded]",
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+ENCODING_OPTIONS = (
+    click.option(
+        "--codec", type=str, default="encodec_24khz", show_default=True, help="encodec_24khz or encodec_mini."
+    ),
+    click.option(
+        "--bandwidth", type=float, default=1.5, show_default=True, help="kbps: 1.5, 3, 6, 12 or 24; mini: 1.5."
+    ),
+    click.option(
+        "--duration",
+        default="4.0",
+        show_default=True,
+        help="Seconds of each note, padded or cut; `full` keeps lengths.",
+    ),
+    WEIGHTS,
+    DEVICE,
+    click.option("--notes-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Notes a tar."),
+    click.option(
+        "--valid-fraction",
+        type=float,
+        default=0.02,
+        show_default=True,
+        help="Share of notes whose folder has no split.",
+    ),
+    click.option("--seed", default=0, show_default=True, help="Of the order in which notes are mixed into shards."),
+    click.option(
+        "--min-peak", type=float, default=1e-4, show_default=True, help="Quieter notes are rejected as silent; 0: none."
+    ),
+)
+
+
+def encoding_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that decide what a set is, shared by the commands that need them."""
+    for option in reversed(ENCODING_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -71,6 +120,126 @@ def download(out: Path) -> None:
     with tqdm(total=NSYNTH_GUITAR.size, unit="B", unit_scale=True, desc="download", leave=False) as bar:
         folder = fetch(NSYNTH_GUITAR, out, bar.update)
     click.echo(f"{folder}: NSynth's guitar notes. Next: make shards AUDIO={folder} NAME=nsynth-guitar")
+
+
+@main.command()
+@click.argument("audio", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="SET", help="The shard set: shards/NAME."
+)
+@encoding_options
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes, one thread each.  [default: one a core; 1 on a GPU]"
+)
+@click.option("--extend", is_flag=True, help="Add the notes that a finished set does not have, as new shards.")
+@click.option(
+    "--max-rejected",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of files that may be rejected; with more the set is still finished, but the command fails.",
+)
+def encode(audio: Path, out: Path, workers: int | None, extend: bool, max_rejected: float, **options: Any) -> None:
+    """Encode a folder of notes (MP3, WAV, FLAC, OGG) into a shard set, once.
+
+    Splits come from the names of the folders below AUDIO (*-train, *-valid, *-test); a note in no such folder goes to
+    train or valid by a hash of its key. Labels come from NSynth's names. Files that cannot be encoded are listed with
+    the reason in SET/rejected.jsonl.
+
+    A finished set is returned at once. Whatever stopped a run, the same command goes on from the last finished
+    shard and ends with the same bytes.
+
+    \b
+    Example:
+      python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini
+      python -m shards inspect shards/demo
+    """
+    from pipeline.choice import choose
+    from pipeline.progress import NoteBar
+    from pipeline.run import Request, count_reasons, default_workers, encode_folder
+
+    choice = choose(**options)
+    request = Request(audio, out, choice, workers or default_workers(choice.device), extend)
+    with NoteBar("encode") as bar:
+        outcome = encode_folder(request, bar)
+    ledger = outcome.manifest.ledger
+    if outcome.ignored:
+        click.echo(f"Left out, not audio by name: {_counts(outcome.ignored)}.")
+    if outcome.rejected:
+        click.echo(f"Rejected {ledger.rejected} of {ledger.inputs} files ({_counts(count_reasons(outcome.rejected))}):")
+        for rejection in outcome.rejected[:FEW]:
+            click.echo(f"  {rejection.file}: {rejection.reason} ({rejection.detail})")
+        if len(outcome.rejected) > FEW:
+            click.echo(f"  ... and {len(outcome.rejected) - FEW} more in {out / 'rejected.jsonl'}")
+    shards = len(list(outcome.manifest.shards))
+    speed = f" at {bar.speed():.0f}x real time" if outcome.tasks_run else ", finished before: nothing to do"
+    click.echo(f"{out}: {ledger.encoded} notes in {shards} shards{speed}.")
+    if ledger.rejected > max_rejected * ledger.inputs:
+        raise UserError(
+            f"{out}: {ledger.rejected / ledger.inputs:.1%} of the files were rejected, more than {max_rejected:.1%}; "
+            "the set is finished and usable: mend the files and encode into a new name, or allow it with --max-rejected"
+        )
+    click.echo(f"Next: python -m trainer train --shards {out} --run runs/{out.resolve().name} --preset small")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the WAV files go.")
+@WEIGHTS
+@DEVICE
+def decode(folder: Path, out: Path, weights: Path | None, device: str) -> None:
+    """Turn token files, or the notes of a shard set, into WAV files.
+
+    The codec block beside the codes says which codec decodes them. Nothing is clipped: a note that peaks above full
+    scale is scaled down as a whole, and named.
+
+    \b
+    Example:
+      python -m trainer sample --run runs/demo --out samples/demo --count 8
+      python -m pipeline decode samples/demo --out samples/demo
+    """
+    from pipeline.decode import decode_folder
+    from pipeline.progress import NoteBar
+
+    with NoteBar("decode") as bar:
+        decoded = decode_folder(folder, out, bar, weights, device)
+    for key, peak in decoded.scaled[:FEW]:
+        click.echo(f"{key}: peaked at {peak:.2f} of full scale, scaled down to fit")
+    if len(decoded.scaled) > FEW:
+        click.echo(f"... and {len(decoded.scaled) - FEW} more notes")
+    click.echo(f"{out}: {decoded.notes} WAV files, {decoded.seconds:.1f} seconds. Open them with any player.")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+@main.command()
+@click.argument("samples", metavar="SAMPLES", type=click.Path(path_type=Path))
+@click.option("--run", type=click.Path(path_type=Path), help="The run's folder, if not where the token files say.")
+@click.option("--shards", type=click.Path(path_type=Path), help="The shard set, if not where the token files say.")
+@click.option("--real", type=click.IntRange(0), default=4, show_default=True, help="How many real notes to show.")
+@WEIGHTS
+@DEVICE
+def page(
+    samples: Path, run: Path | None, shards: Path | None, real: int, weights: Path | None, device: str
+) -> None:
+    """Write SAMPLES/index.html: a page to listen to the notes in the folder SAMPLES.
+
+    SAMPLES holds NAME.wav for each token file in SAMPLES/tokens. The page stands in one folder and needs no server.
+
+    \b
+    Example:
+      python -m trainer sample --run runs/demo --out samples/demo/tokens --count 16
+      python -m pipeline decode samples/demo/tokens --out samples/demo
+      python -m pipeline page samples/demo
+    """
+    from pipeline.page import write_page
+
+    written = write_page(samples, run, shards, real, weights, device)
+    for fault in written.faults:
+        click.echo(fault, err=True)
+    click.echo(f"{written.path}: {written.samples} samples. Next: open it in a browser, it ends with how to make more.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""An audio file -> samples at a codec's rate; samples -> a WAV file.
+
+Reads whatever libsndfile reads (MP3, WAV, FLAC, OGG), mixes to mono, resamples, pads or trims. A damaged file is an
+`AudioError` that says what is wrong with it; one that crashes or hangs libsndfile is for whoever calls to survive.
+Knows nothing of codecs, names or shards.
+"""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from shards.errors import UserError
+from shards.files import atomic_write
+
+SUFFIXES = frozenset({".mp3", ".wav", ".flac", ".ogg"})  # in any case
+RESAMPLER = "soxr HQ"
+
+MOST_CHANNELS = 2
+RATES = (1_000, 768_000)  # Hz; a header that says otherwise is damaged
+LOUDEST = 10.0  # peak, where 1 is full scale; more is a damaged float file, or one scaled like integers
+SHORTEST = 0.02  # seconds of sound in the file; anything less is no note
+LONGEST = 120.0  # seconds of a note that keeps its length: a codec's memory grows with it
+TAIL = 0.1  # seconds read beyond what is kept, so that resampling has no edge there
+
+PCM_PEAK = 32_767  # of 16-bit samples
+
+
+class AudioError(UserError):
+    """A file that gives no usable samples: `reason` is one of a few words to count by, `detail` is this file's case."""
+
+    def __init__(self, path: Path, reason: str, detail: str) -> None:
+        super().__init__(f"{path}: {reason} ({detail})")
+        self.reason = reason
+        self.detail = detail
+
+
+def load(path: Path, sample_rate: int, duration: float | None = None) -> np.ndarray:
+    """Samples of one file, mono: (sample,) float32 at `sample_rate`.
+
+    With a `duration` in seconds it has exactly that many, cut or padded with zeros; without, it keeps its length.
+
+    Raises:
+        AudioError: not audio, too many channels, damaged, no or hardly any samples, NaN or absurd ones, or
+            too many to keep.
+    """
+    import soxr
+
+    seconds = LONGEST if duration is None else duration + TAIL
+    samples, rate = _read(path, seconds)
+    if duration is None and len(samples) > LONGEST * rate:
+        raise AudioError(path, "too long", f"more than {LONGEST:g} s; cut it, or give a duration in seconds")
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+    return samples if duration is None else fit(samples, round(duration * sample_rate))
+
+
+def fit(samples: np.ndarray, length: int) -> np.ndarray:
+    """Trim, or pad with zeros at the end: (any,) -> (length,)."""
+    return np.pad(samples[:length], (0, max(0, length - len(samples))))
+
+
+def _read(path: Path, seconds: float) -> tuple[np.ndarray, int]:
+    """Up to `seconds` and one sample more of a file: (sample,) float32, and the file's own rate."""
+    import soundfile
+
+    try:
+        file = soundfile.SoundFile(os.fsencode(path))  # bytes, because a name need not be UTF-8
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise AudioError(path, "not audio", _why(error)) from error
+    with file:
+        rate, channels = file.samplerate, file.channels
+        if channels > MOST_CHANNELS:
+            raise AudioError(path, "too many channels", f"{channels}, at most {MOST_CHANNELS}")
+        if not RATES[0] <= rate <= RATES[1]:
+            raise AudioError(path, "not audio", f"its header says {rate} Hz")
+        # Into room of our own size, because the length in a header is a guess (MP3) or a lie (damage).
+        frames = np.empty((math.ceil(seconds * rate) + 1, channels), np.float32)  # (sample, channel)
+        try:
+            frames = file.read(out=frames)
+        except soundfile.SoundFileError as error:
+            raise AudioError(path, "damaged", _why(error)) from error
+    if not len(frames):
+        raise AudioError(path, "decodes to nothing", "no samples")
+    if len(frames) < SHORTEST * rate:
+        raise AudioError(path, "too short", f"{len(frames) / rate * 1000:.2g} ms, at least {SHORTEST * 1000:g}")
+    if not np.isfinite(frames).all():
+        raise AudioError(path, "non-finite samples", f"{int((~np.isfinite(frames)).sum())} are NaN or infinite")
+    peak = float(np.abs(frames).max())
+    if peak > LOUDEST:
+        raise AudioError(path, "too loud", f"its peak is {peak:.3g} times full scale")
+    return frames.mean(axis=1), rate
+
+
+def _why(error: Exception) -> str:
+    text = getattr(error, "error_string", str(error))  # libsndfile's own words, without the path
+    return text.strip().rstrip(".") or type(error).__name__
+
+
+def save(path: Path, samples: np.ndarray, sample_rate: int) -> float:
+    """Write (sample,) float samples as a 16-bit WAV, whole or not at all; return the peak they had.
+
+    A peak above full scale (1.0) is neither wrapped nor clipped: the whole note is scaled down to fit, and the caller
+    can say so.
+
+    Raises:
+        AudioError: samples that are NaN or infinite.
+        UserError: the file cannot be written.
+    """
+    import soundfile
+
+    if not np.isfinite(samples).all():
+        raise AudioError(path, "non-finite samples", "nothing was written")
+    peak = float(np.abs(samples).max(initial=0.0))
+    pcm = np.rint(samples / max(peak, 1.0) * PCM_PEAK).astype(np.int16)
+    with atomic_write(path) as file:
+        soundfile.write(file, pcm, sample_rate, format="WAV", subtype="PCM_16")
+    return peak

@@ -1,0 +1,66 @@
+"""What the user chose -> the settings of a set, and the codec they name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.codec import EnCodec, load_codec
+from pipeline.plan import Settings
+from shards.errors import UserError
+
+GPU_BATCH = 16  # notes in one call of the codec; on a CPU one is fastest, because its activations stay in the cache
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings, and where on this machine the codec is found and runs."""
+
+    settings: Settings
+    weights: Path | None
+    device: str
+
+
+def choose(
+    codec: str,
+    bandwidth: float,
+    duration: str,
+    weights: Path | None,
+    device: str,
+    min_peak: float,
+    notes_per_shard: int,
+    valid_fraction: float,
+    seed: int,
+) -> Choice:
+    """Check what was asked for, with the codec at hand.
+
+    Raises:
+        UserError: a value that makes no sense.
+        CodecError: the codec cannot be had.
+    """
+    loaded = load_codec(codec, bandwidth, weights, device)
+    place = loaded.device.type
+    seconds = _seconds(duration)
+    settings = Settings(
+        codec=loaded.spec,
+        duration=seconds,
+        min_peak=min_peak,
+        batch=1 if place == "cpu" or seconds is None else GPU_BATCH,
+        notes_per_shard=notes_per_shard,
+        valid_fraction=valid_fraction,
+        seed=seed,
+    )
+    return Choice(settings, weights, place)
+
+
+def load_chosen(choice: Choice) -> EnCodec:
+    """The codec of a choice, once more: every worker has its own."""
+    spec = choice.settings.codec
+    return load_codec(spec.name, spec.bandwidth, choice.weights, choice.device)
+
+
+def _seconds(duration: str) -> float | None:
+    if duration == "full":
+        return None
+    try:
+        return float(duration)
+    except ValueError as error:
+        raise UserError(f"duration {duration}: give seconds, such as 4.0, or `full`") from error

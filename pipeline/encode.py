@@ -1,0 +1,87 @@
+"""Some notes of a task -> their codes: read, check, one call of the codec. What a worker does, wherever it runs.
+
+A batch always has the same shape: notes that were rejected, and places at the end of a shard that no note fills, are
+zeros. So a note's codes do not depend on its neighbours' fate. Knows nothing of processes, tars or ledgers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.audio import AudioError, load
+from pipeline.codec import EnCodec
+from pipeline.plan import PlannedNote, Rejection, Settings
+from shards.layout import Note, flatten
+
+
+@dataclass
+class Batch:
+    """The notes of one call of the codec."""
+
+    notes: tuple[PlannedNote, ...]
+    condemned: dict[int, Rejection] = field(default_factory=dict)  # places of notes not to be opened again
+
+
+class Encoder:
+    """Holds the codec and the settings of one set."""
+
+    def __init__(self, codec: EnCodec, settings: Settings, root: Path) -> None:
+        assert codec.spec == settings.codec
+        self.codec = codec
+        self.settings = settings
+        self.root = root
+
+    def encode(
+        self, batch: Batch, reading: Callable[[int | None], None] = lambda place: None
+    ) -> list[Note | Rejection]:
+        """Codes of each note of the batch, or why it has none.
+
+        `reading` is told the place of each file before it is opened, and None when all are read: if the process dies in
+        between, the file is known.
+        """
+        heard: dict[int, np.ndarray] = {}  # place -> (sample,)
+        rejected = dict(batch.condemned)
+        for place, note in enumerate(batch.notes):
+            if place not in rejected:
+                reading(place)
+                try:
+                    heard[place] = self.samples(note)
+                except AudioError as error:
+                    rejected[place] = Rejection(note.input.shown, error.reason, error.detail)
+        reading(None)
+        codes = self._codes(heard) if heard else {}
+        return [
+            rejected[place] if place in rejected else Note(note.key, flatten(codes[place]), note.labels)
+            for place, note in enumerate(batch.notes)
+        ]
+
+    def samples(self, note: PlannedNote) -> np.ndarray:
+        """What the codec is given for a note: (sample,) float32.
+
+        Raises:
+            AudioError: the file gives no usable samples.
+        """
+        path = self.root / note.input.path
+        samples = load(path, self.settings.codec.sample_rate, self.settings.duration)
+        peak = float(np.abs(samples).max(initial=0.0))
+        if peak < self.settings.min_peak:
+            raise AudioError(path, "silent", f"its peak is {peak:.2g} of full scale, below {self.settings.min_peak:g}")
+        return samples
+
+    def _codes(self, heard: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """place -> (codebook, frame)."""
+        if self.settings.duration is None:  # lengths differ, and padding would change codes
+            return {place: self._call(samples[None])[0] for place, samples in heard.items()}
+        length = len(next(iter(heard.values())))
+        samples = np.zeros((self.settings.batch, length), np.float32)  # (note, sample)
+        for place, note in heard.items():
+            samples[place] = note
+        codes = self._call(samples)
+        return {place: codes[place] for place in heard}
+
+    def _call(self, samples: np.ndarray) -> np.ndarray:
+        """(note, sample) -> (note, codebook, frame)."""
+        return self.codec.encode(torch.from_numpy(samples)).cpu().numpy()

@@ -1,0 +1,287 @@
+"""Encode a folder into a shard set on this machine: plan, skip what is done, run the rest, close the ledger.
+
+The local engine. A shard is a pure function of its task, and a task is done when its record stands beside its tar, so
+a run that was killed at any moment goes on where it stopped and ends with the same bytes. What a worker does is in
+`encode`, how workers live is in `pool`.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.choice import Choice
+from pipeline.encode import Batch
+from pipeline.inputs import Folder, find_inputs
+from pipeline.plan import Plan, Rejection, Settings, Task, fingerprint, make_plan
+from pipeline.pool import Result, Work, encode_batches
+from pipeline.progress import Progress
+from pipeline.records import (
+    Record,
+    check_same_settings,
+    check_same_tasks,
+    earlier_of,
+    is_done,
+    read_records,
+    write_record,
+)
+from shards.errors import UserError
+from shards.files import PART, atomic_write
+from shards.layout import Note
+from shards.manifest import MANIFEST, REJECTED, Ledger, Manifest, Shard, read_manifest, write_manifest
+from shards.writer import write_shard
+
+VERSIONS = ("encodec", "numpy", "soundfile", "soxr", "torch")  # packages that codes depend on
+
+
+class StoppedError(UserError):
+    """The run was asked to stop, and has."""
+
+    exit_code = 130  # what a shell gives a command that Ctrl-C ended
+
+    def __init__(self) -> None:
+        super().__init__("stopped; finished shards are kept, and the same command goes on from there")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to encode, where to, and with how many hands."""
+
+    audio: Path
+    out: Path
+    choice: Choice
+    workers: int = 1
+    extend: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    manifest: Manifest
+    rejected: tuple[Rejection, ...]
+    ignored: Counter[str]  # files of other kinds: ending -> how many
+    tasks_run: int  # 0 if the set was finished already
+
+
+def encode_folder(request: Request, progress: Progress) -> Outcome:
+    """Make, go on with, extend or just return the shard set `request.out`.
+
+    Raises:
+        UserError: no audio, another set under this name, nothing that can be encoded, no room.
+        StoppedError: Ctrl-C or SIGTERM came; the same command goes on from here.
+    """
+    folder = find_inputs(request.audio)
+    with _stopping(), _alone_in(request.out):
+        return _encode(request, folder, progress)
+
+
+def _encode(request: Request, folder: Folder, progress: Progress) -> Outcome:
+    out = request.out
+    manifest = read_manifest(out) if (out / MANIFEST).is_file() else None
+    records = read_records(out)
+    settings = _settings_of_set(request.choice.settings, out, manifest, records)
+    plan = _plan(request, folder, settings, manifest, records)
+    mark = fingerprint(settings, plan.inputs_sha256)
+    todo = [task for task in plan.tasks if not is_done(out, task, settings, records.get(task.shard_name))]
+    if manifest is not None and manifest.fingerprint == mark and not todo:
+        return Outcome(manifest, _rejected(plan, records.values()), folder.ignored, tasks_run=0)
+
+    for part in out.glob(f"*{PART}"):
+        part.unlink()  # of a run that was killed
+    total = sum(len(task.notes) for task in plan.tasks)
+    progress.start(total, total - sum(len(task.notes) for task in todo))
+    work = Work(replace(request.choice, settings=settings), folder.root)
+    batches = (Batch(notes) for task in todo for notes in task.batches(settings.batch))
+    with closing(encode_batches(work, batches, request.workers)) as results:
+        for task in todo:
+            _run_task(out, task, settings, results, progress)
+    return _finish(request, folder, settings, plan, mark, len(todo))
+
+
+def _run_task(
+    out: Path, task: Task, settings: Settings, results: Iterator[tuple[Batch, Result]], progress: Progress
+) -> None:
+    """Collect the task's notes, write its tar, then the record that declares it done."""
+    notes: list[Note] = []
+    rejected: list[Rejection] = []
+    for _ in task.batches(settings.batch):
+        _, result = next(results)
+        heard = [note for note in result if isinstance(note, Note)]
+        notes += heard
+        rejected += [rejection for rejection in result if isinstance(rejection, Rejection)]
+        progress.step(len(result), sum(len(note.tokens) for note in heard) / settings.codec.tokens_per_second)
+    shard = write_shard(out / task.shard_name, notes)
+    write_record(
+        out,
+        Record(
+            shard=shard,
+            rejected=tuple(rejected),
+            labels=tuple(sorted({label for note in notes for label in note.labels})),
+            inputs={note.input.shown: note.input.digest for note in task.notes},
+            settings=settings.to_json(),
+            task_sha256=task.digest(settings),
+        ),
+    )
+
+
+def _finish(request: Request, folder: Folder, settings: Settings, plan: Plan, mark: str, tasks_run: int) -> Outcome:
+    """Close the ledger and write the manifest, last of all."""
+    out = request.out
+    kept = read_records(out)
+    records = [kept[task.shard_name] for task in plan.tasks]
+    rejected = _rejected(plan, records)
+    encoded = sum(record.shard.notes for record in records)
+    assert plan.inputs == encoded + len(rejected), (
+        f"{plan.inputs} inputs = {encoded} encoded + {len(rejected)} rejected"
+    )
+    with atomic_write(out / REJECTED) as file:
+        for rejection in rejected:
+            file.write(json.dumps(vars(rejection), ensure_ascii=False).encode() + b"\n")
+    if not encoded:
+        for record in records:
+            (out / record.shard.record_name).unlink()
+            (out / record.shard.name).unlink()
+        reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
+        raise UserError(
+            f"{request.audio}: none of its {plan.inputs} files can be encoded ({reasons}); see {out / REJECTED}"
+        )
+    splits: dict[str, list[Shard]] = {}
+    for task, record in zip(plan.tasks, records, strict=True):
+        splits.setdefault(task.split, []).append(record.shard)
+    made_with = settings.to_json()
+    manifest = Manifest(
+        codec=settings.codec,
+        audio={**made_with["audio"], "source": str(folder.root)},
+        plan={**made_with["plan"], "inputs_sha256": plan.inputs_sha256},
+        fingerprint=mark,
+        splits={split: tuple(shards) for split, shards in splits.items()},
+        labels=tuple(sorted({label for record in records for label in record.labels})),
+        ledger=Ledger(plan.inputs, encoded, len(rejected)),
+        versions={**versions(), "device": request.choice.device},
+    )
+    write_manifest(out, manifest)
+    return Outcome(manifest, rejected, folder.ignored, tasks_run)
+
+
+def _settings_of_set(wanted: Settings, out: Path, manifest: Manifest | None, records: dict[str, Record]) -> Settings:
+    """The settings to go on with: those wanted, with the batch of a set that was begun on another device.
+
+    Raises:
+        UserError: what is there was made with other settings.
+    """
+    if manifest is not None:
+        where, made_with = out, _made_with(manifest)
+    elif records:
+        first = next(iter(records.values()))
+        where, made_with = out / first.shard.record_name, first.settings
+    else:
+        return wanted
+    settings = replace(wanted, batch=made_with["audio"].get("batch", wanted.batch))
+    check_same_settings(where, made_with, settings)
+    return settings
+
+
+def _made_with(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    return {"codec": manifest.codec.to_json(), "audio": manifest.audio, "plan": manifest.plan}
+
+
+def _plan(
+    request: Request, folder: Folder, settings: Settings, manifest: Manifest | None, records: dict[str, Record]
+) -> Plan:
+    """The plan that what is there belongs to.
+
+    Raises:
+        UserError: there is none, or it has new notes that nobody asked to add.
+    """
+    plan = make_plan(folder.inputs, settings, folder.examples)
+    if manifest is None:
+        check_same_tasks(request.out, plan, settings, records.values())
+        return plan
+    names = {shard.name for shard in manifest.shards}
+    listed = [records[name] for name in sorted(names & records.keys())]
+    digests = {task.shard_name: task.digest(settings) for task in plan.tasks}
+    if digests.keys() == names and all(digests[record.shard.name] == record.task_sha256 for record in listed):
+        return plan
+    plan = make_plan(folder.inputs, settings, folder.examples, earlier_of(listed))
+    new = sum(len(task.notes) for task in plan.tasks if task.shard_name not in names)
+    if new and not request.extend:
+        raise UserError(
+            f"{request.out}: is finished, and {request.audio} has {new} notes that are not in it; "
+            "add them with --extend, or give another --out"
+        )
+    check_same_tasks(request.out, plan, settings, records.values())
+    return plan
+
+
+def _rejected(plan: Plan, records: Iterable[Record]) -> tuple[Rejection, ...]:
+    """Everything rejected, before and by the tasks, sorted by file."""
+    rejected = [*plan.rejected, *(rejection for record in records for rejection in record.rejected)]
+    return tuple(sorted(rejected, key=lambda rejection: rejection.file))
+
+
+def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
+    """reason -> how many, most frequent first."""
+    return dict(Counter(rejection.reason for rejection in rejected).most_common())
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made the codes."""
+    import soundfile
+
+    installed = {name: importlib.metadata.version(name) for name in VERSIONS}
+    return {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__, **installed}
+
+
+def default_workers(device: str) -> int:
+    """A process a core; a GPU has one."""
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the block cleanly, whichever came."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise StoppedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the set against a second run in it; a folder that is still empty afterwards is removed again.
+
+    Raises:
+        UserError: another run is on, or the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made a folder ({error.strerror}); give another --out") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, however this process ends
+        except BlockingIOError as error:
+            raise UserError(f"{out}: another run is encoding into it; wait for it, or stop it") from error
+        yield
+    finally:
+        os.close(handle)
+        with suppress(OSError):
+            out.rmdir()
