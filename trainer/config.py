@@ -1,0 +1,250 @@
+"""What a run is asked to do: three frozen dataclasses, read from a TOML preset or file, changed by `--set KEY=VALUE`.
+
+Says nothing about the shard set: what depends on it (the vocabulary, the number of steps) is worked out by the trainer.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import ConfigError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """An x-transformers decoder over tokens."""
+
+    width: int = 192
+    depth: int = 4
+    heads: int = 3
+    head_width: int = 64
+    dropout: float = 0.0  # of embeddings, attention and feed-forward; above 0 a CPU has no flash attention
+    flash: bool = True  # scaled_dot_product_attention instead of attention written out
+    shared_vocabulary: bool = False  # all codebooks use the ids 0..codebook_size - 1, and code 0 is the start token
+    labels: tuple[str, ...] = ()  # what notes are sampled by; those that the set lacks are left out
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "width", "depth", "heads", "head_width")
+        _check_share(self, "dropout")
+        if self.shared_vocabulary and self.labels:
+            raise ConfigError("model.labels: a shared vocabulary has no room for labels; set shared_vocabulary=false")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which tokens a step sees. The order of notes is a function of the set, `train.seed` and `batch`."""
+
+    batch: int = 16  # notes a step, over all ranks
+    micro_batch: int = 0  # notes at a time on a rank, gradients added up; 0: all of its share
+    window: int = 0  # tokens from a note's start; 0: the longest note of the set
+    workers: int = 1  # loader processes a rank; 0: read in the training process
+    label_dropout: float = 0.1  # how often a label is hidden, so that one model samples with and without it
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "batch")
+        _check_not_negative(self, "micro_batch", "window", "workers")
+        _check_share(self, "label_dropout")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the weights are found."""
+
+    steps: int = 0  # updates in all; 0: as `epochs` says
+    epochs: int = 0
+    optimizer: str = "adamw"  # adamw, adam
+    lr: float = 1e-3
+    schedule: str = "cosine"  # cosine, constant
+    warmup: int = 0  # steps until `lr` is reached
+    final_lr: float = 0.0  # what the cosine ends at, as a share of `lr`
+    beta2: float = 0.95
+    weight_decay: float = 0.1  # on matrices only
+    clip: float = 1.0  # largest norm of the gradient; 0: any
+    seed: int = 0
+    dtype: str = "auto"  # float32, bfloat16 (autocast); auto: bfloat16 where the hardware has units for it
+    compile: bool = False  # torch.compile
+    evaluate_every: int = 0  # steps; 0: at the end only
+    checkpoint_every: int = 0  # steps; 0: at each evaluation
+    keep: int = 2  # newest checkpoints that stay, beside the best
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "lr", "keep")
+        _check_not_negative(
+            self, "steps", "epochs", "warmup", "weight_decay", "clip", "seed", "evaluate_every", "checkpoint_every"
+        )
+        _check_share(self, "beta2", "final_lr")
+        _check_choice(self, "optimizer", "adamw", "adam")
+        _check_choice(self, "schedule", "cosine", "constant")
+        _check_choice(self, "dtype", "auto", "float32", "bfloat16")
+        if bool(self.steps) == bool(self.epochs):
+            raise ConfigError(f"train.steps = {self.steps} and train.epochs = {self.epochs}: set exactly one of them")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of a run's settings."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1))
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, dict[str, Any]]) -> "Config":
+        """Undo `to_json`, as it comes back from a file.
+
+        Raises:
+            ConfigError: a setting that this version does not know, or a value it refuses.
+        """
+        return cls(**{name: _section(name, table) for name, table in value.items()})
+
+
+SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+KINDS: dict[str, Any] = {
+    f"{section}.{item.name}": item.type for section, kind in SECTIONS.items() for item in fields(kind)
+}
+# Settings that leave the course of a run as it is, so that a run may go on with other values of them.
+FREE = {
+    *("train.steps", "train.epochs", "train.evaluate_every", "train.checkpoint_every", "train.keep"),
+    *("data.micro_batch", "data.workers"),
+}
+
+
+def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
+    """The settings of a preset's name or a TOML file, changed by `KEY=VALUE` strings.
+
+    A key is `section.name`; the section can be left out. `steps` and `epochs` replace each other.
+
+    Raises:
+        ConfigError: no such preset, a key that is unknown (the nearest one is named), or a value that does not fit.
+    """
+    path = PRESETS / f"{preset}.toml"
+    if not path.is_file():
+        path = Path(preset)
+    if not path.is_file():
+        names = ", ".join(sorted(known.stem for known in PRESETS.glob("*.toml")))
+        raise ConfigError(f"{preset}: neither a preset ({names}) nor a TOML file")
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML ({error})") from error
+    values = {}
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section} stands outside the tables [{'], ['.join(SECTIONS)}]")
+        for name, value in table.items():
+            values[_full_key(f"{section}.{name}", str(path))] = value
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {change}: is not KEY=VALUE, such as train.lr=0.001")
+        key = _full_key(key.strip(), "--set")
+        values[key] = _parse(key, text.strip())
+        if key in ("train.steps", "train.epochs"):
+            values.pop("train.epochs" if key == "train.steps" else "train.steps", None)
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        sections[section][name] = value
+    return Config.from_json(sections)
+
+
+def differing(ours: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
+    """(key, our value, their value) of each setting that would change the course of a run."""
+    a, b = _flat(ours), _flat(theirs)
+    return [(key, a[key], b[key]) for key in a if a[key] != b[key] and key not in FREE]
+
+
+def with_steps(config: Config, steps: int) -> Config:
+    """The same, with the number of updates worked out."""
+    return replace(config, train=replace(config.train, steps=steps, epochs=0))
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    return {f"{section}.{name}": value for section, table in config.to_json().items() for name, value in table.items()}
+
+
+def _section(name: str, table: dict[str, Any]) -> Any:
+    return SECTIONS[name](**{key: _converted(_full_key(f"{name}.{key}", name), value) for key, value in table.items()})
+
+
+def _full_key(key: str, where: str) -> str:
+    """`section.name` for a key that may lack its section."""
+    if key in KINDS:
+        return key
+    found = [full for full in KINDS if full.split(".")[1] == key]
+    if found:
+        return found[0]
+    names = {full.split(".")[1]: full for full in KINDS} | {full: full for full in KINDS}
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+    raise ConfigError(f"{where}: {key}: no such setting; the nearest is {names[near[0]]}")
+
+
+def _parse(key: str, text: str) -> Any:
+    """The value that `text` means for `key`: a word, a number, true or false, or words with commas between them."""
+    kind = KINDS[key]
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{key} = {text}: is true or false")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ConfigError(f"{key} = {text}: is not {_name(kind)}") from None
+    if kind is str:
+        return text
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _converted(key: str, value: Any) -> Any:
+    """A value of a TOML or JSON file as the type of its field."""
+    kind = KINDS[key]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str, bool):
+        if type(value) is not kind:
+            raise ConfigError(f"{key} = {value!r}: is not {_name(kind)}")
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise ConfigError(f"{key} = {value!r}: is not a list of words")
+    return tuple(value)
+
+
+def _name(kind: Any) -> str:
+    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[kind]
+
+
+def _where(config: Any, name: str) -> str:
+    section = next(section for section, kind in SECTIONS.items() if isinstance(config, kind))
+    return f"{section}.{name} = {getattr(config, name)!r}"
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{_where(config, name)}: must be more than 0")
+
+
+def _check_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ConfigError(f"{_where(config, name)}: must be 0 or more")
+
+
+def _check_share(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{_where(config, name)}: must be at least 0 and less than 1")
+
+
+def _check_choice(config: Any, name: str, *choices: str) -> None:
+    if getattr(config, name) not in choices:
+        raise ConfigError(f"{_where(config, name)}: must be one of {', '.join(choices)}")

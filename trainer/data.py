@@ -1,0 +1,360 @@
+"""A shard set as a stream of batches: an `Order`'s places -> notes read from tars -> padded arrays, through WebDataset.
+
+A tar is read by place: a scan of its headers (bytes a note, no content) tells where each note lies, and one read
+brings it. Nothing in a shard can run code: members are plain files, arrays are npy without pickles, labels are JSON.
+Knows no model.
+"""
+
+import io
+import os
+import re
+import signal
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import ShardError, UserError
+from shards.layout import json_object, npy_array
+from shards.manifest import Manifest
+from trainer.config import DataConfig
+from trainer.order import Order, Place, divided
+from trainer.vocabulary import Vocabulary
+
+BLOCK = tarfile.BLOCKSIZE  # bytes
+PLAIN = (tarfile.REGTYPE[0], tarfile.AREGTYPE[0])
+NAME = slice(0, 100)  # where a header has a member's name, its size in octal, and its type
+SIZE = slice(124, 136)
+TYPE = 156
+NPY_HEADER = 128  # bytes before the numbers of an npy file of one dimension
+OPEN_FILES = 64  # tars a process keeps open
+AHEAD = 4  # batches a worker prepares before they are asked for
+MEMBER = re.compile(rb"([^./\x00]+)\.(npy|json)")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Notes side by side, shorter ones padded with 0."""
+
+    keys: list[str]
+    prefix: np.ndarray  # (note, prefix) int64 ids: labels, start
+    codes: np.ndarray  # (note, token) int16 raw codes
+    lengths: np.ndarray  # (note,) int64 tokens of each note that are its own
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of the notes, cut to the longest of them."""
+        lengths = self.lengths[rows]
+        return Batch(self.keys[rows], self.prefix[rows], self.codes[rows, : lengths.max(initial=0)], lengths)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a look at all notes of a split tells."""
+
+    longest: int  # tokens
+    combinations: list[tuple[tuple[Any, ...], int]]  # values of the labels asked for, and how many notes have them
+
+
+class NoteFile:
+    """One tar of notes, read by row."""
+
+    def __init__(self, path: Path, notes: int) -> None:
+        self.path = path
+        self.offsets = _scan(path)
+        if len(self.offsets) != notes + 1:
+            raise ShardError(
+                f"{path}: holds {len(self.offsets) - 1} notes, but the manifest says {notes}; "
+                "`python -m shards verify` says what is wrong with the set"
+            )
+
+    def read(self, row: int) -> tuple[str, np.ndarray, dict[str, Any]]:
+        """(key, raw codes (token,) int16, labels) of one note.
+
+        Raises:
+            ShardError: not a plain KEY.npy + KEY.json pair of flat int16 codes and a JSON object.
+        """
+        start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
+        record = os.pread(_open(str(self.path)), stop - start, start)
+        (key, codes), (other, labels) = self._pair(record)
+        if key != other:
+            raise ShardError(f"{self.path}: {key}.npy has no {key}.json behind it; encode this set again")
+        where = f"{self.path}: {key}"
+        return key, _codes(codes, f"{where}.npy"), json_object(labels, f"{where}.json")
+
+    def _pair(self, record: bytes) -> Iterator[tuple[str, bytes]]:
+        """(key, content) of the npy, then of the json."""
+        place = 0
+        for ending in (b"npy", b"json"):
+            header = record[place : place + BLOCK]
+            if len(header) < BLOCK:
+                raise ShardError(f"{self.path}: is cut short; encode this set again")
+            if header[TYPE] not in PLAIN:
+                yield from self._pair_of_long_names(record)
+                return
+            match = MEMBER.fullmatch(header[NAME].rstrip(b"\0"))
+            if match is None or match[2] != ending:
+                raise self._stranger(header[NAME].rstrip(b"\0").decode(errors="replace"))
+            size = int(header[SIZE].rstrip(b" \0") or b"0", 8)
+            place += BLOCK
+            yield match[1].decode(), record[place : place + size]
+            place += -(-size // BLOCK) * BLOCK
+
+    def _pair_of_long_names(self, record: bytes) -> Iterator[tuple[str, bytes]]:
+        """The same for a note whose name has a header of its own (PAX), and so for whatever else tars can hold."""
+        with tarfile.open(fileobj=io.BytesIO(record + bytes(2 * BLOCK)), mode="r:") as tar:
+            for member, ending in zip(tar.getmembers(), ("npy", "json"), strict=False):
+                match = MEMBER.fullmatch(member.name.encode())
+                if match is None or match[2].decode() != ending or not member.isreg():
+                    raise self._stranger(member.name)
+                content = tar.extractfile(member)
+                assert content is not None
+                yield match[1].decode(), content.read()
+
+    def _stranger(self, name: str) -> ShardError:
+        return ShardError(f"{self.path}: member {name!r} is not a plain file of a note; do not use this tar")
+
+
+class NoteReader:
+    """The notes of one split by (shard, row); a tar's header scan happens when its first note is asked for."""
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
+        self.folder = folder
+        self.codec = manifest.codec
+        self.shards = manifest.splits.get(split, ())
+        self._files: dict[int, NoteFile] = {}
+
+    @property
+    def notes(self) -> tuple[int, ...]:
+        """In each shard."""
+        return tuple(shard.notes for shard in self.shards)
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """(shard, row) of all notes, in the order of the tars."""
+        return ((shard, row) for shard, notes in enumerate(self.notes) for row in range(notes))
+
+    def read(self, shard: int, row: int) -> tuple[str, np.ndarray, dict[str, Any]]:
+        """(key, raw codes (token,) int16, labels)."""
+        file = self._files.get(shard)
+        if file is None:
+            entry = self.shards[shard]
+            file = self._files[shard] = NoteFile(self.folder / entry.name, entry.notes)
+        return file.read(row)
+
+    def facts(self, labels: tuple[str, ...]) -> Facts:
+        """What a pass over the split tells of its notes."""
+        longest, found = 0, Counter[tuple[Any, ...]]()
+        for shard, row in self.places():
+            _, codes, known = self.read(shard, row)
+            longest = max(longest, len(codes))
+            found[tuple(known.get(name) for name in labels)] += 1
+        return Facts(longest, sorted(found.items(), key=str))
+
+
+def collate(
+    notes: Iterable[tuple[str, np.ndarray, dict[str, Any]]], vocabulary: Vocabulary, window: int, where: str
+) -> Batch:
+    """Lay notes side by side, cut to `window` tokens.
+
+    Raises:
+        ShardError: codes that the codec cannot have made, or a part of a frame.
+    """
+    notes = list(notes)
+    keys = [key for key, _, _ in notes]
+    codes = [tokens[:window] for _, tokens, _ in notes]
+    lengths = np.array([len(tokens) for tokens in codes], np.int64)
+    padded = np.zeros((len(codes), lengths.max(initial=0)), np.int16)
+    for row, tokens in zip(padded, codes, strict=True):
+        row[: len(tokens)] = tokens
+    bad = (padded.min(1, initial=0) < 0) | (padded.max(1, initial=0) >= vocabulary.codebook_size)
+    bad |= lengths % vocabulary.codebooks > 0
+    if bad.any():
+        key = keys[int(bad.argmax())]
+        raise ShardError(f"{where}: {key} holds codes that its codec cannot have made; encode this set again")
+    prefix = np.array([vocabulary.prefix(known) for _, _, known in notes], np.int64)
+    return Batch(keys, prefix.reshape(len(keys), vocabulary.prefix_length), padded, lengths)
+
+
+def hide_labels(batch: Batch, vocabulary: Vocabulary, lanes: list[int], dropout: float, key: tuple[int, int]) -> Batch:
+    """Turn each label of each note into "none" with probability `dropout`.
+
+    Half of that is notes that lose all of their labels at once, which guidance needs to have seen. A function of
+    `key` (seed, step) and the notes' lanes, so that any number of ranks and workers draws the same.
+    """
+    count = len(vocabulary.labels)
+    if not count or not dropout or not lanes:
+        return batch
+    stream = np.random.Generator(np.random.Philox(np.random.SeedSequence((*key, 1))))
+    drawn = stream.random((max(lanes) + 1, 1 + count))[lanes]  # (note, all or label)
+    alone = dropout / (2 - dropout)  # so that 1 - (1 - dropout / 2) * (1 - alone) = dropout
+    hidden = (drawn[:, :1] < dropout / 2) | (drawn[:, 1:] < alone)
+    prefix = batch.prefix.copy()
+    prefix[:, :count] = np.where(hidden, np.array(vocabulary.nones()[:count]), prefix[:, :count])
+    return replace(batch, prefix=prefix)
+
+
+@dataclass(frozen=True)
+class TrainStream:
+    """The batches of one rank from one step to another: the stages of a WebDataset pipeline."""
+
+    reader: NoteReader
+    order: Order
+    vocabulary: Vocabulary
+    window: int  # tokens
+    label_dropout: float
+    steps: range
+    lanes: range  # of this rank
+
+    def places(self) -> Iterator[tuple[int, list[Place]]]:
+        """(step, what this loader worker has of its notes)."""
+        from torch.utils.data import get_worker_info
+
+        info = get_worker_info()
+        part, parts = (info.id, info.num_workers) if info else (0, 1)
+        lanes = divided(len(self.lanes), part, parts, self.lanes.start)
+        return zip(self.steps, self.order.steps(self.steps.start, lanes), strict=False)
+
+    def batches(self, places: Iterable[tuple[int, list[Place]]]) -> Iterator[Batch | UserError]:
+        """Read and lay side by side. An error is the last item: raised in a worker it would come out as a traceback."""
+        try:
+            for step, found in places:
+                notes = [self.reader.read(place.shard, place.row) for place in found]
+                batch = collate(notes, self.vocabulary, self.window, str(self.reader.folder))
+                key = (self.order.seed, step)
+                yield hide_labels(batch, self.vocabulary, [place.lane for place in found], self.label_dropout, key)
+        except UserError as error:
+            yield error
+
+
+def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
+    """One batch a step, read ahead by `workers` processes; the same for any number of them.
+
+    Raises:
+        ShardError: a shard that is missing, damaged, or not what the manifest says.
+    """
+    import webdataset as wds
+
+    workers = min(workers, len(stream.lanes))
+    loader = wds.WebLoader(
+        wds.DataPipeline(stream.places, stream.batches),
+        num_workers=workers,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        worker_init_fn=_ignore_signals,
+        prefetch_factor=AHEAD if workers else None,
+    )
+    parts: list[Batch] = []
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        parts.append(item)
+        if len(parts) == max(1, workers):
+            yield _joined(parts)
+            parts = []
+
+
+def valid_batches(
+    reader: NoteReader, vocabulary: Vocabulary, window: int, data: DataConfig, rank: int, world: int
+) -> Iterator[Batch]:
+    """What one rank has of the split, each note once over all ranks."""
+    size = data.micro_batch or -(-data.batch // world)
+    places = list(reader.places())
+    for first in range(rank * size, len(places), world * size):
+        notes = [reader.read(shard, row) for shard, row in places[first : first + size]]
+        yield collate(notes, vocabulary, window, str(reader.folder))
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    """The workers' parts of one batch as one."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.codes.shape[1] for part in parts)
+    codes = [np.pad(part.codes, ((0, 0), (0, width - part.codes.shape[1]))) for part in parts]
+    return Batch(
+        [key for part in parts for key in part.keys],
+        np.concatenate([part.prefix for part in parts]),
+        np.concatenate(codes),
+        np.concatenate([part.lengths for part in parts]),
+    )
+
+
+def _scan(path: Path) -> np.ndarray:
+    """Where each note's pair begins in the tar, and where the last one ends: (note + 1,) int64.
+
+    Raises:
+        ShardError: missing, no tar, or cut short.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            offsets, members, place, begun = [], 0, 0, False
+            while header := os.pread(file.fileno(), BLOCK, place):
+                if not any(header):
+                    break
+                if not begun and members % 2 == 0:
+                    offsets.append(place)
+                begun = header[TYPE] not in PLAIN  # headers that only tell more about the member behind them
+                members += not begun
+                place += BLOCK + -(-int(header[SIZE].rstrip(b" \0") or b"0", 8) // BLOCK) * BLOCK
+            if place + 2 * BLOCK > size:
+                raise ShardError(f"{path}: is cut short after {size} bytes; encode this set again")
+            return np.array([*offsets, place], np.int64)
+    except FileNotFoundError as error:
+        raise ShardError(f"{path}: missing; encode this set again") from error
+    except (OSError, ValueError, IndexError) as error:
+        raise ShardError(f"{path}: is not a whole tar ({error}); encode this set again") from error
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _opened(path: str) -> io.FileIO:
+    return io.FileIO(path)
+
+
+def _open(path: str) -> int:
+    """A descriptor of the file; the least used ones are closed."""
+    return _opened(path).fileno()
+
+
+def _codes(data: bytes, where: str) -> np.ndarray:
+    """The content of an npy file: (token,) int16."""
+    length = _flat_length(data[:NPY_HEADER])
+    if len(data) == NPY_HEADER + 2 * length:
+        return np.frombuffer(data, "<i2", offset=NPY_HEADER)
+    codes = npy_array(data, where)
+    if codes.ndim != 1 or codes.dtype.str != "<i2":
+        raise ShardError(f"{where}: holds {codes.dtype} of shape {codes.shape}, not flat int16 codes")
+    return codes
+
+
+@lru_cache(maxsize=1024)
+def _flat_length(header: bytes) -> int:
+    """How many int16 an npy file with this header holds, or -1 if it is not one that is read the short way.
+
+    Notes of one length share their header; parsing it again for each would take longer than all the rest.
+    """
+    stream = io.BytesIO(header)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            return -1
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError:
+        return -1
+    return shape[0] if len(shape) == 1 and dtype.str == "<i2" and stream.tell() == NPY_HEADER else -1
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the training process decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,11 @@
+"""What can go wrong in a run that its owner can mend."""
+
+from shards.errors import UserError
+
+
+class ConfigError(UserError):
+    """A setting that is unknown, of the wrong kind, or does not fit the others or the shard set."""
+
+
+class TrainError(UserError):
+    """A run that cannot start, go on or be sampled."""

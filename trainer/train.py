@@ -1,0 +1,372 @@
+"""Shard set -> run: the loop that finds the weights, and everything that lets it stop anywhere and go on exactly.
+
+The state at a step is the weights and the optimizer's moments; the rest (the notes of each step, the labels hidden,
+the learning rate, the noise of dropout) is a function of the settings and the step. Knows no codec and no audio.
+"""
+
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from shards.manifest import Manifest, read_manifest
+from trainer.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
+from trainer.config import Config, with_steps
+from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
+from trainer.device import resolve_device, resolve_dtype
+from trainer.errors import ConfigError, TrainError
+from trainer.metrics import Metrics
+from trainer.model import NoteModel
+from trainer.optimizer import learning_rate, make_optimizer, restore_state, state_tensors
+from trainer.order import Order, divided
+from trainer.ranks import Ranks, joined
+from trainer.run import RECORD, Record, check_same_course, notes_sha256, read_record
+from trainer.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+TUTORIAL_FRAMES = 125  # a note's start, on which models that see different lengths are compared
+NAMED_NOTES = 8  # of a batch that broke the training
+BAR_INTERVAL = 0.5, 15.0  # seconds between updates of the progress bar: a terminal, a log file
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training has come to."""
+
+    step: int
+    steps: int
+    checkpoint: Path
+    valid: dict[str, float]  # of the last evaluation; empty if the set has no valid split
+    best: dict[str, float] | None  # step, loss
+    stopped_by: int = 0  # signal
+
+
+def train(shards: Path, run: Path, config: Config, device: str = "auto") -> Outcome:
+    """Train a run, or go on with it where its newest checkpoint stands.
+
+    Raises:
+        UserError: a set, settings or a run that do not fit each other, or a loss that is no number.
+    """
+    target = resolve_device(device)
+    with joined(target) as ranks:
+        if target.type == "cuda":
+            target = torch.device("cuda", ranks.local_rank)
+        manifest = read_manifest(shards)
+        record = _record(shards, run, config, manifest, ranks)
+        return Training(record, run, shards, manifest, target, ranks).go()
+
+
+class Training:
+    """A run in memory: the model, its optimizer, and where it stands."""
+
+    def __init__(
+        self, record: Record, run: Path, shards: Path, manifest: Manifest, device: torch.device, ranks: Ranks
+    ) -> None:
+        self.record, self.run, self.device, self.ranks = record, run, device, ranks
+        self.config = record.config
+        self.train_notes = NoteReader(shards, manifest, "train")
+        self.valid_notes = NoteReader(shards, manifest, "valid")
+        self.dtype = resolve_dtype(self.config.train.dtype, device)
+        torch.manual_seed(self.config.train.seed)
+        self.model = NoteModel(self.config.model, record.vocabulary, record.window).to(device)
+        self.optimizer = make_optimizer(self.model, self.config.train)
+        self.step = 0
+        self.seconds = 0.0  # of training, over all starts
+        self.best: dict[str, float] | None = None
+        self.valid: dict[str, float] = {}
+        self._restore()
+        compiled = torch.compile(self.model) if self.config.train.compile else self.model
+        self.network: Any = DistributedDataParallel(compiled, broadcast_buffers=False) if ranks.world > 1 else compiled
+
+    def go(self) -> Outcome:
+        """Make the updates that are missing."""
+        steps = self.config.train.steps
+        if self.step >= steps:
+            return self._outcome()
+        metrics = Metrics(self.run, self.step) if self.ranks.first else None
+        interval = BAR_INTERVAL[not sys.stderr.isatty()]
+        bar = tqdm(
+            total=steps, initial=self.step, unit="step", mininterval=interval, disable=not self.ranks.first, leave=False
+        )
+        try:
+            with watched_signals() as caught:
+                return self._loop(steps, caught, metrics, bar)
+        finally:
+            bar.close()
+            if metrics is not None:
+                metrics.close()
+
+    def _loop(self, steps: int, caught: list[int], metrics: Metrics | None, bar: tqdm) -> Outcome:
+        evaluate_every = self.config.train.evaluate_every or steps
+        checkpoint_every = self.config.train.checkpoint_every or evaluate_every
+        batches = train_batches(self._stream(steps), self.config.data.workers)
+        stopped_by = 0
+        clock = time.perf_counter()
+        while self.step < steps and not stopped_by:
+            batch = next(batches)
+            waited = time.perf_counter() - clock
+            tokens, stopped_by = self._agreed(batch.tokens, caught)
+            values = self._update(batch, tokens)
+            now = time.perf_counter()
+            took, clock = now - clock, now
+            self.seconds += took
+            values |= {"tokens_per_second": tokens / took, "wait": waited / took}
+            if metrics is not None:
+                metrics.write("train", self.step, values)
+                shown = f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s"
+                bar.set_postfix_str(shown + (f", valid {self.valid['loss']:.3f}" if self.valid else ""), refresh=False)
+                bar.update()
+            last = self.step == steps
+            evaluated = last or self.step % evaluate_every == 0
+            if evaluated and self.valid_notes.shards:
+                self._evaluate(metrics)
+            if evaluated or stopped_by or self.step % checkpoint_every == 0:
+                self._save(metrics)
+            clock = time.perf_counter()
+        return self._outcome(stopped_by)
+
+    def _update(self, batch: Batch, tokens: int) -> dict[str, float]:
+        """One step on this rank's share of a batch of `tokens` over all ranks."""
+        config = self.config
+        torch.manual_seed(_step_seed(config.train.seed, self.step, self.ranks.rank))
+        rate = learning_rate(config.train, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self.network.train()
+        parts = _micro_batches(batch, config.data.micro_batch, self.record.vocabulary)
+        nats = torch.zeros(self.record.codec.codebooks, device=self.device, dtype=torch.float64)
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            waiting = nullcontext() if last or self.ranks.world == 1 else self.network.no_sync()
+            with waiting:
+                with self._autocast():
+                    losses, _ = self.network(*_tensors(part, self.device))
+                # The mean over all tokens of the global batch; DDP takes the mean over ranks, so their number goes in.
+                (losses.sum() / tokens * self.ranks.world).backward()
+            nats += losses.detach().sum((0, 1))
+        loss = float(self.ranks.sum(nats).sum()) / tokens
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.train.clip or math.inf)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._refuse(batch, loss, float(norm))
+        self.optimizer.step()
+        self.step += 1
+        share = tokens / len(nats)
+        by_codebook = {f"loss_codebook_{index}": float(value) / share for index, value in enumerate(nats)}
+        return {"loss": loss, **by_codebook, "lr": rate, "gradient_norm": float(norm)}
+
+    def _evaluate(self, metrics: Metrics | None) -> None:
+        """The loss over the whole valid split, each note once over all ranks."""
+        codebooks = self.record.codec.codebooks
+        sums = torch.zeros(5, codebooks, device=self.device, dtype=torch.float64)
+        self.network.eval()
+        batches = valid_batches(
+            self.valid_notes,
+            self.record.vocabulary,
+            self.record.window,
+            self.config.data,
+            self.ranks.rank,
+            self.ranks.world,
+        )
+        for batch in batches:
+            prefix, codes, lengths = _tensors(batch, self.device)
+            with torch.inference_mode(), self._autocast():
+                losses, hits = self.model(prefix, codes, lengths)  # (note, frame, codebook)
+            frames = (lengths // codebooks)[:, None]
+            real = torch.arange(losses.shape[1], device=self.device) < frames  # (note, frame)
+            start = slice(0, TUTORIAL_FRAMES)
+            sums[0] += losses.sum((0, 1))
+            sums[1] += hits.sum((0, 1))
+            sums[2] += real.sum()
+            sums[3] += losses[:, start].sum((0, 1))
+            sums[4] += real[:, start].sum()
+        nats, hits, count, start_nats, start_count = self.ranks.sum(sums).cpu()
+        loss = float(nats.sum() / count.sum())
+        self.valid = {"loss": loss, "loss_first_125_frames": float(start_nats.sum() / start_count.sum())}
+        for index in range(codebooks):
+            self.valid[f"loss_codebook_{index}"] = float(nats[index] / count[index])
+            self.valid[f"accuracy_codebook_{index}"] = float(hits[index] / count[index])
+        self.valid["bits_per_second"] = loss / math.log(2) * self.record.codec.tokens_per_second
+        best = self.best is None or loss < self.best["loss"]
+        if best:
+            self.best = {"step": self.step, "loss": loss}
+        if metrics is not None:
+            metrics.write("valid", self.step, self.valid | {"seconds": self.seconds})
+            metrics.flush()
+            mark = ", the best so far" if best else ""
+            tqdm.write(
+                f"step {self.step}: valid loss {loss:.4f} a token ({self.valid['loss_first_125_frames']:.4f} over the "
+                f"first {TUTORIAL_FRAMES} frames), {self.valid['bits_per_second']:,.0f} bits/s{mark}",
+                file=sys.stderr,
+            )
+
+    def _agreed(self, tokens: int, caught: list[int]) -> tuple[int, int]:
+        """(tokens over all ranks, the signal that any of them has got): so all ranks stop after the same step."""
+        found = torch.tensor([tokens, 0, 0], device=self.device)
+        for number in caught[:1]:
+            found[1] = number
+            found[2] = 1
+        total, number, ranks = self.ranks.sum(found).tolist()
+        return total, number // ranks if ranks else 0
+
+    def _stream(self, steps: int) -> TrainStream:
+        data = self.config.data
+        return TrainStream(
+            reader=self.train_notes,
+            order=Order(self.train_notes.notes, self.config.train.seed, data.batch),
+            vocabulary=self.record.vocabulary,
+            window=self.record.window,
+            label_dropout=data.label_dropout,
+            steps=range(self.step, steps),
+            lanes=divided(data.batch, self.ranks.rank, self.ranks.world),
+        )
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _save(self, metrics: Metrics | None) -> None:
+        if metrics is None:
+            return
+        metrics.flush()
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in state_tensors(self.optimizer).items()}
+        facts = {"seconds": self.seconds, "valid": self.valid, "best": self.best}
+        write_checkpoint(self.run, Checkpoint(self.step, tensors, facts))
+        prune_checkpoints(self.run, self.config.train.keep, int(self.best["step"]) if self.best else None)
+
+    def _restore(self) -> None:
+        checkpoint = newest_checkpoint(self.run)
+        if checkpoint is None:
+            return
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        for name, tensor in checkpoint.tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = tensor
+        self.model.load_state_dict(groups["model"])
+        restore_state(self.optimizer, groups["optimizer"])
+        self.step = checkpoint.step
+        self.seconds = checkpoint.facts["seconds"]
+        self.valid = checkpoint.facts["valid"]
+        self.best = checkpoint.facts["best"]
+
+    def _refuse(self, batch: Batch, loss: float, norm: float) -> None:
+        keys = [key for part in self.ranks.gathered(batch.keys) for key in part]
+        more = f" and {len(keys) - NAMED_NOTES} more" if len(keys) > NAMED_NOTES else ""
+        raise TrainError(
+            f"{self.run}: step {self.step + 1}: the loss is {loss} and the gradient's norm {norm}, so the step was "
+            f"not made; its notes: {', '.join(keys[:NAMED_NOTES])}{more}; try a lower train.lr or a longer train.warmup"
+        )
+
+    def _outcome(self, stopped_by: int = 0) -> Outcome:
+        path = self.run / "checkpoints" / f"step-{self.step:08d}.safetensors"
+        return Outcome(self.step, self.config.train.steps, path, self.valid, self.best, stopped_by)
+
+
+def _record(shards: Path, run: Path, config: Config, manifest: Manifest, ranks: Ranks) -> Record:
+    """The run's record: the one it has, if it may go on with these settings, or a new one."""
+    if ranks.world > config.data.batch:
+        raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
+    train_notes = NoteReader(shards, manifest, "train")
+    if not sum(train_notes.notes):
+        raise TrainError(
+            f"{shards}: has no train split to learn from; `python -m shards inspect {shards}` shows what it has"
+        )
+    order = Order(train_notes.notes, config.train.seed, config.data.batch)
+    config = with_steps(config, config.train.steps or config.train.epochs * order.steps_per_epoch)
+    if (run / RECORD).is_file():
+        record = read_record(run)
+        config = replace(config, model=replace(config.model, labels=_known(config, manifest)))
+        check_same_course(run, record, config, manifest)
+        record = replace(record, config=config, shards=str(shards))
+    else:
+        record = _new_record(shards, config, manifest, train_notes)
+    if ranks.first:
+        record.write(run)
+    ranks.wait()
+    return record
+
+
+def _new_record(shards: Path, config: Config, manifest: Manifest, notes: NoteReader) -> Record:
+    codec = manifest.codec
+    if config.data.window % codec.codebooks:
+        raise ConfigError(
+            f"data.window = {config.data.window}: not a multiple of the set's {codec.codebooks} codebooks; "
+            "a window must end on a frame"
+        )
+    labels = _known(config, manifest)
+    for name in set(config.model.labels) - set(labels):
+        log.warning("%s: its notes have no label %s, so the model learns without it.", shards, name)
+    facts = notes.facts(labels)
+    values = tuple(
+        (name, tuple(sorted({combination[index] for combination, _ in facts.combinations} - {None}, key=_by_type)))
+        for index, name in enumerate(labels)
+    )
+    return Record(
+        config=replace(config, model=replace(config.model, labels=labels)),
+        shards=str(shards),
+        notes_sha256=notes_sha256(manifest),
+        codec=codec,
+        vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values),
+        window=min(config.data.window or facts.longest, facts.longest),
+        combinations=facts.combinations,
+    )
+
+
+def _known(config: Config, manifest: Manifest) -> tuple[str, ...]:
+    """The labels asked for that the set has."""
+    return tuple(name for name in config.model.labels if name in manifest.labels)
+
+
+def _by_type(value: Any) -> tuple[str, Any]:
+    return type(value).__name__, value
+
+
+def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batch]:
+    """The batch in pieces of at most `size` notes; one note of padding for a rank that has none of a short batch."""
+    if not batch.keys:
+        prefix = np.array([vocabulary.nones()], np.int64)
+        return [Batch([], prefix, np.zeros((1, vocabulary.codebooks), np.int16), np.zeros(1, np.int64))]
+    size = size or len(batch.keys)
+    return [batch.part(slice(first, first + size)) for first in range(0, len(batch.keys), size)]
+
+
+def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(prefix, codes, lengths) on the device."""
+    prefix, codes, lengths = (torch.from_numpy(array) for array in (batch.prefix, batch.codes, batch.lengths))
+    return prefix.to(device), codes.to(device), lengths.to(device)
+
+
+def _step_seed(*key: int) -> int:
+    """What the noise of a step is drawn from, so that a run that goes on draws what it would have drawn."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def watched_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C instead of dying of them; a second Ctrl-C interrupts at once."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
