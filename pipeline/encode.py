@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.audio import AudioError, load
+from pipeline.choice import Choice, load_chosen
 from pipeline.codec import EnCodec
 from pipeline.plan import PlannedNote, Rejection, Settings
 from shards.layout import Note, flatten
@@ -23,6 +24,11 @@ class Batch:
 
     notes: tuple[PlannedNote, ...]
     condemned: dict[int, Rejection] = field(default_factory=dict)  # places of notes not to be opened again
+
+
+def make_encoder(choice: Choice, root: Path) -> "Encoder":
+    """An encoder with a codec of its own, for a process of its own."""
+    return Encoder(load_chosen(choice), choice.settings, root)
 
 
 class Encoder:

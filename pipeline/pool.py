@@ -11,15 +11,13 @@ import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.choice import Choice, load_chosen
-from pipeline.encode import Batch, Encoder
+from pipeline.encode import Batch
 from pipeline.plan import Rejection
 from shards.errors import UserError
 from shards.layout import Note
@@ -31,13 +29,10 @@ AHEAD = 32  # batches a worker that may be done before the oldest one is: bounds
 Result = list[Note | Rejection]
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a worker needs to make its encoder."""
+class BatchEncoder(Protocol):
+    """What a worker makes for itself: `encode.Encoder`, or a stand-in."""
 
-    choice: Choice
-    root: Path  # of the inputs
-    read_seconds: float = READ_SECONDS
+    def encode(self, batch: Batch, reading: Callable[[int | None], None]) -> Result: ...
 
 
 @dataclass
@@ -67,8 +62,15 @@ class _Failure:
     is_users: bool
 
 
-def encode_batches(work: Work, batches: Iterable[Batch], workers: int) -> Generator[tuple[Batch, Result], None, None]:
+def encode_batches(
+    make_encoder: Callable[[], BatchEncoder],
+    batches: Iterable[Batch],
+    workers: int,
+    read_seconds: float = READ_SECONDS,
+) -> Generator[tuple[Batch, Result], None, None]:
     """Encode `batches` with so many processes; yields each with its result, in their order.
+
+    `make_encoder` is called in each process, so it must be something that can be pickled.
 
     Raises:
         UserError: a worker was killed, or died while no file was open.
@@ -94,7 +96,7 @@ def encode_batches(work: Work, batches: Iterable[Batch], workers: int) -> Genera
                 else:
                     break
                 if not idle:
-                    crew.append(_hire(context, work))
+                    crew.append(_hire(context, make_encoder, read_seconds))
                 (idle.pop() if idle else crew[-1]).give(job)
             busy = {worker.pipe: worker for worker in crew if worker.job is not None}
             if not busy:
@@ -106,7 +108,7 @@ def encode_batches(work: Work, batches: Iterable[Batch], workers: int) -> Genera
                     message = worker.pipe.recv()
                 except (EOFError, ConnectionError):
                     crew.remove(worker)
-                    again.append(_bury(worker, worker.job, work))
+                    again.append(_bury(worker, worker.job, read_seconds))
                     continue
                 if isinstance(message, _Failure):
                     raise UserError(message.text) if message.is_users else RuntimeError(message.text)
@@ -126,15 +128,15 @@ def encode_batches(work: Work, batches: Iterable[Batch], workers: int) -> Genera
             worker.pipe.close()
 
 
-def _hire(context: Any, work: Work) -> _Worker:
+def _hire(context: Any, make_encoder: Callable[[], BatchEncoder], read_seconds: float) -> _Worker:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, make_encoder, read_seconds), daemon=True)
     process.start()
     theirs.close()  # so that the pipe ends when the worker does
     return _Worker(process, ours)
 
 
-def _bury(worker: _Worker, job: _Job, work: Work) -> _Job:
+def _bury(worker: _Worker, job: _Job, read_seconds: float) -> _Job:
     """Find out why a worker died; reject the file that it was reading if that is not the first time.
 
     Raises:
@@ -156,23 +158,26 @@ def _bury(worker: _Worker, job: _Job, work: Work) -> _Job:
     job.deaths[place] = job.deaths.get(place, 0) + 1
     if job.deaths[place] == TRIES:
         hung = code == -signal.SIGALRM
-        detail = f"not read within {work.read_seconds:g} s" if hung else f"crashes the decoder ({how})"
+        detail = f"not read within {read_seconds:g} s" if hung else f"crashes the decoder ({how})"
         job.batch.condemned[place] = Rejection(job.batch.notes[place].input.shown, "damaged", detail)
     return job
 
 
-def _serve(pipe: Connection, work: Work) -> None:
+def _serve(pipe: Connection, make_encoder: Callable[[], BatchEncoder], read_seconds: float) -> None:
     """A worker's life: make an encoder, then answer each batch with its result until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside a library that never returns
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 writes about damaged files, past Python
 
+    import torch
+
     def reading(place: int | None) -> None:
         pipe.send(place)
-        signal.setitimer(signal.ITIMER_REAL, 0 if place is None else work.read_seconds)
+        signal.setitimer(signal.ITIMER_REAL, 0 if place is None else read_seconds)
 
     try:
-        encoder = _make_encoder(work)
+        torch.set_num_threads(1)
+        encoder = make_encoder()
         while True:
             pipe.send(encoder.encode(pipe.recv(), reading))
     except (EOFError, ConnectionError):
@@ -181,10 +186,3 @@ def _serve(pipe: Connection, work: Work) -> None:
         pipe.send(_Failure(error.message, is_users=True))
     except Exception:
         pipe.send(_Failure(traceback.format_exc(), is_users=False))
-
-
-def _make_encoder(work: Work) -> Encoder:
-    import torch
-
-    torch.set_num_threads(1)
-    return Encoder(load_chosen(work.choice), work.choice.settings, work.root)

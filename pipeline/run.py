@@ -16,14 +16,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.choice import Choice
-from pipeline.encode import Batch
+from pipeline.encode import Batch, make_encoder
 from pipeline.inputs import Folder, find_inputs
 from pipeline.plan import Plan, Rejection, Settings, Task, fingerprint, make_plan
-from pipeline.pool import Result, Work, encode_batches
+from pipeline.pool import Result, encode_batches
 from pipeline.progress import Progress
 from pipeline.records import (
     Record,
@@ -98,9 +99,9 @@ def _encode(request: Request, folder: Folder, progress: Progress) -> Outcome:
         part.unlink()  # of a run that was killed
     total = sum(len(task.notes) for task in plan.tasks)
     progress.start(total, total - sum(len(task.notes) for task in todo))
-    work = Work(replace(request.choice, settings=settings), folder.root)
+    encoder = partial(make_encoder, replace(request.choice, settings=settings), folder.root)
     batches = (Batch(notes) for task in todo for notes in task.batches(settings.batch))
-    with closing(encode_batches(work, batches, request.workers)) as results:
+    with closing(encode_batches(encoder, batches, request.workers)) as results:
         for task in todo:
             _run_task(out, task, settings, results, progress)
     return _finish(request, folder, settings, plan, mark, len(todo))

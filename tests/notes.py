@@ -1,0 +1,38 @@
+"""Small real notes on disk, for the tests of the pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+RATE = 16_000  # Hz, as NSynth
+
+
+def tone(pitch: float = 60, seconds: float = 0.4, rate: int = RATE, peak: float = 0.5) -> np.ndarray:
+    """A decaying note with a few harmonics: (sample,) float32."""
+    time = np.arange(round(seconds * rate)) / rate
+    frequency = 440 * 2 ** ((pitch - 69) / 12)
+    sound = sum(np.sin(2 * np.pi * frequency * k * time) / k for k in (1, 2, 3)) * np.exp(-3 * time)
+    return (sound / np.abs(sound).max() * peak).astype(np.float32)
+
+
+def write_note(path: Path, samples: np.ndarray | None = None, rate: int = RATE, **how: Any) -> Path:
+    """Write samples (a tone, if none are given) in the format of the path's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(rate=rate) if samples is None else samples, rate, **how)
+    return path
+
+
+def nsynth_folder(root: Path, train: int = 4, valid: int = 2) -> Path:
+    """A folder of MP3s in NSynth's names and layout."""
+    for split, instrument, count in (("train", 0, train), ("valid", 1, valid)):
+        for pitch in range(40, 40 + count):
+            name = f"guitar_acoustic_{instrument:03d}-{pitch:03d}-100.mp3"
+            write_note(root / f"nsynth-guitar-{split}" / name, tone(pitch))
+    return root
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a set: name -> bytes."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
