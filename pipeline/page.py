@@ -14,15 +14,12 @@ from typing import Any
 from pipeline.curve import Curve, read_curve
 from pipeline.pictures import RANGE, frequency_height
 from pipeline.real_notes import RealNotes, real_notes
+from pipeline.samples import Sample, read_samples
 from pipeline.sounds import MINUS, Facts, Sound, in_words, plain, shared, show
-from shards.errors import ShardError, UserError
 from shards.files import atomic_write
-from shards.layout import Codec, read_token_file
 
 INDEX = "index.html"
 TEMPLATE = "page.html"
-TOKENS = "tokens"  # folder of the samples' token files, beside their WAVs
-SAMPLED = "sampled"  # what the trainer says of a sample, in the JSON of its token file
 NEUTRAL = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "guidance": 1.0}  # settings that change nothing, and are not shown
 HEADER = {"step": "steps trained", "temperature": "temperature", "top_k": "top k", "top_p": "top p", "min_p": "min p"}
 HERTZ = ((200, "200 Hz"), (1_000, "1 kHz"), (5_000, "5 kHz"))  # marks at the side of a spectrogram
@@ -48,17 +45,6 @@ class Written:
     faults: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A token file as far as it can be read."""
-
-    name: str
-    labels: Mapping[str, Any]
-    sampled: Mapping[str, Any]
-    codec: Codec | None
-    fault: str | None
-
-
 def write_page(
     folder: Path,
     run: Path | None = None,
@@ -74,7 +60,7 @@ def write_page(
     Raises:
         UserError: no such folder, or no samples in it.
     """
-    samples = _read_samples(folder)
+    samples = read_samples(folder)
     common = shared(sample.sampled for sample in samples if sample.sampled)
     run = run or _path(common.get("run"))
     shards = shards or _path(common.get("shards"))
@@ -110,38 +96,16 @@ def _render(content: Mapping[str, Any]) -> str:
     return environment.from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8")).render(content)
 
 
-def _read_samples(folder: Path) -> list[Sample]:
-    """Everything that has a WAV or a token file, by name."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of samples; `make samples` makes one")
-    tokens = folder / TOKENS
-    of_tokens = {path.stem for ending in ("*.npy", "*.json") for path in tokens.glob(ending)}
-    names = of_tokens | {path.stem for path in folder.glob("*.wav")}
-    if not names:
-        raise UserError(f"{folder}: no samples in it (NAME.wav, and tokens/NAME.npy); `make samples` makes them")
-    return [
-        _read_sample(tokens / f"{name}.npy") if tokens.is_dir() else Sample(name, {}, {}, None, None)
-        for name in sorted(names)
-    ]
-
-
-def _read_sample(path: Path) -> Sample:
-    try:
-        note, codec = read_token_file(path)
-    except (ShardError, OSError) as error:
-        return Sample(path.stem, {}, {}, None, plain(getattr(error, "message", error)))
-    sampled = note.labels.pop(SAMPLED, None)
-    return Sample(path.stem, note.labels, sampled if isinstance(sampled, dict) else {}, codec, None)
-
-
 def _path(value: Any) -> Path | None:
     return Path(value) if isinstance(value, str) and value and "\0" not in value else None
 
 
 def _sound(folder: Path, sample: Sample, common: Mapping[str, Any]) -> Sound:
     title, subtitle = in_words(sample.labels, sample.name)
-    sound = Sound(plain(sample.name), title, subtitle, _card_facts(sample, common), fault=sample.fault)
-    return show(folder, sound, folder / f"{sample.name}.wav")
+    sound = Sound(
+        plain(sample.name), title, subtitle, _card_facts(sample, common), fault=sample.fault and plain(sample.fault)
+    )
+    return show(folder, sound, sample.wav)
 
 
 def _lead(samples: list[Sample], run: Path | None, shards: Path | None) -> str:

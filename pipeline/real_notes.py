@@ -1,27 +1,17 @@
-"""Some real notes of a shard set and what its codec leaves of them: what samples are compared with, and their ceiling.
+"""The page's section of real notes: each recording beside its round trip, which no sample can sound better than."""
 
-The round trip is decoded from the set's own codes; the recording comes from the folder the set was made of, if that is
-still there.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.audio import AudioError, fit, load, save
-from pipeline.decode import decode_notes, load_matching
-from pipeline.plan import key_of
-from pipeline.records import read_record
+from pipeline.audio import save
+from pipeline.decode import load_matching
+from pipeline.references import Reference, choose_notes, hear
 from pipeline.sounds import PICTURES, Sound, in_words, plain, show
-from shards.errors import ShardError, UserError
-from shards.layout import Note, check_tokens
+from shards.errors import UserError
 from shards.manifest import Manifest, read_manifest
-from shards.reader import read_shard
-
-SPLITS = ("valid", "test", "train")  # in the order of preference: notes that the model has not seen
-MOST_READ = 2_000  # notes of the split that the choice is made from
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class RealNotes:
 
 
 def real_notes(page: Path, shards: Path, count: int, weights: Path | None, device: str) -> RealNotes:
-    """Choose `count` notes evenly over the pitches, write both sounds of each beside the page.
+    """Choose `count` notes, write both sounds of each beside the page.
 
     A set or a codec that is not there gives a section that says so in one line.
     """
@@ -50,69 +40,38 @@ def real_notes(page: Path, shards: Path, count: int, weights: Path | None, devic
         return RealNotes("None were asked for.")
     try:
         manifest = read_manifest(shards)
-        split, notes = _chosen(shards, manifest, count)
-        codec = load_matching(manifest.codec, shards, weights, device)
+        split, notes = choose_notes(shards, manifest, count)
+        if not notes:
+            return RealNotes(f"There are none to compare with: {plain(shards)} holds no notes.")
+        references = hear(notes, shards, manifest, load_matching(manifest.codec, shards, weights, device))
     except UserError as error:
         return RealNotes(f"There are none to compare with. {plain(error.message)}")
-    found = _recordings(shards, manifest, split, {note.key for note in notes})
-    decoded = dict(decode_notes(codec, notes))
-    pairs = tuple(
-        _pair(page, note, decoded[note.key], manifest.codec.sample_rate, found.get(note.key)) for note in notes
-    )
-    return RealNotes(_intro(manifest, split, len(notes), bool(found)), pairs)
+    pairs = tuple(_pair(page, reference, manifest.codec.sample_rate) for reference in references)
+    return RealNotes(_intro(manifest, split, references), pairs)
 
 
-def _pair(page: Path, note: Note, samples: np.ndarray, rate: int, recorded: Path | None) -> Pair:
+def _pair(page: Path, reference: Reference, rate: int) -> Pair:
     """Write what is to be heard of one note beside the page."""
-    name = plain(note.key)
-    path = page / PICTURES / "round-trip" / f"{note.key}.wav"
+    name = plain(reference.note.key)
+    sounds = [_sound(page, Sound(name, "Round trip"), reference, "round-trip", reference.round_trip, rate)]
+    if reference.recording is not None:
+        sounds.insert(0, _sound(page, Sound(name, "Original"), reference, "original", reference.recording, rate))
+    elif reference.fault is not None:
+        sounds.insert(0, replace(Sound(name, "Original"), fault=plain(reference.fault)))
+    return Pair(*in_words(reference.note.labels, reference.note.key), tuple(sounds))
+
+
+def _sound(page: Path, sound: Sound, reference: Reference, folder: str, samples: np.ndarray, rate: int) -> Sound:
+    path = page / PICTURES / folder / f"{reference.note.key}.wav"
     save(path, samples, rate)
-    sounds = [show(page, Sound(name, "Round trip"), path)]
-    if recorded is not None:
-        sound = Sound(name, "As recorded")
-        path = page / PICTURES / "recorded" / f"{note.key}.wav"
-        try:
-            save(path, fit(load(recorded, rate, len(samples) / rate), len(samples)), rate)
-        except AudioError as error:
-            sounds.insert(0, replace(sound, fault=plain(error.message)))
-        else:
-            sounds.insert(0, show(page, sound, path))
-    return Pair(*in_words(note.labels, note.key), tuple(sounds))
+    return show(page, sound, path)
 
 
-def _intro(manifest: Manifest, split: str, notes: int, recorded: bool) -> str:
+def _intro(manifest: Manifest, split: str, references: Sequence[Reference]) -> str:
     codec = manifest.codec
     seen = "which the model has trained on" if split == "train" else "which the model has never seen"
-    text = f"{notes} notes of the {split} split, {seen}. The round trip has gone through {codec.name}"
+    text = f"{len(references)} notes of the {split} split, {seen}. The round trip has gone through {codec.name}"
     text += f" at {codec.bandwidth:g} kbps: no sample can sound better than that."
-    if not recorded:
+    if all(reference.recording is None and reference.fault is None for reference in references):
         text += f" The recordings are not in {manifest.audio.get('source')} any more, so they cannot be heard here."
     return plain(text, len(text))
-
-
-def _chosen(shards: Path, manifest: Manifest, count: int) -> tuple[str, list[Note]]:
-    """The split and its notes to show, spread evenly over its pitches."""
-    for split in SPLITS:
-        every = (note for shard in manifest.splits.get(split, ()) for note in read_shard(shards / shard.name))
-        notes = sorted(islice(every, MOST_READ), key=lambda note: (str(note.labels.get("pitch")).zfill(3), note.key))
-        if notes:
-            count = min(count, len(notes))
-            chosen = [notes[(2 * place + 1) * len(notes) // (2 * count)] for place in range(count)]
-            for note in chosen:
-                check_tokens(note.tokens, manifest.codec, f"{shards}: {note.key}")
-            return split, chosen
-    raise UserError(f"{shards}: holds no notes")
-
-
-def _recordings(shards: Path, manifest: Manifest, split: str, keys: set[str]) -> dict[str, Path]:
-    """key -> file, of the recordings that are still in the folder that the set was made of."""
-    source = Path(str(manifest.audio.get("source", "")))
-    found: dict[str, Path] = {}
-    for shard in manifest.splits[split]:
-        try:
-            inputs = read_record(shards / shard.record_name).inputs
-        except (ShardError, OSError):
-            continue  # a set from elsewhere, that has no record of its inputs
-        paths = {key_of(name): source / name for name in inputs}
-        found |= {key: path for key, path in paths.items() if key in keys and path.is_file()}
-    return found

@@ -281,7 +281,7 @@ def test_recordings_that_are_gone_leave_the_round_trip(browser, samples, real_se
     write_page(samples, shards=tmp_path / "set", real=2)
     browser.open(samples / "index.html")
     said = text_of(browser)
-    assert said.count("Round trip") == 2 and "As recorded" not in said and "cannot be heard here" in said
+    assert said.count("Round trip") == 2 and "Original" not in said and "cannot be heard here" in said
 
 
 def test_a_set_that_is_not_there_is_said_in_its_section(browser, samples):
