@@ -36,3 +36,11 @@ def nsynth_folder(root: Path, train: int = 4, valid: int = 2) -> Path:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file of a set: name -> bytes."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+class Silent:
+    """A `Progress` that tells nobody."""
+
+    def start(self, total: int, done: int) -> None: ...
+
+    def step(self, notes: int, seconds: float) -> None: ...

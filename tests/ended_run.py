@@ -1,0 +1,37 @@
+"""Run `python -m pipeline encode`, and send this process a signal at the N-th step: `python ended_run.py N SIGNAL ...`.
+
+Steps are what leaves a trace: before and after each fsync and each rename, and after each encoded note.
+"""
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.__main__ import main
+from pipeline.progress import NoteBar
+
+if __name__ == "__main__":
+    last, number = int(sys.argv[1]), signal.Signals[sys.argv[2]]
+    steps = itertools.count()
+
+    def step() -> None:
+        if next(steps) == last:
+            os.kill(os.getpid(), number)
+
+    def stepped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any) -> Any:
+            step()
+            result = call(*arguments)
+            step()
+            return result
+
+        return wrapper
+
+    os.fsync = stepped(os.fsync)
+    Path.replace = stepped(Path.replace)  # type: ignore[method-assign]
+    NoteBar.step = stepped(NoteBar.step)  # type: ignore[method-assign]
+    main(["encode", *sys.argv[3:]])
