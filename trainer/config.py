@@ -26,11 +26,15 @@ class ModelConfig:
     dropout: float = 0.0  # of embeddings, attention and feed-forward; above 0 a CPU has no flash attention
     flash: bool = True  # scaled_dot_product_attention instead of attention written out
     shared_vocabulary: bool = False  # all codebooks use the ids 0..codebook_size - 1, and code 0 is the start token
+    position: str = "frame"  # token: a position of the decoder for each code; frame: for all codes of a frame
     labels: tuple[str, ...] = ()  # what notes are sampled by; those that the set lacks are left out
 
     def __post_init__(self) -> None:
         _check_positive(self, "width", "depth", "heads", "head_width")
         _check_share(self, "dropout")
+        _check_choice(self, "position", "frame", "token")
+        if self.shared_vocabulary and self.position == "frame":
+            raise ConfigError("model.position: a shared vocabulary goes with position=token")
         if self.shared_vocabulary and self.labels:
             raise ConfigError("model.labels: a shared vocabulary has no room for labels; set shared_vocabulary=false")
 

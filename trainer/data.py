@@ -32,7 +32,6 @@ NAME = slice(0, 100)  # where a header has a member's name, its size in octal, a
 SIZE = slice(124, 136)
 TYPE = 156
 NPY_HEADER = 128  # bytes before the numbers of an npy file of one dimension
-OPEN_FILES = 64  # tars a process keeps open
 AHEAD = 4  # batches a worker prepares before they are asked for
 MEMBER = re.compile(rb"([^./\x00]+)\.(npy|json)")
 
@@ -42,7 +41,7 @@ class Batch:
     """Notes side by side, shorter ones padded with 0."""
 
     keys: list[str]
-    prefix: np.ndarray  # (note, prefix) int64 ids: labels, start
+    labels: np.ndarray  # (note, label) int64 ids
     codes: np.ndarray  # (note, token) int16 raw codes
     lengths: np.ndarray  # (note,) int64 tokens of each note that are its own
 
@@ -53,7 +52,7 @@ class Batch:
     def part(self, rows: slice) -> "Batch":
         """Some of the notes, cut to the longest of them."""
         lengths = self.lengths[rows]
-        return Batch(self.keys[rows], self.prefix[rows], self.codes[rows, : lengths.max(initial=0)], lengths)
+        return Batch(self.keys[rows], self.labels[rows], self.codes[rows, : lengths.max(initial=0)], lengths)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ class NoteFile:
             ShardError: not a plain KEY.npy + KEY.json pair of flat int16 codes and a JSON object.
         """
         start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
-        record = os.pread(_open(str(self.path)), stop - start, start)
+        with self.path.open("rb", buffering=0) as file:
+            record = os.pread(file.fileno(), stop - start, start)
         (key, codes), (other, labels) = self._pair(record)
         if key != other:
             raise ShardError(f"{self.path}: {key}.npy has no {key}.json behind it; encode this set again")
@@ -179,8 +179,8 @@ def collate(
     if bad.any():
         key = keys[int(bad.argmax())]
         raise ShardError(f"{where}: {key} holds codes that its codec cannot have made; encode this set again")
-    prefix = np.array([vocabulary.prefix(known) for _, _, known in notes], np.int64)
-    return Batch(keys, prefix.reshape(len(keys), vocabulary.prefix_length), padded, lengths)
+    labels = np.array([vocabulary.label_ids(known) for _, _, known in notes], np.int64)
+    return Batch(keys, labels.reshape(len(keys), len(vocabulary.labels)), padded, lengths)
 
 
 def hide_labels(batch: Batch, vocabulary: Vocabulary, lanes: list[int], dropout: float, key: tuple[int, int]) -> Batch:
@@ -196,9 +196,7 @@ def hide_labels(batch: Batch, vocabulary: Vocabulary, lanes: list[int], dropout:
     drawn = stream.random((max(lanes) + 1, 1 + count))[lanes]  # (note, all or label)
     alone = dropout / (2 - dropout)  # so that 1 - (1 - dropout / 2) * (1 - alone) = dropout
     hidden = (drawn[:, :1] < dropout / 2) | (drawn[:, 1:] < alone)
-    prefix = batch.prefix.copy()
-    prefix[:, :count] = np.where(hidden, np.array(vocabulary.nones()[:count]), prefix[:, :count])
-    return replace(batch, prefix=prefix)
+    return replace(batch, labels=np.where(hidden, np.array(vocabulary.nones()), batch.labels))
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ def _joined(parts: list[Batch]) -> Batch:
     codes = [np.pad(part.codes, ((0, 0), (0, width - part.codes.shape[1]))) for part in parts]
     return Batch(
         [key for part in parts for key in part.keys],
-        np.concatenate([part.prefix for part in parts]),
+        np.concatenate([part.labels for part in parts]),
         np.concatenate(codes),
         np.concatenate([part.lengths for part in parts]),
     )
@@ -311,16 +309,6 @@ def _scan(path: Path) -> np.ndarray:
         raise ShardError(f"{path}: missing; encode this set again") from error
     except (OSError, ValueError, IndexError) as error:
         raise ShardError(f"{path}: is not a whole tar ({error}); encode this set again") from error
-
-
-@lru_cache(maxsize=OPEN_FILES)
-def _opened(path: str) -> io.FileIO:
-    return io.FileIO(path)
-
-
-def _open(path: str) -> int:
-    """A descriptor of the file; the least used ones are closed."""
-    return _opened(path).fileno()
 
 
 def _codes(data: bytes, where: str) -> np.ndarray:

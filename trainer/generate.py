@@ -1,4 +1,4 @@
-"""Prefixes -> codes: one token at a time over a whole batch, with keys and values kept in buffers made once.
+"""Labels -> codes: one position at a time over a whole batch, with keys and values kept in buffers made once.
 
 x-transformers' own cache grows by concatenation and rotates all keys again at each step; here each step writes one
 row of a buffer and reads the rest. Every token comes from the head of its own codebook, so what is sampled can always
@@ -50,7 +50,7 @@ class CachedDecoder:
         attention = next(block for _, block, kind in self.blocks if kind == "a")
         weight = attention.to_k.weight
         self.heads = attention.heads
-        self.places = model.net.max_seq_len
+        self.places = model.positions
         shape = (notes, self.heads, self.places, weight.shape[0] // self.heads)
         self.cache = [(weight.new_empty(shape), weight.new_empty(shape)) for _, _, kind in self.blocks if kind == "a"]
         angles, _ = layers.rotary_pos_emb.forward_from_seq_len(self.places)  # (1, place, rotated)
@@ -63,8 +63,8 @@ class CachedDecoder:
         return sum(buffer.nbytes for pair in self.cache for buffer in pair)
 
     def feed(self, ids: Tensor) -> Tensor:
-        """Take the next tokens, (note, token) ids; return their hidden states, (note, token, width)."""
-        assert self.place == 0 or ids.shape[1] == 1, "several tokens at once only at the beginning"
+        """Take the next positions, (note, position, id); return their hidden states, (note, position, width)."""
+        assert self.place == 0 or ids.shape[1] == 1, "several positions at once only at the beginning"
         x = self.model.net.token_emb(ids)
         cache = iter(self.cache)
         for norm, block, kind in self.blocks:
@@ -98,7 +98,7 @@ class CachedDecoder:
 @torch.inference_mode()
 def generate(
     model: NoteModel,
-    prefixes: Tensor,
+    labels: Tensor,
     uniforms: Tensor,
     sampling: Sampling,
     prompts: Tensor | None = None,
@@ -106,36 +106,36 @@ def generate(
 ) -> tuple[Tensor, Tensor]:
     """Sample notes.
 
-    prefixes: (note, prefix) ids. uniforms: (note, token) numbers in [0, 1), one for each token of the result: a note's
-    stream of chance is its own, whatever batch it is in. prompts: (note, token) raw codes that notes begin with.
-    Returns raw codes (note, token) with the prompts, and the log-likelihood of each token, (note, token).
+    labels: (note, label) ids. uniforms: (note, token) numbers in [0, 1), one for each token of the result: a note's
+    stream of chance is its own, whatever batch it is in. prompts: (note, token) raw codes, whole frames that the
+    notes begin with. Returns raw codes with the prompts, (note, token), and each one's log-likelihood, (note, token).
     """
     notes, length = uniforms.shape
+    codebooks = model.vocabulary.codebooks
     guided = sampling.guidance != 1
     if guided:
-        nones = torch.tensor([model.vocabulary.nones()], device=prefixes.device).expand_as(prefixes)
-        prefixes = torch.cat([prefixes, nones])
-    decoder = CachedDecoder(model, len(prefixes))
-    codes = torch.zeros(notes, length, dtype=torch.long, device=prefixes.device)
-    likelihoods = torch.zeros(notes, length, device=prefixes.device)
-    given = 0
-    ids = prefixes
+        labels = torch.cat([labels, torch.tensor([model.vocabulary.nones()], device=labels.device).expand_as(labels)])
+    decoder = CachedDecoder(model, len(labels))
+    codes = torch.zeros(notes, length, dtype=torch.long, device=labels.device)
+    likelihoods = torch.zeros(notes, length, device=labels.device)
+    given = 0 if prompts is None else prompts.shape[1]
     if prompts is not None:
-        given = prompts.shape[1]
         codes[:, :given] = prompts
-        ids = torch.cat([prefixes, model.ids(codes[:, :given]).repeat(1 + guided, 1)], dim=1)
-    codebooks = model.vocabulary.codebooks
-    for place in range(given, length):
-        codebook = place % codebooks
-        logits = model.head(codebook)(decoder.feed(ids)[:, -1]).float()  # (note, code)
-        if guided:
-            told, untold = logits.chunk(2)
-            logits = untold + sampling.guidance * (told - untold)
-        drawn = draw(logits, uniforms[:, place], sampling)
-        codes[:, place] = drawn
-        likelihoods[:, place] = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
-        ids = (drawn + model.vocabulary.offset(codebook)).repeat(1 + guided)[:, None]
-        progress(notes)
+    ids = model.inputs(labels, codes[:, :given].repeat(1 + guided, 1))
+    for first in range(given, length, model.group):
+        hidden = decoder.feed(ids)[:, -1]  # (note, width)
+        for place in range(first, first + model.group):
+            codebook = place % codebooks
+            frame = codes[:, place - codebook : place].repeat(1 + guided, 1)
+            logits = model.code_logits(hidden, codebook, frame).float()  # (note, code)
+            if guided:
+                told, untold = logits.chunk(2)
+                logits = untold + sampling.guidance * (told - untold)
+            drawn = draw(logits, uniforms[:, place], sampling)
+            codes[:, place] = drawn
+            likelihoods[:, place] = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+        ids = model.inputs(labels, codes[:, : first + model.group].repeat(1 + guided, 1))[:, -1:]
+        progress(notes * model.group)
     return codes, likelihoods
 
 

@@ -1,7 +1,7 @@
 """The model: raw codes and labels in, the logits of each next code out; an x-transformers decoder inside.
 
-Each codebook has its own range of ids on the way in and its own head on the way out, so that a position can only ever
-give codes of its own codebook. Knows no files and no training.
+Each codebook has its own range of ids on the way in and its own head on the way out, so that a place in a note can
+only ever give codes of its own codebook. Knows no files and no training.
 """
 
 import torch
@@ -14,21 +14,26 @@ from trainer.vocabulary import Vocabulary
 
 
 class NoteModel(nn.Module):
-    """Predicts each code of a note from its labels and the codes before it."""
+    """Predicts each code of a note from its labels and the codes before it.
+
+    The decoder has a position for each token, or one for each frame. With a position a frame it is as many times
+    shorter as there are codebooks; the codes of one frame then follow each other in a small net behind it.
+    A label is an id like a code is, and is added to the embedding of every position.
+    """
 
     offsets: Tensor  # (codebook,) what makes a raw code an id
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, window: int) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        self.window = window  # tokens
-        self.heads = 1 if vocabulary.shared else vocabulary.codebooks
+        self.group = vocabulary.codebooks if config.position == "frame" else 1  # codes a position
+        self.positions = -(-window // self.group)
         self.net = TransformerWrapper(
             num_tokens=vocabulary.size,
-            max_seq_len=vocabulary.prefix_length - 1 + window,
+            max_seq_len=self.positions,
+            token_emb=SummedEmbedding(config.width, vocabulary.size),
             emb_dropout=config.dropout,
-            logits_dim=vocabulary.codebook_size,
-            num_output_heads=self.heads,
+            return_only_embed=True,
             attn_layers=Decoder(
                 dim=config.width,
                 depth=config.depth,
@@ -41,6 +46,9 @@ class NoteModel(nn.Module):
                 verbose=False,
             ),
         )
+        heads = 1 if vocabulary.shared else vocabulary.codebooks
+        self.heads = nn.ModuleList(nn.Linear(config.width, vocabulary.codebook_size, bias=False) for _ in range(heads))
+        self.within = WithinFrame(config.width, vocabulary) if self.group > 1 else None
         offsets = [vocabulary.offset(codebook) for codebook in range(vocabulary.codebooks)]
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
@@ -48,29 +56,76 @@ class NoteModel(nn.Module):
     def parameters_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def ids(self, codes: Tensor) -> Tensor:
-        """Raw codes as the ids of the vocabulary; (note, token) from the start of a frame on."""
-        frames = -(-codes.shape[1] // len(self.offsets))
-        return codes.long() + self.offsets.repeat(frames)[: codes.shape[1]]
+    def forward(self, labels: Tensor, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Each code's negative log-likelihood and whether it was the likeliest, 0 for padding: (note, frame, codebook).
 
-    def logits(self, prefix: Tensor, codes: Tensor) -> Tensor:
-        """Logits of each code from all before it: prefix (note, prefix) ids and codes (note, token) raw, whole frames,
-        -> (note, frame, codebook, code)."""
-        inputs = torch.cat([prefix, self.ids(codes[:, :-1])], dim=1)
-        hidden = self.net(inputs, return_embeddings=True)[:, prefix.shape[1] - 1 :]  # (note, token, width)
-        codebooks = len(self.offsets)
-        by_codebook = [self.head(codebook)(hidden[:, codebook::codebooks]) for codebook in range(codebooks)]
-        return torch.stack(by_codebook, dim=2)
-
-    def head(self, codebook: int) -> nn.Module:
-        """Hidden states -> logits of the codes of one codebook."""
-        return self.net.to_logits if self.heads == 1 else self.net.to_logits[codebook]
-
-    def forward(self, prefix: Tensor, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Each code's negative log-likelihood and whether it was the likeliest, 0 for padding: two of
-        (note, frame, codebook)."""
-        logits = self.logits(prefix, codes).float()
+        labels (note, label) ids, codes (note, token) raw and of whole frames, lengths (note,) tokens.
+        """
+        logits = self.logits(labels, codes).float()
         targets = codes.long().view(logits.shape[:3])
         nats = cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
         real = (torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]).view_as(targets)
         return nats * real, (logits.argmax(-1) == targets) & real
+
+    def logits(self, labels: Tensor, codes: Tensor) -> Tensor:
+        """Logits of each code given all before it: (note, label), (note, token) -> (note, frame, codebook, code)."""
+        before = codes[:, : codes.shape[1] - self.group]
+        hidden = self.net(self.inputs(labels, before))  # (note, position, width)
+        frames = codes.view(len(codes), -1, self.vocabulary.codebooks)
+        hidden = hidden.view(*frames.shape[:2], -1, hidden.shape[-1])  # (note, frame, position or one, width)
+        by_codebook = [
+            self.code_logits(hidden[:, :, codebook % hidden.shape[2]], codebook, frames[:, :, :codebook])
+            for codebook in range(self.vocabulary.codebooks)
+        ]
+        return torch.stack(by_codebook, dim=2)
+
+    def inputs(self, labels: Tensor, codes: Tensor) -> Tensor:
+        """What the decoder is fed to predict what follows `codes`, (note, token) raw from a note's start on.
+
+        (note, position, code and label) ids: the start token, then the codes, each with the labels.
+        """
+        start = codes.new_full((len(codes), self.group), self.vocabulary.start, dtype=torch.long)
+        places = torch.arange(codes.shape[1], device=codes.device) % len(self.offsets)
+        ids = torch.cat([start, codes.long() + self.offsets[places]], dim=1).view(len(codes), -1, self.group)
+        return torch.cat([ids, labels[:, None].expand(-1, ids.shape[1], -1)], dim=2)
+
+    def code_logits(self, hidden: Tensor, codebook: int, before: Tensor) -> Tensor:
+        """Logits of one codebook's code, (..., code), from its position's hidden state, (..., width), and the codes of
+        the lower codebooks of its frame, (..., codebook)."""
+        if self.within is not None:
+            hidden = self.within(hidden, codebook, before)
+        return self.heads[codebook % len(self.heads)](hidden)
+
+
+class SummedEmbedding(nn.Module):
+    """The embedding of a position is the sum of its ids': (note, position, id) -> (note, position, width)."""
+
+    def __init__(self, width: int, ids: int) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(ids, width)
+        nn.init.kaiming_normal_(self.emb.weight)  # as x-transformers begins its own
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.emb(ids).sum(dim=2)
+
+
+class WithinFrame(nn.Module):
+    """What a code is predicted from, once the lower codebooks of its frame are known."""
+
+    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.size = vocabulary.codebook_size
+        self.embedding = nn.Embedding((vocabulary.codebooks - 1) * self.size, width)
+        nn.init.kaiming_normal_(self.embedding.weight)
+        self.steps = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+            for _ in range(vocabulary.codebooks - 1)
+        )
+
+    def forward(self, hidden: Tensor, codebook: int, before: Tensor) -> Tensor:
+        """(..., width) of the frame and (..., codebook) raw codes below `codebook` -> (..., width)."""
+        if codebook == 0:
+            return hidden
+        offsets = torch.arange(codebook, device=before.device) * self.size
+        state = hidden + self.embedding(before.long() + offsets).sum(dim=-2)
+        return state + self.steps[codebook - 1](state)

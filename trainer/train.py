@@ -182,9 +182,9 @@ class Training:
             self.ranks.world,
         )
         for batch in batches:
-            prefix, codes, lengths = _tensors(batch, self.device)
+            labels, codes, lengths = _tensors(batch, self.device)
             with torch.inference_mode(), self._autocast():
-                losses, hits = self.model(prefix, codes, lengths)  # (note, frame, codebook)
+                losses, hits = self.model(labels, codes, lengths)  # (note, frame, codebook)
             frames = (lengths // codebooks)[:, None]
             real = torch.arange(losses.shape[1], device=self.device) < frames  # (note, frame)
             start = slice(0, TUTORIAL_FRAMES)
@@ -337,16 +337,16 @@ def _by_type(value: Any) -> tuple[str, Any]:
 def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batch]:
     """The batch in pieces of at most `size` notes; one note of padding for a rank that has none of a short batch."""
     if not batch.keys:
-        prefix = np.array([vocabulary.nones()], np.int64)
-        return [Batch([], prefix, np.zeros((1, vocabulary.codebooks), np.int16), np.zeros(1, np.int64))]
+        labels = np.array([vocabulary.nones()], np.int64)
+        return [Batch([], labels, np.zeros((1, vocabulary.codebooks), np.int16), np.zeros(1, np.int64))]
     size = size or len(batch.keys)
     return [batch.part(slice(first, first + size)) for first in range(0, len(batch.keys), size)]
 
 
 def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(prefix, codes, lengths) on the device."""
-    prefix, codes, lengths = (torch.from_numpy(array) for array in (batch.prefix, batch.codes, batch.lengths))
-    return prefix.to(device), codes.to(device), lengths.to(device)
+    """(labels, codes, lengths) on the device."""
+    labels, codes, lengths = (torch.from_numpy(array) for array in (batch.labels, batch.codes, batch.lengths))
+    return labels.to(device), codes.to(device), lengths.to(device)
 
 
 def _step_seed(*key: int) -> int:

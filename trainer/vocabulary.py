@@ -5,6 +5,7 @@ A shard set holds raw codes; ids belong to a model. Knows nothing of tensors.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 NONE = None  # the value of a label that is not told
@@ -32,28 +33,27 @@ class Vocabulary:
     def size(self) -> int:
         return self.first_label + sum(1 + len(values) for _, values in self.labels)
 
-    @property
-    def prefix_length(self) -> int:
-        """Ids before a note's first code: one a label, then the start token."""
-        return len(self.labels) + 1
-
     def offset(self, codebook: int) -> int:
         """What is added to a raw code of this codebook."""
         return 0 if self.shared else codebook * self.codebook_size
 
-    def prefix(self, labels: Mapping[str, Any]) -> list[int]:
-        """The ids that a note of these labels begins with; a value that training never saw becomes "none"."""
-        ids = []
-        none = self.first_label
-        for name, values in self.labels:
-            value = labels.get(name, NONE)
-            ids.append(none + 1 + values.index(value) if value in values else none)
-            none += 1 + len(values)
-        return [*ids, self.start]
+    def label_ids(self, labels: Mapping[str, Any]) -> list[int]:
+        """An id for each label; a value that training never saw becomes "none"."""
+        return [ids.get(labels.get(name, NONE), none) for name, none, ids in self._label_ids]
 
     def nones(self) -> list[int]:
-        """The prefix of a note of which nothing is told."""
-        return self.prefix({})
+        """The label ids of a note of which nothing is told."""
+        return self.label_ids({})
+
+    @cached_property
+    def _label_ids(self) -> list[tuple[str, int, dict[Any, int]]]:
+        """(name, the id of "none", the ids of the values) of each label."""
+        found = []
+        none = self.first_label
+        for name, values in self.labels:
+            found.append((name, none, {value: none + 1 + index for index, value in enumerate(values)}))
+            none += 1 + len(values)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return {
