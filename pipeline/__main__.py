@@ -1,6 +1,7 @@
 """`python -m pipeline`: audio <-> codes. Each command parses, calls one function, reports."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,9 @@ def encode(audio: Path, out: Path, workers: int | None, extend: bool, max_reject
     """
     from pipeline.choice import choose
     from pipeline.progress import NoteBar
-    from pipeline.run import Request, count_reasons, default_workers, encode_folder
+    from pipeline.run import Request, count_reasons, encode_folder
 
-    choice = choose(**options)
-    request = Request(audio, out, choice, workers or default_workers(choice.device), extend)
+    request = Request(audio, out, partial(choose, **options), workers, extend)
     with NoteBar("encode") as bar:
         outcome = encode_folder(request, bar)
     ledger = outcome.manifest.ledger

@@ -13,7 +13,7 @@ import platform
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,8 +59,8 @@ class Request:
 
     audio: Path
     out: Path
-    choice: Choice
-    workers: int = 1
+    choose: Callable[[], Choice]  # asked once the audio is found: the codec may be a download
+    workers: int | None = None  # None: as many as the device can use
     extend: bool = False
 
 
@@ -80,15 +80,16 @@ def encode_folder(request: Request, progress: Progress) -> Outcome:
         StoppedError: Ctrl-C or SIGTERM came; the same command goes on from here.
     """
     folder = find_inputs(request.audio)
+    choice = request.choose()
     with _stopping(), _alone_in(request.out):
-        return _encode(request, folder, progress)
+        return _encode(request, folder, choice, progress)
 
 
-def _encode(request: Request, folder: Folder, progress: Progress) -> Outcome:
+def _encode(request: Request, folder: Folder, choice: Choice, progress: Progress) -> Outcome:
     out = request.out
     manifest = read_manifest(out) if (out / MANIFEST).is_file() else None
     records = read_records(out)
-    settings = _settings_of_set(request.choice.settings, out, manifest, records)
+    settings = _settings_of_set(choice.settings, out, manifest, records)
     plan = _plan(request, folder, settings, manifest, records)
     mark = fingerprint(settings, plan.inputs_sha256)
     todo = [task for task in plan.tasks if not is_done(out, task, settings, records.get(task.shard_name))]
@@ -99,12 +100,13 @@ def _encode(request: Request, folder: Folder, progress: Progress) -> Outcome:
         part.unlink()  # of a run that was killed
     total = sum(len(task.notes) for task in plan.tasks)
     progress.start(total, total - sum(len(task.notes) for task in todo))
-    encoder = partial(make_encoder, replace(request.choice, settings=settings), folder.root)
+    encoder = partial(make_encoder, replace(choice, settings=settings), folder.root)
     batches = (Batch(notes) for task in todo for notes in task.batches(settings.batch))
-    with closing(encode_batches(encoder, batches, request.workers)) as results:
+    workers = request.workers or default_workers(choice.device)
+    with closing(encode_batches(encoder, batches, workers)) as results:
         for task in todo:
             _run_task(out, task, settings, results, progress)
-    return _finish(request, folder, settings, plan, mark, len(todo))
+    return _finish(request, folder, replace(choice, settings=settings), plan, mark, len(todo))
 
 
 def _run_task(
@@ -133,7 +135,7 @@ def _run_task(
     )
 
 
-def _finish(request: Request, folder: Folder, settings: Settings, plan: Plan, mark: str, tasks_run: int) -> Outcome:
+def _finish(request: Request, folder: Folder, choice: Choice, plan: Plan, mark: str, tasks_run: int) -> Outcome:
     """Close the ledger and write the manifest, last of all."""
     out = request.out
     kept = read_records(out)
@@ -157,16 +159,16 @@ def _finish(request: Request, folder: Folder, settings: Settings, plan: Plan, ma
     splits: dict[str, list[Shard]] = {}
     for task, record in zip(plan.tasks, records, strict=True):
         splits.setdefault(task.split, []).append(record.shard)
-    made_with = settings.to_json()
+    made_with = choice.settings.to_json()
     manifest = Manifest(
-        codec=settings.codec,
+        codec=choice.settings.codec,
         audio={**made_with["audio"], "source": str(folder.root)},
         plan={**made_with["plan"], "inputs_sha256": plan.inputs_sha256},
         fingerprint=mark,
         splits={split: tuple(shards) for split, shards in splits.items()},
         labels=tuple(sorted({label for record in records for label in record.labels})),
         ledger=Ledger(plan.inputs, encoded, len(rejected)),
-        versions={**versions(), "device": request.choice.device},
+        versions={**versions(), "device": choice.device},
     )
     write_manifest(out, manifest)
     return Outcome(manifest, rejected, folder.ignored, tasks_run)

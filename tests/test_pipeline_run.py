@@ -43,7 +43,7 @@ def choice(**changes: Any) -> Choice:
 
 
 def encode(audio: Path, out: Path, workers: int = 2, extend: bool = False, **changes: Any) -> Outcome:
-    return encode_folder(Request(audio, out, choice(**changes), workers, extend), Silent())
+    return encode_folder(Request(audio, out, lambda: choice(**changes), workers, extend), Silent())
 
 
 ENCODED: dict[Any, Note | Rejection] = {}  # the codec runs once for the same bytes and settings
@@ -146,14 +146,14 @@ def test_other_weights_are_refused(audio: Path, out: Path) -> None:
     ours = choice()
     other = replace(ours, settings=replace(ours.settings, codec=replace(ours.settings.codec, weights_sha256="f" * 64)))
     with pytest.raises(UserError, match="codec weights sha256"):
-        encode_folder(Request(audio, out, other), Silent())
+        encode_folder(Request(audio, out, lambda: other), Silent())
 
 
 def test_a_set_goes_on_with_the_batch_it_was_begun_with(audio: Path, out: Path) -> None:
     encode(audio, out)
     ours = choice()
     on_gpu = replace(ours, settings=replace(ours.settings, batch=16))
-    assert encode_folder(Request(audio, out, on_gpu), Silent()).tasks_run == 0
+    assert encode_folder(Request(audio, out, lambda: on_gpu), Silent()).tasks_run == 0
 
 
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]

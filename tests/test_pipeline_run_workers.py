@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", 
 
 
 def encode(audio: Path, out: Path, workers: int = 2) -> Outcome:
-    choice = choose(
-        codec="encodec_mini", bandwidth=1.5, duration="0.2", weights=None, device="cpu", min_peak=1e-4,
+    choice = partial(
+        choose, codec="encodec_mini", bandwidth=1.5, duration="0.2", weights=None, device="cpu", min_peak=1e-4,
         notes_per_shard=3, valid_fraction=0.02, seed=0,
     )  # fmt: skip
     return encode_folder(Request(audio, out, choice, workers), Silent())
