@@ -1,7 +1,7 @@
 """Samples <-> codes: EnCodec, loaded from weights that can be checked, used for inference.
 
-The only import of the `encodec` package. Knows nothing of files of audio, of token layout, or of how weights are trained:
-`codec_training.py` takes the untrained small model from here.
+The only import of the `encodec` package. Knows nothing of files of audio, of token layout, or of how weights are
+trained: `codec_training.py` takes the untrained small model from here.
 
 EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022, https://arxiv.org/abs/2210.13438
 """
@@ -83,7 +83,7 @@ def load_codec(name: str, bandwidth: float = 1.5, weights: Path | None = None, d
         choices = ", ".join(f"{choice:g}" for choice in BANDWIDTHS[name])
         raise CodecError(f"bandwidth {bandwidth:g}: {name} has {choices} kbps")
     target = resolve_device(device)
-    model = untrained_mini() if name == "encodec_mini" else _untrained_24khz()
+    model = untrained_mini() if name == "encodec_mini" else untrained_24khz()
     with _weights_file(name, weights) as path:
         sha256 = sha256_of(path)
         if path.name == OFFICIAL_FILE and not sha256.startswith(Path(OFFICIAL_FILE).stem.split("-")[1]):
@@ -133,7 +133,8 @@ def untrained_mini(norm: str = "weight_norm") -> Any:
         )
 
 
-def _untrained_24khz() -> Any:
+def untrained_24khz() -> Any:
+    """EnCodec as published, random."""
     with _quiet_weight_norm():
         return _import_encodec().EncodecModel.encodec_model_24khz(pretrained=False)
 
@@ -143,8 +144,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     import safetensors
     import safetensors.torch
 
-    if not path.is_file():
-        raise CodecError(f"{path}: no such file of weights; encodec_mini needs none")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -182,6 +181,8 @@ def _fold_weight_norm(model: nn.Module) -> None:
 @contextmanager
 def _weights_file(name: str, weights: Path | None) -> Iterator[Path]:
     if weights is not None:
+        if not weights.is_file():
+            raise CodecError(f"{weights}: no such file of weights; encodec_mini needs none")
         yield weights
     elif name == "encodec_mini":
         with importlib.resources.as_file(importlib.resources.files(__package__) / MINI_FILE) as path:
@@ -215,8 +216,6 @@ def _quiet_weight_norm() -> Iterator[None]:
 
 def _import_encodec() -> Any:
     """`encodec` imports torchaudio for two helpers not used here; beside a CPU build of torch it may fail to load."""
-    if "encodec" in sys.modules:
-        return sys.modules["encodec"]
     absent = "torchaudio" not in sys.modules
     sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
     try:
@@ -224,4 +223,22 @@ def _import_encodec() -> Any:
     finally:
         if absent:
             del sys.modules["torchaudio"]
+    encodec.modules.conv.pad1d = pad1d
     return encodec
+
+
+def pad1d(x: Tensor, paddings: tuple[int, int], mode: str = "zero", value: float = 0.0) -> Tensor:
+    """`encodec.modules.conv.pad1d`: the same values, (note, channel, sample) -> (note, channel, left + sample + right).
+
+    The package calls torch's reflection padding even where there is nothing to pad; without, encoding is 7 % (full size) to 13 % faster.
+    """
+    left, right = paddings
+    if left == right == 0:
+        return x
+    if mode != "reflect":
+        return nn.functional.pad(x, paddings, "constant" if mode == "zero" else mode, value)
+    short = max(0, max(left, right) + 1 - x.shape[-1])  # a reflection needs more samples than it adds
+    x = nn.functional.pad(x, (0, short))
+    end = x.shape[-1]
+    reflected = (x[..., 1 : left + 1].flip(-1), x, x[..., end - 1 - right : end - 1].flip(-1))
+    return torch.cat(reflected, -1)[..., : left + end + right - short]
