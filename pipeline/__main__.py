@@ -1,5 +1,6 @@
 """`python -m pipeline`: audio <-> codes. Each command parses, calls one function, reports."""
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -180,6 +181,85 @@ def encode(audio: Path, out: Path, workers: int | None, extend: bool, max_reject
             "the set is finished and usable: mend the files and encode into a new name, or allow it with --max-rejected"
         )
     click.echo(f"Next: python -m trainer train --shards {out} --run runs/{out.resolve().name} --preset small")
+
+
+@main.command()
+@click.argument("audio", type=click.Path(path_type=Path))
+@encoding_options
+@click.option("--workers", type=click.IntRange(1), help="To estimate the time for.  [default: as encode]")
+def plan(audio: Path, workers: int | None, **options: Any) -> None:
+    """Show what `encode` would make of a folder, without encoding it.
+
+    A few notes are encoded to measure how long all would take.
+
+    \b
+    Example:
+      python -m pipeline plan data/NSYNTH_GUITAR_MP3 --codec encodec_24khz
+    """
+    from pipeline.choice import choose, default_workers
+    from pipeline.inputs import find_inputs
+    from pipeline.preview import preview
+
+    folder = find_inputs(audio)
+    choice = choose(**options)
+    workers = workers or default_workers(choice.device)
+    shown = preview(folder, choice)
+    codec = choice.settings.codec
+    click.echo(
+        f"{audio}: {sum(shown.notes.values())} notes, {shown.hours:.2f} hours of sound, for {codec.name} at "
+        f"{codec.bandwidth:g} kbps"
+    )
+    for split, notes in shown.notes.items():
+        click.echo(f"  {split:<9} {notes} notes in {shown.shards[split]} shards")
+    for rejection in shown.plan.rejected[:FEW]:
+        click.echo(f"  rejected  {rejection.file}: {rejection.reason} ({rejection.detail})")
+    if len(shown.plan.rejected) > FEW:
+        click.echo(f"  rejected  ... and {len(shown.plan.rejected) - FEW} more")
+    if folder.ignored:
+        click.echo(f"  left out  {_counts(folder.ignored)}")
+    click.echo(f"  size      about {shown.bytes / 1e6:.1f} MB")
+    click.echo(
+        f"  time      about {shown.minutes(workers):.1f} minutes with {workers} workers "
+        f"({shown.speed:.0f}x real time each, measured on {shown.sampled} notes)"
+    )
+    click.echo(
+        f"Nothing was written. Next: python -m pipeline encode {audio} --out shards/NAME, with the same options."
+    )
+
+
+@main.command()
+@click.argument("folder", metavar="SET", type=click.Path(path_type=Path))
+@click.option(
+    "--reencode", "count", type=click.IntRange(0), default=20, show_default=True, help="Notes to encode again."
+)
+@click.option("--audio", type=click.Path(path_type=Path), help="Where the set's audio is now.  [default: where it was]")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of notes.")
+@WEIGHTS
+@DEVICE
+def verify(folder: Path, count: int, audio: Path | None, seed: int, weights: Path | None, device: str) -> None:
+    """Check a set as `python -m shards verify` does, then encode some of its notes again and compare.
+
+    Exits with 0 if the set is whole and its codes are what its audio gives, 1 if not.
+
+    \b
+    Example:
+      python -m pipeline verify shards/demo --reencode 50
+    """
+    from tqdm import tqdm
+
+    from pipeline.reencode import reencode
+    from shards.verify import find_faults
+
+    faults = list(find_faults(folder))
+    done = [] if faults else list(tqdm(reencode(folder, count, audio, weights, device, seed), total=count, leave=False))
+    faults += [f"{folder / one.shard}: {one.key}: {one.fault}" for one in done if one.fault]
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        click.echo(f"{folder}: {len(faults)} fault{'s' * (len(faults) > 1)} found.", err=True)
+        sys.exit(1)
+    share = sum(one.share for one in done) / len(done) if done else 1.0
+    click.echo(f"{folder}: whole, and {share:.4%} of the codes of {len(done)} notes that were encoded again are equal.")
 
 
 @main.command()

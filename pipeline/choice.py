@@ -1,5 +1,6 @@
 """What the user chose -> the settings of a set, and the codec they name."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def load_chosen(choice: Choice) -> EnCodec:
     """The codec of a choice, once more: every worker has its own."""
     spec = choice.settings.codec
     return load_codec(spec.name, spec.bandwidth, choice.weights, choice.device)
+
+
+def default_workers(device: str) -> int:
+    """A process a core; a GPU has one."""
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
 
 
 def _seconds(duration: str) -> float | None:

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.audio import AudioError, load
 from pipeline.choice import Choice, load_chosen
-from pipeline.codec import EnCodec
+from pipeline.codec import CodecError, EnCodec
 from pipeline.plan import PlannedNote, Rejection, Settings
 from shards.layout import Note, flatten
 
@@ -27,7 +27,12 @@ class Batch:
 
 
 def make_encoder(choice: Choice, root: Path) -> "Encoder":
-    """An encoder with a codec of its own, for a process of its own."""
+    """An encoder with a codec of its own, for a process of its own.
+
+    One thread: convolutions as small as EnCodec's gain little from a second one, while processes scale with the cores,
+    and the number of threads may change the last bits.
+    """
+    torch.set_num_threads(1)
     return Encoder(load_chosen(choice), choice.settings, root)
 
 
@@ -35,7 +40,10 @@ class Encoder:
     """Holds the codec and the settings of one set."""
 
     def __init__(self, codec: EnCodec, settings: Settings, root: Path) -> None:
-        assert codec.spec == settings.codec
+        if codec.spec != settings.codec:
+            raise CodecError(
+                f"{codec.spec.name}: the set was made with other weights; name them with --weights FILE"
+            )
         self.codec = codec
         self.settings = settings
         self.root = root

@@ -71,6 +71,16 @@ class Settings:
             },
         }
 
+    @classmethod
+    def from_json(cls, blocks: Mapping[str, Mapping[str, Any]]) -> "Settings":
+        """Undo `to_json`, whatever else is in the blocks."""
+        audio, plan = blocks["audio"], blocks["plan"]
+        return cls(
+            codec=Codec(**blocks["codec"]),
+            **{name: audio[name] for name in ("duration", "min_peak", "precision", "batch")},
+            **{name: plan[name] for name in ("notes_per_shard", "valid_fraction", "seed")},
+        )
+
 
 @dataclass(frozen=True)
 class PlannedNote:

@@ -1,8 +1,6 @@
 """Worker processes that encode batches, on this machine. Survives whatever a damaged file does to a worker.
 
-Each worker has the codec and one thread: convolutions as small as EnCodec's gain little from a second one, while
-processes scale with the cores. Results come in the order of the batches, however many workers there are. Knows nothing
-of shards or ledgers.
+Results come in the order of the batches, however many workers there are. Knows nothing of codecs, shards or ledgers.
 """
 
 import itertools
@@ -169,14 +167,11 @@ def _serve(pipe: Connection, make_encoder: Callable[[], BatchEncoder], read_seco
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside a library that never returns
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 writes about damaged files, past Python
 
-    import torch
-
     def reading(place: int | None) -> None:
         pipe.send(place)
         signal.setitimer(signal.ITIMER_REAL, 0 if place is None else read_seconds)
 
     try:
-        torch.set_num_threads(1)
         encoder = make_encoder()
         while True:
             pipe.send(encoder.encode(pipe.recv(), reading))

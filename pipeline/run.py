@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.choice import Choice
+from pipeline.choice import Choice, default_workers
 from pipeline.encode import Batch, make_encoder
 from pipeline.inputs import Folder, find_inputs
 from pipeline.plan import Plan, Rejection, Settings, Task, fingerprint, make_plan
@@ -241,11 +241,6 @@ def versions() -> dict[str, str]:
 
     installed = {name: importlib.metadata.version(name) for name in VERSIONS}
     return {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__, **installed}
-
-
-def default_workers(device: str) -> int:
-    """A process a core; a GPU has one."""
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
 
 
 @contextmanager
