@@ -48,20 +48,21 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], device
     Examples:
       python -m trainer train --shards shards/demo --run runs/demo
       python -m trainer train --shards shards/demo --run runs/wide --set width=256 --set steps=2000
-      torchrun --nproc-per-node 2 -m trainer train --shards shards/demo --run runs/demo
+      torchrun --nproc-per-node 2 -m -- trainer train --shards shards/demo --run runs/demo
     """
     from trainer.config import load_config
     from trainer.train import train as run_training
 
     outcome = run_training(shards, run, load_config(preset, changes), device)
+    report = click.echo if outcome.first else (lambda line: None)
     if outcome.stopped_by:
-        click.echo(f"Stopped at step {outcome.step} of {outcome.steps}, kept in {outcome.checkpoint}.")
-        click.echo("Next: the same command goes on from there.")
+        report(f"Stopped at step {outcome.step} of {outcome.steps}, kept in {outcome.checkpoint}.")
+        report("Next: the same command goes on from there.")
         sys.exit(128 + outcome.stopped_by)
     best = f"; the best, {outcome.best['loss']:.4f}, at step {outcome.best['step']}" if outcome.best else ""
     loss = f" Valid loss {outcome.valid['loss']:.4f} a token{best}." if outcome.valid else ""
-    click.echo(f"Trained {run} for {outcome.step} steps.{loss} Weights: {outcome.checkpoint}")
-    click.echo(f"Next: python -m trainer sample --run {run} --out samples/{run.name} --count 16")
+    report(f"Trained {run} for {outcome.step} steps.{loss} Weights: {outcome.checkpoint}")
+    report(f"Next: python -m trainer sample --run {run} --out samples/{run.name} --count 16")
 
 
 @main.command()

@@ -114,7 +114,7 @@ def generate(
     codebooks = model.vocabulary.codebooks
     guided = sampling.guidance != 1
     if guided:
-        labels = torch.cat([labels, torch.tensor([model.vocabulary.nones()], device=labels.device).expand_as(labels)])
+        labels = torch.cat([labels, labels.new_tensor([model.vocabulary.nones()]).expand_as(labels)])
     decoder = CachedDecoder(model, len(labels))
     codes = torch.zeros(notes, length, dtype=torch.long, device=labels.device)
     likelihoods = torch.zeros(notes, length, device=labels.device)

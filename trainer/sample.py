@@ -64,9 +64,9 @@ def sample(
     with tqdm(total=count * record.window, unit="token", unit_scale=True, file=sys.stderr, leave=False) as bar:
         for first in range(0, count, BATCH):
             indices = range(first, min(first + BATCH, count))
-            ids = torch.tensor([record.vocabulary.label_ids(labels[index]) for index in indices], device=target)
+            ids = torch.tensor([record.vocabulary.label_ids(labels[index]) for index in indices], dtype=torch.long)
             chance = torch.from_numpy(np.stack([uniforms(seed, index, record.window) for index in indices]))
-            codes, likelihoods = generate(model, ids, chance.to(target), sampling, progress=bar.update)
+            codes, likelihoods = generate(model, ids.to(target), chance.to(target), sampling, progress=bar.update)
             for index, tokens, likelihood in zip(indices, codes.cpu().numpy(), likelihoods.cpu(), strict=True):
                 made_by = {
                     "run": str(run),

@@ -52,6 +52,7 @@ class Outcome:
     valid: dict[str, float]  # of the last evaluation; empty if the set has no valid split
     best: dict[str, float] | None  # step, loss
     stopped_by: int = 0  # signal
+    first: bool = True  # whether this process is the one that reports
 
 
 def train(shards: Path, run: Path, config: Config, device: str = "auto") -> Outcome:
@@ -272,7 +273,7 @@ class Training:
 
     def _outcome(self, stopped_by: int = 0) -> Outcome:
         path = self.run / "checkpoints" / f"step-{self.step:08d}.safetensors"
-        return Outcome(self.step, self.config.train.steps, path, self.valid, self.best, stopped_by)
+        return Outcome(self.step, self.config.train.steps, path, self.valid, self.best, stopped_by, self.ranks.first)
 
 
 def _record(shards: Path, run: Path, config: Config, manifest: Manifest, ranks: Ranks) -> Record:

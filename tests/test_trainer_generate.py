@@ -1,0 +1,192 @@
+"""Sampling: the fast way against the plain one, and what can never be sampled."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trainer.config import ModelConfig, load_config
+from trainer.errors import ConfigError
+from trainer.generate import CachedDecoder, Sampling, draw, filtered, generate
+from trainer.model import NoteModel
+from trainer.vocabulary import Vocabulary
+
+LABELS = (("pitch", (40, 41, 42)), ("velocity", (25, 100)))
+
+
+def tiny(position: str = "frame", codebooks: int = 2, frames: int = 6) -> NoteModel:
+    torch.manual_seed(0)
+    config = ModelConfig(width=16, depth=2, heads=2, head_width=8, position=position, labels=("pitch", "velocity"))
+    model = NoteModel(config, Vocabulary(codebooks, 32, labels=LABELS), frames * codebooks).eval()
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.mul_(20)  # opinions as strong as a trained model's
+    return model
+
+
+def asked(model: NoteModel, notes: int) -> torch.Tensor:
+    ids = [model.vocabulary.label_ids({"pitch": 40 + note % 3, "velocity": 25}) for note in range(notes)]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def chance(notes: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random((notes, length)))
+
+
+def plain(model: NoteModel, labels: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """The whole note through the model again for each token."""
+    codes = torch.zeros(uniforms.shape, dtype=torch.long)
+    nones = torch.tensor([model.vocabulary.nones()]).expand_as(labels)
+    for place in range(uniforms.shape[1]):
+        frame, codebook = divmod(place, model.vocabulary.codebooks)
+        with torch.no_grad():
+            told = model.logits(labels, codes)[:, frame, codebook]
+            untold = model.logits(nones, codes)[:, frame, codebook]
+        logits = untold + sampling.guidance * (told - untold)
+        codes[:, place] = draw(logits, uniforms[:, place], sampling)
+    return codes
+
+
+@pytest.mark.parametrize("position", ["token", "frame"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0),
+        Sampling(temperature=0.7, top_k=5),
+        Sampling(top_p=0.8),
+        Sampling(min_p=0.1),
+        Sampling(guidance=2.0),
+        Sampling(guidance=0.0),
+    ],
+)
+def test_the_cache_changes_nothing(position: str, sampling: Sampling) -> None:
+    model = tiny(position)
+    codes, _ = generate(model, asked(model, 5), chance(5, 12), sampling)
+    assert torch.equal(codes, plain(model, asked(model, 5), chance(5, 12), sampling))
+
+
+@pytest.mark.parametrize("preset", ["tutorial", "small", "base"])
+def test_logits_of_each_preset_equal_the_full_forward_pass(preset: str) -> None:
+    torch.manual_seed(0)
+    config = load_config(preset).model
+    labels = LABELS if config.labels else ()
+    model = NoteModel(config, Vocabulary(2, 1024, config.shared_vocabulary, labels), 40).eval()
+    ids = asked(model, 2)
+    codes = torch.randint(1024, (2, 40))
+    inputs = model.inputs(ids, codes[:, : 40 - model.group])
+    decoder = CachedDecoder(model, 2)
+    with torch.inference_mode():
+        whole = model.net(inputs)
+        steps = torch.cat([decoder.feed(inputs[:, place : place + 1]) for place in range(inputs.shape[1])], dim=1)
+        assert torch.allclose(model.heads[0](steps), model.heads[0](whole), atol=1e-4)
+
+
+@pytest.mark.parametrize("position", ["token", "frame"])
+@pytest.mark.parametrize("frames", [1, 3, 5])
+def test_a_prompt_is_kept_and_continued_as_if_it_had_been_sampled(position: str, frames: int) -> None:
+    model = tiny(position)
+    whole, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling())
+    prompts = whole[:, : 2 * frames]
+    continued, rest = generate(model, asked(model, 3), chance(3, 12), Sampling(), prompts)
+    assert torch.equal(continued, whole)
+    assert torch.allclose(rest[:, 2 * frames :], likelihoods[:, 2 * frames :], atol=1e-4)
+
+
+def test_a_sample_is_the_same_in_any_batch() -> None:
+    model = tiny()
+    together, _ = generate(model, asked(model, 7), chance(7, 12), Sampling())
+    for note in range(7):
+        alone, _ = generate(model, asked(model, 7)[note : note + 1], chance(7, 12)[note : note + 1], Sampling())
+        assert torch.equal(alone[0], together[note])
+
+
+def test_guidance_of_one_is_no_guidance() -> None:
+    model = tiny()
+    nearly = Sampling(guidance=1 + 1e-9)  # takes the way through both
+    assert torch.equal(
+        generate(model, asked(model, 4), chance(4, 12), nearly)[0],
+        generate(model, asked(model, 4), chance(4, 12), Sampling())[0],
+    )
+
+
+def test_likelihoods_are_those_of_the_model() -> None:
+    model = tiny()
+    codes, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling(temperature=0.5, top_k=3))
+    with torch.no_grad():
+        losses, _ = model(asked(model, 3), codes, torch.full((3,), 12))
+    assert torch.allclose(likelihoods, -losses.flatten(1), atol=1e-4)
+
+
+def test_progress_counts_every_token() -> None:
+    model = tiny()
+    counted: list[int] = []
+    generate(model, asked(model, 3), chance(3, 12), Sampling(), progress=counted.append)
+    assert sum(counted) == 36
+
+
+class Adversary(nn.Module):
+    """Logits that are as bad as floats can be."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.worst = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 0.0])
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        picked = torch.randint(len(self.worst), (*hidden.shape[:-1], self.size))
+        return self.worst[picked]
+
+
+@pytest.mark.parametrize("position", ["token", "frame"])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=3, top_p=0.5, min_p=0.2), Sampling(guidance=3.0)])
+def test_nothing_but_codes_can_be_sampled_whatever_the_logits(position: str, sampling: Sampling) -> None:
+    model = tiny(position)
+    model.heads = nn.ModuleList(Adversary(32) for _ in model.heads)
+    codes, _ = generate(model, asked(model, 20), chance(20, 12), sampling)
+    assert codes.min() >= 0 and codes.max() < 32
+
+
+def test_drawing_follows_the_distribution() -> None:
+    logits = torch.tensor([0.1, 0.2, 0.7]).log().expand(20_000, 3)
+    drawn = draw(logits, chance(20_000, 1)[:, 0], Sampling())
+    assert np.allclose(torch.bincount(drawn, minlength=3) / 20_000, [0.1, 0.2, 0.7], atol=0.01)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 2**32 - 1))
+def test_a_code_without_probability_is_never_drawn(uniform: float, seed: int) -> None:
+    logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(seed))
+    logits[0, ::2] = -torch.inf
+    assert int(draw(logits, torch.tensor([uniform], dtype=torch.float64), Sampling())) % 2 == 1
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0.01, 1), st.floats(0, 1))
+def test_filters_keep_the_likeliest(seed: int, top_k: int, top_p: float, min_p: float) -> None:
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(seed))
+    kept = filtered(logits, Sampling(top_k=top_k, top_p=top_p, min_p=min_p))
+    assert torch.equal(kept.argmax(-1), logits.argmax(-1))
+    assert ((kept == logits) | (kept == -torch.inf)).all()
+
+
+def test_each_filter_keeps_what_it_says() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    assert filtered(logits, Sampling(top_k=2)).isfinite().tolist() == [[True, True, False, False]]
+    assert filtered(logits, Sampling(top_p=0.7)).isfinite().tolist() == [[True, True, False, False]]
+    assert filtered(logits, Sampling(top_p=0.85)).isfinite().tolist() == [[True, True, True, False]]
+    assert filtered(logits, Sampling(min_p=0.2)).isfinite().tolist() == [[True, True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": -1.0}, "--temperature -1"),
+        ({"top_k": -1}, "--top-k -1"),
+        ({"top_p": 0.0}, "--top-p 0"),
+        ({"min_p": 2.0}, "--min-p 2"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, float], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Sampling(**settings)
