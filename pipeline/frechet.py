@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES = 200
+RESAMPLES = 100
 COVERED = 0.95  # of the resampled distances lie within the interval
 
 
@@ -23,10 +23,14 @@ class Moments:
     total: np.ndarray  # (channel,)
     products: np.ndarray  # (channel, channel)
 
-    def fitted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance."""
-        mean = self.total / self.count
-        return mean, self.products / self.count - np.outer(mean, mean)
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Fitted to frames; `root` is the square root of the covariance, which is dear and used again and again."""
+
+    mean: np.ndarray  # (channel,)
+    covariance: np.ndarray  # (channel, channel)
+    root: np.ndarray
 
 
 def moments(frames: np.ndarray) -> Moments:
@@ -44,27 +48,37 @@ def pooled(notes: Sequence[Moments]) -> Moments:
     )
 
 
-def frechet(one: Moments, other: Moments) -> float:
+def fit(frames: Moments) -> Gaussian:
+    """The Gaussian that others are compared with."""
+    mean, covariance = _mean_and_covariance(frames)
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # no eigenvalue is negative, but for rounding
+    return Gaussian(mean, covariance, root)
+
+
+def frechet(frames: Moments, reference: Gaussian) -> float:
     """|mean - mean'|^2 + tr(S + S' - 2 (S S')^(1/2)): 0 for the same set."""
-    (mean, cov), (other_mean, other_cov) = one.fitted(), other.fitted()
-    root = _root(cov)
-    overlap = np.linalg.eigvalsh(root @ other_cov @ root)
+    mean, covariance = _mean_and_covariance(frames)
+    overlap = np.linalg.eigvalsh(reference.root @ covariance @ reference.root)
     crossed = np.sqrt(np.maximum(overlap, 0)).sum()
-    return float(np.sum((mean - other_mean) ** 2) + np.trace(cov) + np.trace(other_cov) - 2 * crossed)
+    return float(np.sum((mean - reference.mean) ** 2) + np.trace(covariance + reference.covariance) - 2 * crossed)
 
 
-def interval(notes: Sequence[Moments], reference: Moments, seed: int = 0) -> tuple[float, float]:
-    """Where the distance to `reference` would lie for other notes like these: a bootstrap over notes."""
+def interval(notes: Sequence[Moments], reference: Gaussian, seed: int = 0) -> tuple[float, float]:
+    """Where the distance to `reference` would lie for other notes like these: a bootstrap over notes.
+
+    A resample has fewer different notes, and so lies farther away; its spread is kept, and put around the distance.
+    """
     rng = np.random.default_rng(seed)
     distances = [
         frechet(pooled([notes[index] for index in rng.integers(len(notes), size=len(notes))]), reference)
         for _ in range(RESAMPLES)
     ]
-    low, high = np.quantile(distances, [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    return float(low), float(high)
+    low, middle, high = np.quantile(distances, [(1 - COVERED) / 2, 0.5, (1 + COVERED) / 2])
+    distance = frechet(pooled(notes), reference)
+    return float(distance * low / middle), float(distance * high / middle)
 
 
-def _root(matrix: np.ndarray) -> np.ndarray:
-    """The square root of a symmetric matrix without negative eigenvalues, but for rounding."""
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+def _mean_and_covariance(frames: Moments) -> tuple[np.ndarray, np.ndarray]:
+    mean = frames.total / frames.count
+    return mean, frames.products / frames.count - np.outer(mean, mean)

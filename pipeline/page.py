@@ -6,34 +6,27 @@ is damaged is shown as such, and the rest of the page works.
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cards import make_card, settings_in_common
 from pipeline.curve import Curve, read_curve
 from pipeline.pictures import RANGE, frequency_height
-from pipeline.real_notes import RealNotes, real_notes
+from pipeline.real_notes import RealNotes, neighbours, real_notes
+from pipeline.references import OpenSet, open_set
 from pipeline.samples import Sample, read_samples
-from pipeline.sounds import MINUS, Facts, Sound, in_words, plain, shared, show
+from pipeline.scores import SAMPLES, Figure, Score, Scores, read_scores, shown
+from pipeline.sounds import MINUS, Facts, Sound, plain, shared
+from shards.errors import UserError
 from shards.files import atomic_write
 
 INDEX = "index.html"
 TEMPLATE = "page.html"
-NEUTRAL = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "guidance": 1.0}  # settings that change nothing, and are not shown
-HEADER = {"step": "steps trained", "temperature": "temperature", "top_k": "top k", "top_p": "top p", "min_p": "min p"}
 HERTZ = ((200, "200 Hz"), (1_000, "1 kHz"), (5_000, "5 kHz"))  # marks at the side of a spectrogram
-COUNTS = (
-    "No notes",
-    "One note",
-    "Two notes",
-    "Three notes",
-    "Four notes",
-    "Five notes",
-    "Six notes",
-    "Seven notes",
-    "Eight notes",
-)
+HEADLINES = ("pitch", "loudness", "copying")  # scores that stand at the top
+COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,24 @@ class Written:
 
     path: Path
     samples: int
-    faults: tuple[str, ...]
+    faults: tuple[str, ...]  # what is wrong with which sample or part of the page, one line each
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure with its length, from 0 to 1."""
+
+    of: str
+    text: str
+    length: float | None  # None: there is nothing to compare it with
+    real: bool
+
+
+@dataclass(frozen=True)
+class ShownScore:
+    title: str
+    meaning: str
+    bars: tuple[Bar, ...]
 
 
 def write_page(
@@ -64,16 +74,21 @@ def write_page(
     common = shared(sample.sampled for sample in samples if sample.sampled)
     run = run or _path(common.get("run"))
     shards = shards or _path(common.get("shards"))
-    sounds = [_sound(folder, sample, common) for sample in samples]
+    scores, no_scores = _scores(folder)
+    real_part, near = _of_the_set(folder, shards, real, scores, weights, device)
+    cards = [make_card(folder, sample, common, scores, near) for sample in samples]
     name = plain(run.name if run else folder.resolve().name)
     content = {
         "title": f"{name}: {len(samples)} notes to listen to",
         "run_name": name,
-        "count": COUNTS[len(samples)] if len(samples) < len(COUNTS) else f"{len(samples)} notes",
-        "lead": _lead(samples, run, shards),
+        "count": _count(len(samples)),
+        "lead": _lead(samples),
         "facts": _header_facts(samples, common, run, shards),
-        "samples": sounds,
-        "real": _real(folder, shards, real, weights, device),
+        "headline": [_headline(score) for score in scores.scores if score.key in HEADLINES] if scores else [],
+        "cards": cards,
+        "scores": [_shown(score) for score in scores.scores] if scores else [],
+        "no_scores": no_scores,
+        "real": real_part,
         "curve": read_curve(run)
         if run
         else Curve("No training curve: the token files do not say which run made them."),
@@ -84,7 +99,9 @@ def write_page(
     path = folder / INDEX
     with atomic_write(path) as file:
         file.write(_render(content).encode())
-    return Written(path, len(samples), tuple(f"{sound.name}: {sound.fault}" for sound in sounds if sound.fault))
+    return Written(
+        path, len(samples), tuple(f"{card.sound.name}: {card.sound.fault}" for card in cards if card.sound.fault)
+    )
 
 
 def _render(content: Mapping[str, Any]) -> str:
@@ -100,89 +117,108 @@ def _path(value: Any) -> Path | None:
     return Path(value) if isinstance(value, str) and value and "\0" not in value else None
 
 
-def _sound(folder: Path, sample: Sample, common: Mapping[str, Any]) -> Sound:
-    title, subtitle = in_words(sample.labels, sample.name)
-    sound = Sound(
-        plain(sample.name), title, subtitle, _card_facts(sample, common), fault=sample.fault and plain(sample.fault)
-    )
-    return show(folder, sound, sample.wav)
+def _count(samples: int) -> str:
+    number = COUNTS[samples] if samples < len(COUNTS) else f"{samples:,}"
+    return f"{number} note{'s' if samples != 1 else ''}"
 
 
-def _lead(samples: list[Sample], run: Path | None, shards: Path | None) -> str:
+def _lead(samples: Sequence[Sample]) -> str:
     codec = next((sample.codec for sample in samples if sample.codec), None)
     if codec is None:
         return "Sound files without the tokens they came from."
-    rate = f"{codec.tokens_per_second} tokens for each second of sound"
     return (
-        f"A Transformer learned to write notes as {codec.name} tokens, one after the other, {rate}. "
-        "These are notes it wrote by itself."
+        f"A Transformer learned to write notes as {plain(codec.name)} tokens, one after the other, "
+        f"{codec.tokens_per_second} tokens for each second of sound. These are notes it wrote by itself."
     )
 
 
-def _header_facts(samples: list[Sample], common: Mapping[str, Any], run: Path | None, shards: Path | None) -> Facts:
+def _header_facts(samples: Sequence[Sample], common: Mapping[str, Any], run: Path | None, shards: Path | None) -> Facts:
     facts = [(name, plain(path)) for name, path in (("run", run), ("shard set", shards)) if path is not None]
     codec = next((sample.codec for sample in samples if sample.codec), None)
     if codec is not None:
         facts.append(("codec", plain(f"{codec.name}, {codec.bandwidth:g} kbps")))
-    for key, words in HEADER.items():
-        if key in common and common[key] != NEUTRAL.get(key):
-            facts.append((words, plain(f"{common[key]:,}" if isinstance(common[key], int) else common[key])))
-    return tuple(facts)
+    return (*facts, *settings_in_common(common))
 
 
-def _card_facts(sample: Sample, common: Mapping[str, Any]) -> Facts:
-    """What tells this sample from the others, and how to make it again."""
-    sampled = sample.sampled
-    facts = []
-    if "seed" in sampled:
-        number = f", sample {plain(sampled['index'])}" if "index" in sampled else ""
-        facts.append(("seed", plain(sampled["seed"]) + number))
-    if isinstance(likelihood := sampled.get("log_likelihood"), int | float):
-        facts.append(("log-likelihood", f"{likelihood:.2f} a token".replace("-", MINUS)))
-    facts += [(words, plain(sampled[key])) for key, words in HEADER.items() if key in sampled and key not in common]
-    known = {"pitch", "velocity", "instrument_str", "note_str"}
-    facts += [(plain(key).replace("_", " "), plain(value)) for key, value in sample.labels.items() if key not in known]
-    return tuple(facts)
+def _scores(folder: Path) -> tuple[Scores | None, str]:
+    """What was measured, or why there is nothing."""
+    try:
+        scores = read_scores(folder)
+    except UserError as error:
+        return None, plain(error.message)
+    return scores, f"Not measured yet: python -m pipeline score {plain(folder)}, and then this page again."
 
 
-def _real(folder: Path, shards: Path | None, count: int, weights: Path | None, device: str) -> RealNotes:
+def _of_the_set(
+    folder: Path, shards: Path | None, count: int, scores: Scores | None, weights: Path | None, device: str
+) -> tuple[RealNotes, Mapping[str, Sound]]:
+    """The section of real notes, and the sounds of the train notes that samples come nearest to."""
     if shards is None:
-        return RealNotes(
-            "There are none to compare with: the token files do not say which shard set the run was trained on."
-        )
-    return real_notes(folder, shards, count, weights, device)
+        why = "the token files do not say which shard set the run was trained on."
+        return RealNotes(f"There are none to compare with: {why}"), {}
+    keys = {measured.nearest for measured in scores.samples.values()} if scores else set()
+    if not count and not keys:
+        return RealNotes("None were asked for."), {}
+    try:
+        source: OpenSet = open_set(shards, weights, device)
+        return real_notes(folder, source, count), neighbours(folder, source, {key for key in keys if key})
+    except UserError as error:
+        return RealNotes(f"There are none to compare with. {plain(error.message)}"), {}
+
+
+def _headline(score: Score) -> dict[str, str]:
+    """The samples' figure, large, with the floor that it should be read against."""
+    samples, *floors = score.figures
+    floor = next((figure for figure in floors if figure.value is not None), None)
+    beside = f"{plain(floor.of)}: {_value(score.kind, floor)}" if floor else ""
+    return {"title": plain(score.title), "value": _value(score.kind, samples), "floor": beside}
+
+
+def _shown(score: Score) -> ShownScore:
+    values = [figure.value for figure in score.figures if figure.value is not None]
+    whole = 1.0 if score.kind != "distance" else max(values) if len(values) > 1 else None
+    bars = tuple(
+        Bar(plain(figure.of), _with_range(score.kind, figure), _length(figure.value, whole), figure.of != SAMPLES)
+        for figure in score.figures
+    )
+    return ShownScore(plain(score.title), plain(score.meaning, len(score.meaning)), bars)
+
+
+def _length(value: float | None, whole: float | None) -> float | None:
+    return None if value is None or not whole else min(max(value / whole, 0.0), 1.0)
+
+
+def _value(kind: str, figure: Figure) -> str:
+    return "none" if figure.value is None else shown(kind, figure.value).replace("-", MINUS)
+
+
+def _with_range(kind: str, figure: Figure) -> str:
+    if figure.value is None:
+        return plain(figure.why)
+    text = _value(kind, figure)
+    if figure.low is not None and figure.high is not None:
+        text += f" ({shown(kind, figure.low)} to {shown(kind, figure.high)})"
+    return text
 
 
 def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple[str, str]]:
     """(what for, command) that a reader can paste."""
-    at = {
-        name: shlex.quote(os.fspath(path))
-        for name, path in (("folder", folder), ("run", run), ("shards", shards))
-        if path
-    }
     if run is None:
         return [("Samples of a run, decoded, with a page like this:", "make samples RUN=demo N=16")]
-    decode = (
-        f"python -m pipeline decode {at['folder']}/tokens --out {at['folder']}\npython -m pipeline page {at['folder']}"
-    )
-    sample = f"python -m trainer sample --run {at['run']} --out {at['folder']}/tokens"
-    more = f"{sample} --count 16 --seed 1"
-    scale = f"{sample} --label pitch=40:76:4 --label velocity=100"
+    here, of_run = shlex.quote(os.fspath(folder)), shlex.quote(os.fspath(run))
+    sample = f"python -m trainer sample --run {of_run} --out {here}/tokens"
+    rest = [
+        f"python -m pipeline {task}" for task in (f"decode {here}/tokens --out {here}", f"score {here}", f"page {here}")
+    ]
     commands = [
-        ("More notes of this run, drawn by another seed:", f"{more}\n{decode}"),
-        ("Notes you ask for, here a scale (only for runs that were trained with labels):", f"{scale}\n{decode}"),
+        ("More notes of this run, drawn by another seed:", [f"{sample} --count 16 --seed 1", *rest]),
+        (
+            "Notes you ask for, here a scale (for runs that were trained with labels):",
+            [f"{sample} --label pitch=40:76:4 --label velocity=100", *rest],
+        ),
     ]
     if shards is not None:
-        train = f"python -m trainer train --shards {at['shards']} --run runs/longer --preset small --set steps=4000"
-        commands.append(
-            (
-                "The same notes, a longer training; the shard set is used again as it is:",
-                f"{train}\nmake samples RUN=longer",
-            )
-        )
-    return [(what, plain_lines(command)) for what, command in commands]
-
-
-def plain_lines(text: str) -> str:
-    """Like `plain`, line by line."""
-    return "\n".join(plain(line) for line in text.splitlines())
+        train = f"python -m trainer train --shards {shlex.quote(os.fspath(shards))} --run runs/longer --set steps=4000"
+        what = "The same notes, a longer training; the shard set is used again as it is:"
+        commands.append((what, [train, "make samples RUN=longer"]))
+    return [(what, "\n".join(plain(line, len(line)) for line in lines)) for what, lines in commands]

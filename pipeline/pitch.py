@@ -44,6 +44,11 @@ def hertz_of(pitch: float) -> float:
     return float(440.0 * 2.0 ** ((pitch - 69) / 12))
 
 
+def pitch_of(hertz: float) -> float:
+    """Undo `hertz_of`."""
+    return float(69 + 12 * np.log2(hertz / 440.0))
+
+
 def loudness(samples: np.ndarray, sample_rate: int) -> float:
     """The level of a note's first second in dB against full scale, (sample,) -> scalar."""
     first = samples[:sample_rate].astype(np.float64)

@@ -1,17 +1,15 @@
-"""The page's section of real notes: each recording beside its round trip, which no sample can sound better than."""
+"""Real notes on the page: recordings beside their round trip, and the train notes that samples come nearest to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.audio import save
-from pipeline.decode import load_matching
-from pipeline.references import Reference, choose_notes, hear
+from pipeline.references import OpenSet, Reference, choose_notes, find_notes, hear
 from pipeline.sounds import PICTURES, Sound, in_words, plain, show
-from shards.errors import UserError
-from shards.manifest import Manifest, read_manifest
+from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -31,23 +29,33 @@ class RealNotes:
     pairs: tuple[Pair, ...] = ()
 
 
-def real_notes(page: Path, shards: Path, count: int, weights: Path | None, device: str) -> RealNotes:
-    """Choose `count` notes, write both sounds of each beside the page.
-
-    A set or a codec that is not there gives a section that says so in one line.
-    """
+def real_notes(page: Path, source: OpenSet, count: int) -> RealNotes:
+    """Choose `count` notes, write both sounds of each beside the page."""
     if not count:
         return RealNotes("None were asked for.")
-    try:
-        manifest = read_manifest(shards)
-        split, notes = choose_notes(shards, manifest, count)
-        if not notes:
-            return RealNotes(f"There are none to compare with: {plain(shards)} holds no notes.")
-        references = hear(notes, shards, manifest, load_matching(manifest.codec, shards, weights, device))
-    except UserError as error:
-        return RealNotes(f"There are none to compare with. {plain(error.message)}")
-    pairs = tuple(_pair(page, reference, manifest.codec.sample_rate) for reference in references)
-    return RealNotes(_intro(manifest, split, references), pairs)
+    split, notes = choose_notes(source, count)
+    if not notes:
+        return RealNotes(f"There are none to compare with: {plain(source.folder)} holds no notes.")
+    references = hear(notes, source)
+    rate = source.manifest.codec.sample_rate
+    return RealNotes(_intro(source.manifest, split, references), tuple(_pair(page, one, rate) for one in references))
+
+
+def neighbours(page: Path, source: OpenSet, keys: Iterable[str]) -> dict[str, Sound]:
+    """key -> the sound of that train note, as the model has met it: through the codec."""
+    found = hear(find_notes(source, keys, "train"), source)
+    rate = source.manifest.codec.sample_rate
+    return {
+        one.note.key: _sound(
+            page,
+            Sound(plain(one.note.key), *in_words(one.note.labels, one.note.key)),
+            one,
+            "train",
+            one.round_trip,
+            rate,
+        )
+        for one in found
+    }
 
 
 def _pair(page: Path, reference: Reference, rate: int) -> Pair:

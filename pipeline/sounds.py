@@ -65,13 +65,18 @@ def in_words(labels: Mapping[str, Any], name: str) -> tuple[str, str]:
     pitch, velocity, instrument = (labels.get(field) for field in ("pitch", "velocity", "instrument_str"))
     title, words = plain(name), []
     if isinstance(pitch, int) and 0 <= pitch <= 127:
-        title = f"{NOTE_NAMES[pitch % 12]}{pitch // 12 - 1}"  # 60 is C4
+        title = note_name(pitch)
         words.append(f"pitch {pitch}")
     if velocity is not None:
         words.append(f"velocity {plain(velocity)}")
     if instrument is not None:
         words.append(plain(instrument))
     return title, ", ".join(words)
+
+
+def note_name(pitch: int) -> str:
+    """A MIDI pitch as musicians write it; 60 is C4."""
+    return f"{NOTE_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def plain(value: Any, longest: int = LONGEST_TEXT) -> str:

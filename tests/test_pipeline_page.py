@@ -5,22 +5,21 @@ import re
 import shutil
 from pathlib import Path
 
+import listening
 import numpy as np
 import pytest
 from browser import chromium
 from click.testing import CliRunner
-from conftest import CODEC, random_note, write_set
+from conftest import CODEC
 from notes import tone
 
 from pipeline.__main__ import main
 from pipeline.audio import save
-from pipeline.codec import load_codec
 from pipeline.page import write_page
-from pipeline.records import Record, write_record
+from pipeline.score import score
 from shards.errors import UserError
-from shards.files import write_json
-from shards.layout import Note, write_token_file
-from shards.manifest import MANIFEST, read_manifest
+from shards.manifest import read_manifest
+from shards.reader import read_shard
 
 RATE = CODEC.sample_rate
 WAIT_FOR_PLAYERS = """
@@ -51,7 +50,7 @@ const ground = (element) => {
   const colour = getComputedStyle(element).backgroundColor;
   return colour === "rgba(0, 0, 0, 0)" ? ground(element.parentElement) : colour;
 };
-const text = "h1, h1 em, h2, h3, .lead, .intro, .what p, .more dt, .more dd, .time, pre, footer p, .button, .keys";
+const text = "h1, h1 em, h2, h3, p, pre, .more dt, .more dd, .bar dd, .headline span, .time, .button";
 return [...document.querySelectorAll(text)].map((element) => {
   const both = [light(getComputedStyle(element).color), light(ground(element))];
   return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
@@ -73,13 +72,11 @@ def browser():
 
 def add_sample(folder, index, labels=None, **sampled):
     """One sample: a tone as WAV and a token file that says what made it."""
-    name = f"sample_{index:04d}"
     made_by = {"run": "runs/none", "shards": "shards/none", "seed": 3, "index": index, "temperature": 0.9, "step": 1200}
     made_by |= {"top_k": 0, "guidance": 1.0, "log_likelihood": -2.345, **sampled}
     labels = {"pitch": 52 + index, "velocity": 100} if labels is None else labels
-    note = Note(name, random_note(name).tokens, {**labels, "sampled": made_by})
-    write_token_file(folder / "tokens", note, CODEC)
-    save(folder / f"{name}.wav", tone(52 + index, rate=RATE), RATE)
+    name = f"sample_{index:04d}"
+    listening.add_sample(folder, name, CODEC, tone(52 + index, rate=RATE), labels, **made_by)
     return name
 
 
@@ -94,19 +91,21 @@ def samples(tmp_path):
 @pytest.fixture(scope="module")
 def real_set(tmp_path_factory):
     """A set whose notes came from a folder that is still there, made with the codec of the package."""
-    root = tmp_path_factory.mktemp("real")
-    spec = load_codec("encodec_mini").spec
-    notes = [random_note(f"guitar_acoustic_000-{pitch:03d}-100", codec=spec) for pitch in (40, 50, 60)]
-    write_set(root / "set", {"valid": [notes]}, spec)
-    manifest = read_manifest(root / "set")
-    value = json.loads((root / "set" / MANIFEST).read_text())
-    value["audio"]["source"] = str(root / "audio")
-    write_json(root / "set" / MANIFEST, value)
-    inputs = {f"some-valid/{note.key}.wav": "0" for note in notes}
-    write_record(root / "set", Record(manifest.splits["valid"][0], (), (), inputs, {}, ""))
-    for path in inputs:
-        save(root / "audio" / path, tone(rate=RATE), RATE)
-    return root
+    return listening.make_listening_set(tmp_path_factory.mktemp("real"), train=3, valid=3)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, real_set):
+    """Two samples of the set, one of them a copy and out of tune, and their scores."""
+    folder = tmp_path_factory.mktemp("scored")
+    manifest = read_manifest(real_set)
+    copied = next(iter(read_shard(real_set / manifest.splits["train"][0].name)))
+    for name, up, tokens in (("good", 0, None), ("bad", 2, copied.tokens)):
+        labels = {"pitch": 57, "velocity": 100}
+        sound = listening.sound_of(57 + up)
+        listening.add_sample(folder, name, manifest.codec, sound, labels, tokens, shards=str(real_set))
+    score(folder, notes=2)
+    return folder
 
 
 def text_of(browser):
@@ -114,7 +113,7 @@ def text_of(browser):
 
 
 def test_every_player_loads_and_plays_without_a_complaint(browser, samples, real_set):
-    write_page(samples, shards=real_set / "set", real=2)
+    write_page(samples, shards=real_set, real=2)
     browser.open(samples / "index.html")
     players = browser.wait(WAIT_FOR_PLAYERS)
     assert len(players) == 3 + 2 * 2
@@ -127,21 +126,24 @@ def test_every_player_loads_and_plays_without_a_complaint(browser, samples, real
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-def test_nothing_is_wider_than_the_window(browser, samples, real_set, width, scheme):
+def test_nothing_is_wider_than_the_window(browser, samples, scored, real_set, width, scheme):
     name = add_sample(samples, 3, {"instrument_str": "w" * 300, "pitch": "x" * 300})
     (samples / "tokens" / f"{name}.npy").write_bytes(b"")
-    write_page(samples, shards=real_set / "set", run=Path("r" * 200), real=2)
+    write_page(samples, shards=real_set, run=Path("r" * 200), real=2)
     browser.open(samples / "index.html", width, scheme=scheme)
     scrolls = "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
     assert browser.run("return innerWidth") == width and browser.run(scrolls) == 0
+    write_page(scored, run=Path("runs/x"), real=1)
+    browser.open(scored / "index.html", width, scheme=scheme)
+    assert browser.run(scrolls) == 0
     dark = browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(10, 14, 18)"
     assert dark == (scheme == "dark")
 
 
-def test_text_has_enough_contrast_in_both_schemes(browser, samples):
-    write_page(samples)
+def test_text_has_enough_contrast_in_both_schemes(browser, scored):
+    write_page(scored, real=1)
     for scheme in ("light", "dark"):
-        browser.open(samples / "index.html", scheme=scheme)
+        browser.open(scored / "index.html", scheme=scheme)
         assert min(browser.run(CONTRASTS)) >= 4.5, scheme  # WCAG 2.1, level AA
 
 
@@ -259,14 +261,14 @@ def test_hostile_names_and_labels_are_only_text(browser, tmp_path):
 
 
 def test_the_folder_can_be_moved(browser, samples, real_set, tmp_path):
-    write_page(samples, shards=real_set / "set", real=1)
+    write_page(samples, shards=real_set, real=1)
     shutil.move(samples, tmp_path / "elsewhere")
     browser.open(tmp_path / "elsewhere" / "index.html")
     assert browser.wait(PLAY_EACH) == "all played" and browser.complaints() == []
 
 
 def test_nothing_on_the_page_comes_from_a_network(samples, real_set):
-    write_page(samples, shards=real_set / "set", real=1)
+    write_page(samples, shards=real_set, real=1)
     page = (samples / "index.html").read_text()
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\((.*?)\)", page)
     assert len(addresses) == 1 + 2 * 5
@@ -274,10 +276,8 @@ def test_nothing_on_the_page_comes_from_a_network(samples, real_set):
 
 
 def test_recordings_that_are_gone_leave_the_round_trip(browser, samples, real_set, tmp_path):
-    shutil.copytree(real_set / "set", tmp_path / "set")
-    value = json.loads((tmp_path / "set" / MANIFEST).read_text())
-    value["audio"]["source"] = str(tmp_path / "gone")
-    write_json(tmp_path / "set" / MANIFEST, value)
+    shutil.copytree(real_set, tmp_path / "set")
+    listening.set_source(tmp_path / "set", tmp_path / "gone")
     write_page(samples, shards=tmp_path / "set", real=2)
     browser.open(samples / "index.html")
     said = text_of(browser)
@@ -308,10 +308,40 @@ def test_the_training_curve_is_drawn_and_labelled(browser, samples, tmp_path):
     assert browser.run("return document.querySelector('.chart .train').getBBox().width") > 900
 
 
+def test_scores_stand_at_the_top_in_their_section_and_on_the_cards(browser, scored):
+    write_page(scored, real=1)
+    browser.open(scored / "index.html")
+    said = text_of(browser)
+    assert "Pitch as asked\n50%" in said and "unseen real notes: 100%" in said
+    assert browser.run("return document.querySelectorAll('.score').length") == 6
+    verdicts = browser.run("return [...document.querySelectorAll('.verdict')].map((verdict) => verdict.innerText)")
+    assert verdicts == ["heard B3", "in tune"]  # of bad, good
+    assert browser.complaints() == []
+
+
+def test_the_nearest_train_note_plays_and_the_arrows_pass_it_by(browser, scored):
+    write_page(scored, real=0)
+    browser.open(scored / "index.html")
+    assert browser.wait(PLAY_EACH) == "all played" and len(browser.wait(WAIT_FOR_PLAYERS)) == 2 + 2
+    assert "Nearest train note A2, 100% alike" in text_of(browser)
+    browser.press("\ue014")
+    assert browser.run("return document.querySelector('.current h3, .current b').innerText") == "A3"
+    assert browser.run("return document.querySelectorAll('[data-aside].current').length") == 0
+
+
+def test_scores_of_other_samples_are_not_shown(browser, scored, tmp_path):
+    shutil.copytree(scored, tmp_path / "samples")
+    listening.add_sample(tmp_path / "samples", "later", CODEC, tone(rate=RATE), {})
+    write_page(tmp_path / "samples", real=0)
+    browser.open(tmp_path / "samples" / "index.html")
+    assert "is about other samples" in text_of(browser)
+    assert browser.run("return document.querySelectorAll('.score, .verdict, .headline').length") == 0
+
+
 def test_a_second_call_writes_the_same_page(samples, real_set):
     pages = []
     for _ in range(2):
-        write_page(samples, shards=real_set / "set", real=1)
+        write_page(samples, shards=real_set, real=1)
         pages.append({path: path.read_bytes() for path in samples.rglob("*") if path.is_file()})
     assert pages[0] == pages[1]
 
