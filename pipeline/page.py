@@ -7,7 +7,7 @@ is damaged is shown as such, and the rest of the page works.
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ from pipeline.pictures import RANGE, frequency_height
 from pipeline.real_notes import RealNotes, neighbours, real_notes
 from pipeline.references import OpenSet, open_set
 from pipeline.samples import Sample, read_samples
-from pipeline.scores import SAMPLES, Figure, Score, Scores, read_scores, shown
-from pipeline.sounds import MINUS, Facts, Sound, plain, shared
+from pipeline.score_bars import bars, headlines
+from pipeline.scores import Scores, read_scores
+from pipeline.sounds import PICTURES, Facts, Sound, plain, shared
 from shards.errors import UserError
 from shards.files import atomic_write
 
 INDEX = "index.html"
 TEMPLATE = "page.html"
 HERTZ = ((200, "200 Hz"), (1_000, "1 kHz"), (5_000, "5 kHz"))  # marks at the side of a spectrogram
-HEADLINES = ("pitch", "loudness", "copying")  # scores that stand at the top
 COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
@@ -39,20 +39,16 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A figure with its length, from 0 to 1."""
+class Shown:
+    """A folder of samples, as far as it is known."""
 
-    of: str
-    text: str
-    length: float | None  # None: there is nothing to compare it with
-    real: bool
-
-
-@dataclass(frozen=True)
-class ShownScore:
-    title: str
-    meaning: str
-    bars: tuple[Bar, ...]
+    name: str  # of its run, or of the folder
+    samples: list[Sample]
+    common: Mapping[str, Any]  # what all samples were made with alike
+    run: Path | None
+    shards: Path | None
+    scores: Scores | None
+    no_scores: str  # why there are none
 
 
 def write_page(
@@ -60,48 +56,78 @@ def write_page(
     run: Path | None = None,
     shards: Path | None = None,
     real: int = 4,
+    beside: Path | None = None,
     weights: Path | None = None,
     device: str = "auto",
 ) -> Written:
     """Write `folder/index.html` about the samples in `folder`.
 
-    run, shards: where they are now, if not where the token files say. real: how many real notes stand beside them.
+    run, shards: where they are now, if not where the token files say. real: how many real notes stand with them.
+    beside: another folder of samples, to be compared with.
 
     Raises:
         UserError: no such folder, or no samples in it.
     """
-    samples = read_samples(folder)
-    common = shared(sample.sampled for sample in samples if sample.sampled)
-    run = run or _path(common.get("run"))
-    shards = shards or _path(common.get("shards"))
-    scores, no_scores = _scores(folder)
-    real_part, near = _of_the_set(folder, shards, real, scores, weights, device)
-    cards = [make_card(folder, sample, common, scores, near) for sample in samples]
-    name = plain(run.name if run else folder.resolve().name)
+    first = _look_into(folder, run, shards)
+    second = None if beside is None else _look_into(beside, None, None)
+    real_part, near = _of_the_set(folder, first, real, weights, device)
+    groups = [(first.name, [make_card(folder, one, first.common, first.scores, near) for one in first.samples])]
+    if second is not None:
+        brought = [_brought(folder, one) for one in second.samples]
+        groups.append((second.name, [make_card(folder, one, second.common, second.scores, {}) for one in brought]))
+    shown = [first] if second is None else [first, second]
+    names = [one.name for one in shown]
+    other_scores = None if second is None else second.scores
     content = {
-        "title": f"{name}: {len(samples)} notes to listen to",
-        "run_name": name,
-        "count": _count(len(samples)),
-        "lead": _lead(samples),
-        "facts": _header_facts(samples, common, run, shards),
-        "headline": [_headline(score) for score in scores.scores if score.key in HEADLINES] if scores else [],
-        "cards": cards,
-        "scores": [_shown(score) for score in scores.scores] if scores else [],
-        "no_scores": no_scores,
+        "title": f"{' and '.join(names)}: {len(first.samples)} notes to listen to",
+        "names": names,
+        "count": _count(len(first.samples)),
+        "lead": _lead(first.samples),
+        "facts": _header_facts(first),
+        "groups": groups,
+        "headlines": headlines(first.scores, other_scores, names),
+        "scores": bars(first.scores, other_scores, names),
+        "no_scores": first.no_scores,
         "real": real_part,
-        "curve": read_curve(run)
-        if run
-        else Curve("No training curve: the token files do not say which run made them."),
-        "commands": _commands(folder, run, shards),
+        "curves": [(one.name, _curve(one)) for one in shown],
+        "commands": _commands(folder, first.run, first.shards),
         "hertz": [{"height": frequency_height(hertz), "text": text} for hertz, text in HERTZ],
         "range": RANGE,
     }
     path = folder / INDEX
     with atomic_write(path) as file:
         file.write(_render(content).encode())
-    return Written(
-        path, len(samples), tuple(f"{card.sound.name}: {card.sound.fault}" for card in cards if card.sound.fault)
-    )
+    sounds = [card.sound for _, cards in groups for card in cards]
+    return Written(path, len(first.samples), tuple(f"{sound.name}: {sound.fault}" for sound in sounds if sound.fault))
+
+
+def _look_into(folder: Path, run: Path | None, shards: Path | None) -> Shown:
+    samples = read_samples(folder)
+    common = shared(sample.sampled for sample in samples if sample.sampled)
+    run = run or _path(common.get("run"))
+    no_scores = f"Not measured yet: python -m pipeline score {plain(folder)}, and then this page again."
+    try:
+        scores = read_scores(folder)
+    except UserError as error:
+        scores, no_scores = None, plain(error.message)
+    name = plain(run.name if run else folder.resolve().name)
+    return Shown(name, samples, common, run, shards or _path(common.get("shards")), scores, no_scores)
+
+
+def _brought(folder: Path, sample: Sample) -> Sample:
+    """A sample of another folder, with its WAV copied to this one."""
+    if not sample.wav.is_file():
+        return sample
+    wav = folder / PICTURES / "beside" / sample.wav.name
+    with atomic_write(wav) as file:
+        file.write(sample.wav.read_bytes())
+    return replace(sample, wav=wav)
+
+
+def _curve(shown: Shown) -> Curve:
+    if shown.run is None:
+        return Curve("No training curve: the token files do not say which run made them.")
+    return read_curve(shown.run)
 
 
 def _render(content: Mapping[str, Any]) -> str:
@@ -132,73 +158,30 @@ def _lead(samples: Sequence[Sample]) -> str:
     )
 
 
-def _header_facts(samples: Sequence[Sample], common: Mapping[str, Any], run: Path | None, shards: Path | None) -> Facts:
-    facts = [(name, plain(path)) for name, path in (("run", run), ("shard set", shards)) if path is not None]
-    codec = next((sample.codec for sample in samples if sample.codec), None)
+def _header_facts(shown: Shown) -> Facts:
+    paths = (("run", shown.run), ("shard set", shown.shards))
+    facts = [(name, plain(path)) for name, path in paths if path is not None]
+    codec = next((sample.codec for sample in shown.samples if sample.codec), None)
     if codec is not None:
         facts.append(("codec", plain(f"{codec.name}, {codec.bandwidth:g} kbps")))
-    return (*facts, *settings_in_common(common))
-
-
-def _scores(folder: Path) -> tuple[Scores | None, str]:
-    """What was measured, or why there is nothing."""
-    try:
-        scores = read_scores(folder)
-    except UserError as error:
-        return None, plain(error.message)
-    return scores, f"Not measured yet: python -m pipeline score {plain(folder)}, and then this page again."
+    return (*facts, *settings_in_common(shown.common))
 
 
 def _of_the_set(
-    folder: Path, shards: Path | None, count: int, scores: Scores | None, weights: Path | None, device: str
+    folder: Path, shown: Shown, count: int, weights: Path | None, device: str
 ) -> tuple[RealNotes, Mapping[str, Sound]]:
     """The section of real notes, and the sounds of the train notes that samples come nearest to."""
-    if shards is None:
+    if shown.shards is None:
         why = "the token files do not say which shard set the run was trained on."
         return RealNotes(f"There are none to compare with: {why}"), {}
-    keys = {measured.nearest for measured in scores.samples.values()} if scores else set()
+    keys = {measured.nearest for measured in shown.scores.samples.values()} if shown.scores else set()
     if not count and not keys:
         return RealNotes("None were asked for."), {}
     try:
-        source: OpenSet = open_set(shards, weights, device)
+        source: OpenSet = open_set(shown.shards, weights, device)
         return real_notes(folder, source, count), neighbours(folder, source, {key for key in keys if key})
     except UserError as error:
         return RealNotes(f"There are none to compare with. {plain(error.message)}"), {}
-
-
-def _headline(score: Score) -> dict[str, str]:
-    """The samples' figure, large, with the floor that it should be read against."""
-    samples, *floors = score.figures
-    floor = next((figure for figure in floors if figure.value is not None), None)
-    beside = f"{plain(floor.of)}: {_value(score.kind, floor)}" if floor else ""
-    return {"title": plain(score.title), "value": _value(score.kind, samples), "floor": beside}
-
-
-def _shown(score: Score) -> ShownScore:
-    values = [figure.value for figure in score.figures if figure.value is not None]
-    whole = 1.0 if score.kind != "distance" else max(values) if len(values) > 1 else None
-    bars = tuple(
-        Bar(plain(figure.of), _with_range(score.kind, figure), _length(figure.value, whole), figure.of != SAMPLES)
-        for figure in score.figures
-    )
-    return ShownScore(plain(score.title), plain(score.meaning, len(score.meaning)), bars)
-
-
-def _length(value: float | None, whole: float | None) -> float | None:
-    return None if value is None or not whole else min(max(value / whole, 0.0), 1.0)
-
-
-def _value(kind: str, figure: Figure) -> str:
-    return "none" if figure.value is None else shown(kind, figure.value).replace("-", MINUS)
-
-
-def _with_range(kind: str, figure: Figure) -> str:
-    if figure.value is None:
-        return plain(figure.why)
-    text = _value(kind, figure)
-    if figure.low is not None and figure.high is not None:
-        text += f" ({shown(kind, figure.low)} to {shown(kind, figure.high)})"
-    return text
 
 
 def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.audio import save
 from pipeline.references import OpenSet, Reference, choose_notes, find_notes, hear
-from pipeline.sounds import PICTURES, Sound, in_words, plain, show
+from pipeline.sounds import PICTURES, Sound, in_words, plain, seconds, show, url
 from shards.manifest import Manifest
 
 
@@ -42,20 +42,17 @@ def real_notes(page: Path, source: OpenSet, count: int) -> RealNotes:
 
 
 def neighbours(page: Path, source: OpenSet, keys: Iterable[str]) -> dict[str, Sound]:
-    """key -> the sound of that train note, as the model has met it: through the codec."""
-    found = hear(find_notes(source, keys, "train"), source)
+    """key -> the sound of that train note, as the model has met it: through the codec. Without pictures."""
     rate = source.manifest.codec.sample_rate
-    return {
-        one.note.key: _sound(
-            page,
-            Sound(plain(one.note.key), *in_words(one.note.labels, one.note.key)),
-            one,
-            "train",
-            one.round_trip,
-            rate,
+    found = {}
+    for one in hear(find_notes(source, keys, "train"), source):
+        path = page / PICTURES / "train" / f"{one.note.key}.wav"
+        save(path, one.round_trip, rate)
+        title, subtitle = in_words(one.note.labels, one.note.key)
+        found[one.note.key] = Sound(
+            plain(one.note.key), title, subtitle, source=url(path, page), length=seconds(len(one.round_trip) / rate)
         )
-        for one in found
-    }
+    return found
 
 
 def _pair(page: Path, reference: Reference, rate: int) -> Pair:

@@ -101,7 +101,7 @@ def table(columns: Mapping[str, Scores]) -> Iterator[str]:
                 rows.setdefault(score.title, {}).setdefault(figure.of, {})[name] = figure
     kinds = {score.title: score.kind for found in columns.values() for score in found.scores}
     if len(columns) > 1:
-        yield " " * 30 + "".join(f"{name:<34}" for name in columns)
+        yield (" " * 30 + "".join(f"{name:<34}" for name in columns)).rstrip()
     for title, figures in rows.items():
         yield title
         for of, by_column in figures.items():

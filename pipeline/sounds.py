@@ -55,7 +55,7 @@ def show(page: Path, sound: Sound, wav: Path) -> Sound:
         source=url(wav, page),
         picture=url(picture, page),
         outline=waveform(samples),
-        length=f"{len(samples) / sample_rate:.1f} s",
+        length=seconds(len(samples) / sample_rate),
         facts=(*sound.facts, ("peak", decibels(samples))),
     )
 
@@ -90,6 +90,11 @@ def plain(value: Any, longest: int = LONGEST_TEXT) -> str:
 def url(path: Path, page: Path) -> str:
     """The relative URL of a file in the page's folder, whatever bytes its name has."""
     return quote(os.fsencode(path.relative_to(page)))
+
+
+def seconds(duration: float) -> str:
+    """A duration as players show it."""
+    return f"{duration:.1f} s"
 
 
 def decibels(samples: np.ndarray) -> str:

@@ -338,6 +338,29 @@ def test_scores_of_other_samples_are_not_shown(browser, scored, tmp_path):
     assert browser.run("return document.querySelectorAll('.score, .verdict, .headline').length") == 0
 
 
+def test_two_runs_stand_beside_each_other(browser, scored, samples, tmp_path):
+    shutil.copytree(scored, tmp_path / "first")
+    write_page(tmp_path / "first", run=Path("runs/first"), real=0, beside=samples)
+    shutil.rmtree(samples)
+    browser.open(tmp_path / "first" / "index.html", 390)
+    said = text_of(browser)
+    assert "from first beside none" in " ".join(said.split()) and "samples of first" in said
+    assert len(browser.wait(WAIT_FOR_PLAYERS)) == 2 + 2 + 3 and browser.wait(PLAY_EACH) == "all played"
+    assert browser.run("const page = document.documentElement; return page.scrollWidth - page.clientWidth") == 0
+    assert browser.complaints() == []
+
+
+def test_the_figures_of_both_runs_are_drawn(browser, scored, tmp_path):
+    shutil.copytree(scored, tmp_path / "first")
+    write_page(tmp_path / "first", run=Path("runs/first"), real=0, beside=scored)
+    browser.open(tmp_path / "first" / "index.html")
+    kinds = browser.run(
+        "return [...document.querySelectorAll('.score')[0].querySelectorAll('.bar')].map((b) => b.className)"
+    )
+    assert kinds == ["bar first", "bar second", "bar floor", "bar floor"]
+    assert "scored0: 50%, unseen real notes: 100%" in text_of(browser)
+
+
 def test_a_second_call_writes_the_same_page(samples, real_set):
     pages = []
     for _ in range(2):
