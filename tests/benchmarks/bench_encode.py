@@ -1,0 +1,135 @@
+"""Encoding as the tutorial does it against `pipeline encode`: the same files, full-size EnCodec, taking turns.
+
+The tutorial's loop is written out plainly: one file at a time through the `encodec` package as it comes, with torch's
+own choice of threads. Both resample by soxr, so that their codes can be compared. EnCodec has random weights of the
+official shapes: speed does not depend on their values. What takes time once (loading, starting workers) is left out.
+"""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+import soundfile
+import soxr
+import torch
+from safetensors.torch import save_file
+
+from pipeline.choice import choose, default_workers
+from pipeline.codec import untrained_24khz
+from pipeline.encode import Batch, Encoder, make_encoder
+from pipeline.inputs import find_inputs
+from pipeline.plan import PlannedNote, make_plan
+from pipeline.pool import encode_batches
+from shards.layout import Note
+
+ROUNDS = 4
+NOTES_A_ROUND = 8
+SECONDS = 4.0  # a note
+RATE = 16_000  # Hz, as NSynth
+BANDWIDTH = 1.5  # kbps
+
+
+def write_notes(folder: Path, count: int) -> None:
+    """Decaying harmonics of random pitch, as MP3."""
+    random = np.random.default_rng(0)
+    time_axis = np.arange(round(SECONDS * RATE)) / RATE
+    for index in range(count):
+        pitch = random.integers(40, 77)
+        harmonics = 2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * np.arange(1, 9)[:, None] * time_axis
+        sound = (random.random((8, 1)) * np.sin(harmonics) * np.exp(-2 * time_axis)).sum(axis=0)
+        soundfile.write(folder / f"guitar_acoustic_{index:03d}-{pitch:03d}-100.mp3", sound / 8, RATE)
+
+
+def tutorial(model: torch.nn.Module, path: Path) -> np.ndarray:
+    """The tutorial's `encode_audio`: (frame * codebook,)."""
+    waveform, rate = soundfile.read(path, dtype="float32")
+    waveform = torch.from_numpy(soxr.resample(waveform, rate, model.sample_rate))[None, None]
+    with torch.no_grad():
+        encoded_frames = model.encode(waveform)
+    return encoded_frames[0][0].contiguous().permute(0, 2, 1).reshape(-1).numpy()
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        compare(Path(name))
+
+
+def compare(home: Path) -> None:
+    torch.manual_seed(0)
+    model = untrained_24khz().eval()
+    model.set_target_bandwidth(BANDWIDTH)
+    weights = home / "random.safetensors"
+    save_file(model.state_dict(), weights)
+    (home / "notes").mkdir()
+    write_notes(home / "notes", ROUNDS * NOTES_A_ROUND)
+
+    choice = choose(
+        codec="encodec_24khz", bandwidth=BANDWIDTH, duration=str(SECONDS), weights=weights, device="cpu",
+        min_peak=1e-4, notes_per_shard=1000, valid_fraction=0.0, seed=0,
+    )  # fmt: skip
+    folder = find_inputs(home / "notes")
+    [task] = make_plan(folder.inputs, choice.settings).tasks
+    workers = default_workers("cpu")
+    tutorial(model, folder.root / task.notes[0].input.path)  # the first call allocates
+
+    took = {"tutorial": 0.0, "pipeline": 0.0}  # seconds
+    equal: list[np.ndarray] = []  # (token,) of each note
+    peak = 0
+    for start in range(0, len(task.notes), NOTES_A_ROUND):
+        notes = task.notes[start : start + NOTES_A_ROUND]
+        began = time.perf_counter()
+        theirs = {note.key: tutorial(model, folder.root / note.input.path) for note in notes}
+        took["tutorial"] += time.perf_counter() - began
+        ours, seconds, memory = encode(partial(make_encoder, choice, folder.root), notes, workers)
+        took["pipeline"] += seconds
+        equal += [ours[key] == tokens for key, tokens in theirs.items()]
+        peak = max(peak, memory)
+
+    sound = len(task.notes) * SECONDS
+    shares = np.concatenate(equal).reshape(-1, choice.settings.codec.codebooks).mean(axis=0)  # (codebook,)
+    click.echo(
+        f"encoding {len(task.notes)} notes of {SECONDS:g} s, full-size EnCodec, {BANDWIDTH:g} kbps, {workers} cores"
+    )
+    click.echo(f"  tutorial's loop   {sound / took['tutorial']:6.1f} s of sound a second")
+    click.echo(
+        f"  pipeline encode   {sound / took['pipeline']:6.1f} s of sound a second, {workers} workers of {peak} MB"
+    )
+    click.echo(f"  ratio             {took['tutorial'] / took['pipeline']:6.2f}")
+    click.echo(f"  equal codes       {shares.mean():.4%} ({', '.join(f'{share:.4%}' for share in shares)} by codebook)")
+
+
+def encode(
+    encoder: partial[Encoder], notes: Sequence[PlannedNote], workers: int
+) -> tuple[dict[str, np.ndarray], float, int]:
+    """The notes' tokens, the seconds that took with workers that had started, and a worker's peak of memory in MB."""
+    began = 0.0
+
+    def batches() -> Iterator[Batch]:
+        nonlocal began
+        yield from (Batch((note,)) for note in notes[:workers])  # to start the workers
+        began = time.perf_counter()  # one of them is ready; that the others are not quite yet counts against us
+        yield from (Batch((note,)) for note in notes)
+
+    tokens = {}
+    memory = 0
+    for _, [note] in encode_batches(encoder, batches(), workers):
+        assert isinstance(note, Note)
+        tokens[note.key] = note.tokens
+        memory = max(memory, *map(peak_memory, multiprocessing.active_children()))
+    return tokens, time.perf_counter() - began, memory
+
+
+def peak_memory(process: multiprocessing.process.BaseProcess) -> int:
+    """MB that were resident at once, as Linux counts them; 0 where it cannot be asked."""
+    status = Path(f"/proc/{process.pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+if __name__ == "__main__":
+    main()
