@@ -1,0 +1,73 @@
+"""Sampling: tokens a second of the tutorial's loop, of x-transformers' cached generate and of the trainer; one model."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
+
+from trainer.config import ModelConfig
+from trainer.device import resolve_device
+from trainer.generate import Sampling, generate
+from trainer.model import NoteModel
+from trainer.vocabulary import Vocabulary
+
+NOTES, TOKENS = 64, 600
+TUTORIAL_TOKENS = 150  # of one clip; its later tokens are slower still
+WIDTH, DEPTH, HEADS = 256, 6, 4  # 5.25 M parameters
+
+
+def main() -> None:
+    device = resolve_device("auto")
+    layers = Decoder(dim=WIDTH, depth=DEPTH, heads=HEADS, rotary_pos_emb=True)
+    net = TransformerWrapper(num_tokens=1024, max_seq_len=TOKENS, attn_layers=layers).to(device).eval()
+    same = model("token", shared=True).to(device)
+    frame = model("frame", shared=False).to(device)
+    rows: list[tuple[str, int, Callable[[], object]]] = [
+        ("the tutorial's loop, one clip", TUTORIAL_TOKENS, lambda: tutorial(net, device)),
+        ("cached generate, one clip", TOKENS, lambda: cached(net, 1, device)),
+        ("trainer, one clip", TOKENS, lambda: ours(same, 1, device)),
+        (f"cached generate, {NOTES} clips", NOTES * TOKENS, lambda: cached(net, NOTES, device)),
+        (f"trainer, {NOTES} clips", NOTES * TOKENS, lambda: ours(same, NOTES, device)),
+        (f"trainer, a position a frame, {NOTES} clips", NOTES * TOKENS, lambda: ours(frame, NOTES, device)),
+    ]
+    speeds = {}
+    for name, tokens, way in rows:
+        start = time.perf_counter()
+        way()
+        speeds[name] = tokens / (time.perf_counter() - start)
+        sys.stdout.write(f"{name:<45} {speeds[name]:>8,.0f} tokens/s\n")
+        sys.stdout.flush()
+    first, one, our_one, many, our_many, _ = speeds.values()
+    sys.stdout.write(
+        f"against cached generate: {our_one / one:.1f} for one clip, {our_many / many:.1f} for {NOTES}; "
+        f"against the tutorial's loop: {our_many / first:.0f}\n"
+    )
+
+
+@torch.inference_mode()
+def tutorial(net: nn.Module, device: torch.device) -> None:
+    """The whole prefix through the model again for each token, one clip at a time."""
+    generated = [0]
+    for _ in range(TUTORIAL_TOKENS):
+        logits = net(torch.tensor([generated], device=device))[:, -1]
+        generated.append(int(torch.multinomial(logits.softmax(-1), 1)))
+
+
+@torch.inference_mode()
+def cached(net: TransformerWrapper, notes: int, device: torch.device) -> Tensor:
+    start = torch.zeros((notes, 1), dtype=torch.long, device=device)
+    return AutoregressiveWrapper(net).generate(start, TOKENS, cache_kv=True, filter_kwargs={"frac_num_tokens": 1.0})
+
+
+def ours(model: NoteModel, notes: int, device: torch.device) -> Tensor:
+    labels = torch.empty((notes, 0), dtype=torch.long, device=device)
+    chance = torch.rand(notes, TOKENS, dtype=torch.float64, device=device)
+    return generate(model, labels, chance, Sampling())[0]
+
+
+def model(position: str, shared: bool) -> NoteModel:
+    shape = ModelConfig(width=WIDTH, depth=DEPTH, heads=HEADS, position=position, shared_vocabulary=shared)
+    return NoteModel(shape, Vocabulary(2, 1024, shared), TOKENS).eval()
