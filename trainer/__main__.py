@@ -77,6 +77,8 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], device
 @click.option("--min-p", default=0.0, show_default=True, help="Leave out codes below this share of the likeliest.")
 @click.option("--guidance", default=1.0, show_default=True, help="Above 1: follow the labels more than the model does.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="pitch=60, or a sweep: pitch=40:76:4.")
+@click.option("--prompt", metavar="SET:KEY|FILE.npy", help="Begin as this note of a shard set, or token file, does.")
+@click.option("--prompt-seconds", default=0.5, show_default=True, help="How much of the prompt is kept.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Sample i of a seed stays the same.")
 @click.option("--checkpoint", "step", type=int, metavar="STEP", help="Which one; the newest if not said.")
 @DEVICE
@@ -90,6 +92,8 @@ def sample(
     min_p: float,
     guidance: float,
     labels: tuple[str, ...],
+    prompt: str | None,
+    prompt_seconds: float,
     seed: int,
     step: int | None,
     device: str,
@@ -102,13 +106,14 @@ def sample(
     Examples:
       python -m trainer sample --run runs/demo --out samples/demo --count 16 --temperature 0.9
       python -m trainer sample --run runs/demo --out samples/scale --label pitch=40:76:4 --label velocity=100
+      python -m trainer sample --run runs/demo --out samples/same-start --prompt shards/demo:guitar_acoustic_000-060-075
     """
     from trainer.generate import Sampling
+    from trainer.sample import Request
     from trainer.sample import sample as run_sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, guidance)
-    count = count or (None if labels else 16)
-    made = run_sampling(run, out, count, seed, sampling, labels, step, device)
+    made = run_sampling(run, out, Request(count, seed, sampling, labels, step, prompt, prompt_seconds), device)
     click.echo(
         f"Sampled {len(made.files)} notes from step {made.step} of {run} into {out} "
         f"({made.log_likelihood:.3f} nats a token)."

@@ -13,6 +13,9 @@ from trainer.config import ModelConfig
 from trainer.vocabulary import Vocabulary
 
 
+LABEL_SCALE = 0.02  # labels begin quietly: as loud as codes they hide them, and learning starts later
+
+
 class NoteModel(nn.Module):
     """Predicts each code of a note from its labels and the codes before it.
 
@@ -31,7 +34,7 @@ class NoteModel(nn.Module):
         self.net = TransformerWrapper(
             num_tokens=vocabulary.size,
             max_seq_len=self.positions,
-            token_emb=SummedEmbedding(config.width, vocabulary.size),
+            token_emb=SummedEmbedding(config.width, vocabulary),
             emb_dropout=config.dropout,
             return_only_embed=True,
             attn_layers=Decoder(
@@ -100,10 +103,11 @@ class NoteModel(nn.Module):
 class SummedEmbedding(nn.Module):
     """The embedding of a position is the sum of its ids': (note, position, id) -> (note, position, width)."""
 
-    def __init__(self, width: int, ids: int) -> None:
+    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.emb = nn.Embedding(ids, width)
+        self.emb = nn.Embedding(vocabulary.size, width)
         nn.init.kaiming_normal_(self.emb.weight)  # as x-transformers begins its own
+        nn.init.normal_(self.emb.weight.data[vocabulary.first_label :], std=LABEL_SCALE)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.emb(ids).sum(dim=2)

@@ -1,4 +1,4 @@
-"""Sampling: tokens a second of the tutorial's loop, of x-transformers' cached generate and of the trainer; one model."""
+"""Sampling: tokens a second of the tutorial's loop, of x-transformers' cached generate, and of the trainer."""
 
 import sys
 import time
