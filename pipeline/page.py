@@ -188,17 +188,22 @@ def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple
     """(what for, command) that a reader can paste."""
     if run is None:
         return [("Samples of a run, decoded, with a page like this:", "make samples RUN=demo N=16")]
-    here, of_run = shlex.quote(os.fspath(folder)), shlex.quote(os.fspath(run))
-    sample = f"python -m trainer sample --run {of_run} --out {here}/tokens"
-    rest = [
-        f"python -m pipeline {task}" for task in (f"decode {here}/tokens --out {here}", f"score {here}", f"page {here}")
-    ]
+    of_run = shlex.quote(os.fspath(run))
+
+    def chain(suffix: str, options: str) -> list[str]:
+        """Sample into a folder of its own beside this one, and all that follows."""
+        out = shlex.quote(f"{os.fspath(folder)}-{suffix}")
+        return [
+            f"python -m trainer sample --run {of_run} --out {out}/tokens {options}",
+            f"python -m pipeline decode {out}/tokens --out {out}",
+            f"python -m pipeline score {out}",
+            f"python -m pipeline page {out}",
+        ]
+
+    scale = "Notes you ask for, here a scale (for runs that were trained with labels):"
     commands = [
-        ("More notes of this run, drawn by another seed:", [f"{sample} --count 16 --seed 1", *rest]),
-        (
-            "Notes you ask for, here a scale (for runs that were trained with labels):",
-            [f"{sample} --label pitch=40:76:4 --label velocity=100", *rest],
-        ),
+        ("More notes of this run, drawn by another seed:", chain("more", "--count 16 --seed 1")),
+        (scale, chain("scale", "--label pitch=40:76:4 --label velocity=100")),
     ]
     if shards is not None:
         train = f"python -m trainer train --shards {shlex.quote(os.fspath(shards))} --run runs/longer --set steps=4000"

@@ -9,7 +9,7 @@ import numpy as np
 
 COLUMNS, ROWS = 480, 176  # pixels of a spectrogram
 WINDOW = 2_048  # samples of one spectrum: 85 ms at 24 kHz tells the partials of a guitar's lowest string apart
-PADDED = 4 * WINDOW  # zeros around it, for smooth rows where partials are close
+PADDED = 2 * WINDOW  # zeros around it, for smooth rows where partials are close
 LOWEST, HIGHEST = 55.0, 11_000.0  # Hz, at the picture's bottom and top; the rows between are in equal intervals
 RANGE = 66.0  # dB below the loudest point that are shown; the rest is ground colour
 GROUND, COLOURS = "#0d1319", ("#0d1319", "#0c2f36", "#0b6e75", "#4f9c77", "#d98a1f", "#f7bf57", "#fff6e6")

@@ -64,7 +64,7 @@ def in_words(labels: Mapping[str, Any], name: str) -> tuple[str, str]:
     """A title and a line below it: the pitch as musicians write it, then what else the labels say."""
     pitch, velocity, instrument = (labels.get(field) for field in ("pitch", "velocity", "instrument_str"))
     title, words = plain(name), []
-    if isinstance(pitch, int) and 0 <= pitch <= 127:
+    if type(pitch) is int and 0 <= pitch <= 127:
         title = note_name(pitch)
         words.append(f"pitch {pitch}")
     if velocity is not None:
