@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.codec import EnCodec, load_codec
-from pipeline.plan import Settings
+from pipeline.settings import Settings
 from shards.errors import UserError
 
 GPU_BATCH = 16  # notes in one call of the codec; on a CPU one is fastest, because its activations stay in the cache

@@ -14,7 +14,8 @@ import torch
 from pipeline.audio import AudioError, load
 from pipeline.choice import Choice, load_chosen
 from pipeline.codec import CodecError, EnCodec
-from pipeline.plan import PlannedNote, Rejection, Settings
+from pipeline.plan import PlannedNote, Rejection
+from pipeline.settings import Settings
 from shards.layout import Note, flatten
 
 
@@ -41,9 +42,7 @@ class Encoder:
 
     def __init__(self, codec: EnCodec, settings: Settings, root: Path) -> None:
         if codec.spec != settings.codec:
-            raise CodecError(
-                f"{codec.spec.name}: the set was made with other weights; name them with --weights FILE"
-            )
+            raise CodecError(f"{codec.spec.name}: the set was made with other weights; name them with --weights FILE")
         self.codec = codec
         self.settings = settings
         self.root = root

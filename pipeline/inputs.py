@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.audio import SUFFIXES
+from pipeline.keys import shown
 from pipeline.nsynth import EXAMPLES, Labels, read_examples
 from shards.errors import UserError
 
@@ -20,7 +21,7 @@ EDGE = 1 << 19  # bytes hashed at each end of a file; most notes are smaller tha
 HASHERS = 8  # threads: they wait for the disk, not for each other
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Input:
     """One file of the folder, before anything was decoded."""
 
@@ -30,8 +31,8 @@ class Input:
 
     @property
     def shown(self) -> str:
-        """The path as text that can be printed and stored, whatever bytes it has."""
-        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+        """The path as text that can be printed and stored."""
+        return shown(self.path)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Writes nothing.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 from pipeline.choice import Choice
 from pipeline.encode import Batch, make_encoder
 from pipeline.inputs import Folder
-from pipeline.plan import Plan, PlannedNote, make_plan, tar_bytes
+from pipeline.nsynth import Labels
+from pipeline.plan import Plan, PlannedNote, make_plan
 from shards.layout import Note
 
 SAMPLE = 8  # notes that are encoded to measure
+NPY_HEADER = 128  # bytes
+TAR_BLOCK = 512  # bytes
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,10 @@ def _measure(notes: list[PlannedNote], choice: Choice, root: Path) -> tuple[list
     began = time.perf_counter()
     heard = [note for batch in batches for note in encoder.encode(batch) if isinstance(note, Note)]
     return heard, time.perf_counter() - began
+
+
+def tar_bytes(notes: int, tokens_per_note: float, labels: Labels) -> int:
+    """About how large shards of so many notes are: two members each, padded to tar's blocks."""
+    npy = NPY_HEADER + 2 * tokens_per_note
+    blocks = 2 + -(-npy // TAR_BLOCK) + -(-len(json.dumps(labels)) // TAR_BLOCK)
+    return round(notes * blocks * TAR_BLOCK)

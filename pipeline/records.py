@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.plan import Earlier, Plan, Rejection, Settings, Task
+from pipeline.plan import Earlier, Plan, Rejection, Task
+from pipeline.settings import Settings
 from shards.errors import ShardError, UserError
 from shards.files import write_json
 from shards.layout import json_object
 from shards.manifest import SHARD_NAME, Shard
 
+LONGEST_VALUE = 16  # characters of a value that are shown: enough of a sha256
 DECIDES_NOTHING = ("source",)  # fields of the manifest's audio block that say only where things came from
 
 
@@ -125,4 +127,4 @@ def _words(block: str, name: str) -> str:
 
 
 def _value(value: object) -> str:
-    return "full" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "full" if value is None else f"{value:g}" if isinstance(value, float) else str(value)[:LONGEST_VALUE]

@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.choice import Choice
 from pipeline.encode import Batch, Encoder, make_encoder
 from pipeline.inputs import find_inputs
-from pipeline.plan import PlannedNote, Rejection, Settings, make_plan
+from pipeline.plan import PlannedNote, Rejection, make_plan
+from pipeline.settings import Settings
 from shards.errors import ShardError
 from shards.layout import Note
 from shards.manifest import Manifest, read_manifest

@@ -23,7 +23,7 @@ from typing import Any
 from pipeline.choice import Choice, default_workers
 from pipeline.encode import Batch, make_encoder
 from pipeline.inputs import Folder, find_inputs
-from pipeline.plan import Plan, Rejection, Settings, Task, fingerprint, make_plan
+from pipeline.plan import Plan, Rejection, Task, fingerprint, make_plan
 from pipeline.pool import Result, encode_batches
 from pipeline.progress import Progress
 from pipeline.records import (
@@ -35,6 +35,7 @@ from pipeline.records import (
     read_records,
     write_record,
 )
+from pipeline.settings import Settings
 from shards.errors import UserError
 from shards.files import PART, atomic_write
 from shards.layout import Note

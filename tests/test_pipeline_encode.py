@@ -14,7 +14,8 @@ from pipeline.audio import load
 from pipeline.codec import EnCodec, load_codec
 from pipeline.encode import Batch, Encoder
 from pipeline.inputs import find_inputs
-from pipeline.plan import PlannedNote, Rejection, Settings, make_plan
+from pipeline.plan import PlannedNote, Rejection, make_plan
+from pipeline.settings import Settings
 from shards.layout import Note, unflatten
 
 

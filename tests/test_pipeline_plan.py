@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inputs import Input
-from pipeline.plan import Earlier, Plan, Settings, fingerprint, key_of, make_plan
+from pipeline.plan import Earlier, Plan, fingerprint, make_plan
+from pipeline.settings import Settings
 from shards.errors import UserError
 
 SETTINGS = Settings(CODEC, notes_per_shard=3)
@@ -99,27 +100,6 @@ def test_a_small_folder_still_gets_a_valid_note_unless_none_is_wanted() -> None:
     assert Counter(task.split for task in make_plan(inputs, SETTINGS).tasks) == {"train": 1, "valid": 1}
     assert {task.split for task in make_plan(inputs, replace(SETTINGS, valid_fraction=0.0)).tasks} == {"train"}
     assert {task.split for task in make_plan(inputs[:1], SETTINGS).tasks} == {"train"}
-
-
-@pytest.mark.parametrize(
-    ("path", "key"),
-    [
-        ("x-train/guitar_acoustic_000-040-025.mp3", "guitar_acoustic_000-040-025"),
-        ("Piano/soft/C4.wav", "Piano_soft_C4"),
-        ("note.v1.wav", "note_v1"),
-        ("a b.wav", "a_b"),
-        ("ドラム.WAV", "ドラム"),
-        ("e\u0301.wav", "é"),
-        ("\udce9t\udce9.wav", "xE9txE9"),
-    ],
-)
-def test_a_key_is_the_path_made_plain(path: str, key: str) -> None:
-    assert key_of(path) == key
-
-
-def test_a_key_fits_a_file_name_and_long_ones_stay_apart() -> None:
-    one, other = key_of("a" * 200 + "/x.wav"), key_of("a" * 200 + "/y.wav")
-    assert one != other and max(len(one), len(other)) <= 120
 
 
 def test_two_inputs_with_one_key_are_a_name_clash_and_the_first_path_wins() -> None:

@@ -57,7 +57,7 @@ def act(name: str) -> None:
 
 
 def batches(*names: str, size: int = 1) -> list[Batch]:
-    notes = [PlannedNote(name, Input(f"{name}.wav", "d"), {}) for name in names]
+    notes = [PlannedNote(name, Input(f"{name}.wav", "d")) for name in names]
     return [Batch(tuple(notes[start : start + size])) for start in range(0, len(notes), size)]
 
 
