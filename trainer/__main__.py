@@ -121,5 +121,21 @@ def sample(
     click.echo(f"Next: python -m pipeline decode {out} --out {out}")
 
 
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False), metavar="RUN...")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .png or .svg file.")
+def curves(runs: tuple[Path, ...], out: Path) -> None:
+    """Draw the valid loss of runs over the minutes of training.
+
+    \b
+    Example:
+      python -m trainer curves runs/small runs/tutorial --out curves.png
+    """
+    from trainer.curves import plot_curves
+
+    plot_curves(list(runs), out)
+    click.echo(f"Drew {out}.")
+
+
 if __name__ == "__main__":
     main(prog_name="python -m trainer")

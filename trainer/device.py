@@ -1,5 +1,8 @@
 """Where a run computes, and in which precision."""
 
+import resource
+import sys
+
 import torch
 
 from trainer.errors import ConfigError
@@ -26,6 +29,14 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held so far, on the device that it computes on."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -12,7 +12,6 @@ from x_transformers import Decoder, TransformerWrapper
 from trainer.config import ModelConfig
 from trainer.vocabulary import Vocabulary
 
-
 LABEL_SCALE = 0.02  # labels begin quietly: as loud as codes they hide them, and learning starts later
 
 

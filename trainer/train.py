@@ -25,7 +25,7 @@ from shards.manifest import Manifest, read_manifest
 from trainer.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
 from trainer.config import Config, with_steps
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
-from trainer.device import resolve_device, resolve_dtype
+from trainer.device import peak_memory, resolve_device, resolve_dtype
 from trainer.errors import ConfigError, TrainError
 from trainer.metrics import Metrics
 from trainer.model import NoteModel
@@ -124,11 +124,10 @@ class Training:
             now = time.perf_counter()
             took, clock = now - clock, now
             self.seconds += took
-            values |= {"tokens_per_second": tokens / took, "wait": waited / took}
+            values |= {"tokens_per_second": tokens / took, "data_wait": waited / took}
             if metrics is not None:
                 metrics.write("train", self.step, values)
-                shown = f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s"
-                bar.set_postfix_str(shown + (f", valid {self.valid['loss']:.3f}" if self.valid else ""), refresh=False)
+                bar.set_postfix_str(self._shown(values), refresh=False)
                 bar.update()
             last = self.step == steps
             evaluated = last or self.step % evaluate_every == 0
@@ -213,6 +212,12 @@ class Training:
                 f"first {TUTORIAL_FRAMES} frames), {self.valid['bits_per_second']:,.0f} bits/s{mark}",
                 file=sys.stderr,
             )
+
+    def _shown(self, values: dict[str, float]) -> str:
+        """What the progress bar tells beside the steps and the time."""
+        shown = f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
+        shown += f"data wait {values['data_wait']:.1%}, {peak_memory(self.device) / 1e6:,.0f} MB"
+        return shown + (f", valid {self.valid['loss']:.3f}" if self.valid else "")
 
     def _agreed(self, tokens: int, caught: list[int]) -> tuple[int, int]:
         """(tokens over all ranks, the signal that any of them has got): so all ranks stop after the same step."""
