@@ -142,11 +142,13 @@ def _claim(out: Path, recipe: Recipe, paths: set[Path]) -> None:
             was = made_with.get(field)
             if was != value:
                 raise UserError(f"{out}: was made with {field} {was}, not {value}; choose another folder, or remove it")
-    for path in sorted(out.rglob("*")) if out.exists() else ():
-        relative = path.relative_to(out)
-        ours = relative.name == RECIPE or relative.with_name(relative.name.removesuffix(PART)) in paths
-        if path.is_file() and not ours:
-            raise UserError(f"{out}: holds {relative}, which is not a demo note; choose an empty or new folder")
+    for folder, folders, names in os.walk(out):  # stops at the first foreign file, however large the folder is
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder, name).relative_to(out)
+            ours = path == Path(RECIPE) or path.with_name(name.removesuffix(PART)) in paths
+            if not ours and not name.startswith("."):  # hidden files are the file manager's
+                raise UserError(f"{out}: holds {path}, which is not a demo note; choose an empty or new folder")
     if not (out / RECIPE).exists():
         write_json(out / RECIPE, asked)
 
