@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.audio import AudioError, fit, load
 from pipeline.codec import EnCodec
 from pipeline.decode import decode_notes, load_matching
-from pipeline.plan import key_of
+from pipeline.keys import key_of
 from pipeline.records import read_record
 from shards.errors import ShardError
 from shards.layout import Note, check_tokens
