@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.pitch import IN_TUNE, pitch_of
 from pipeline.samples import Sample
-from pipeline.scores import Scores
+from pipeline.scores import Scores, shown
 from pipeline.sounds import MINUS, Facts, Sound, in_words, note_name, plain, show
 
 NEUTRAL = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "guidance": 1.0}  # settings that change nothing, and are not shown
@@ -40,7 +40,7 @@ def make_card(
         return Card(sound)
     verdict, as_asked = _verdict(measured.hertz, measured.cents)
     near = neighbours.get(measured.nearest) if measured.nearest else None
-    return Card(sound, verdict, as_asked, near, f"{measured.agreement:.0%} alike")
+    return Card(sound, verdict, as_asked, near, f"{shown('share', measured.agreement)} alike")
 
 
 def facts_of(sample: Sample, common: Mapping[str, Any]) -> Facts:

@@ -16,7 +16,7 @@ from shards.layout import json_object
 FILE = "scores.json"
 VERSION = 1
 SAMPLES = "samples"  # what a figure is of, if not of a floor
-KINDS = {"share": ".0%", "correlation": ".2f", "distance": ".3g"}  # of figures, and how they are written
+KINDS = {"share": "{:.0%}", "correlation": "{:.2f}", "distance": "{:.3g}"}  # of figures, and how they are written
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _cell(kind: str, figure: Figure | None) -> str:
 
 def shown(kind: str, value: float) -> str:
     """A figure as people read it."""
-    return format(value, KINDS[kind])
+    return KINDS[kind].format(value).replace("%", " %")
 
 
 def _score(value: Any) -> Score:

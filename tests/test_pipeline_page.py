@@ -312,7 +312,7 @@ def test_scores_stand_at_the_top_in_their_section_and_on_the_cards(browser, scor
     write_page(scored, real=1)
     browser.open(scored / "index.html")
     said = text_of(browser)
-    assert "Pitch as asked\n50%" in said and "unseen real notes: 100%" in said
+    assert "Pitch as asked\n50 %" in said and "unseen real notes: 100 %" in said
     assert browser.run("return document.querySelectorAll('.score').length") == 6
     verdicts = browser.run("return [...document.querySelectorAll('.verdict')].map((verdict) => verdict.innerText)")
     assert verdicts == ["heard B3", "in tune"]  # of bad, good
@@ -323,7 +323,7 @@ def test_the_nearest_train_note_plays_and_the_arrows_pass_it_by(browser, scored)
     write_page(scored, real=0)
     browser.open(scored / "index.html")
     assert browser.wait(PLAY_EACH) == "all played" and len(browser.wait(WAIT_FOR_PLAYERS)) == 2 + 2
-    assert "Nearest train note A2, 100% alike" in text_of(browser)
+    assert "Nearest train note A2, 100 % alike" in text_of(browser)
     browser.press("\ue014")
     assert browser.run("return document.querySelector('.current h3, .current b').innerText") == "A3"
     assert browser.run("return document.querySelectorAll('[data-aside].current').length") == 0
@@ -358,7 +358,7 @@ def test_the_figures_of_both_runs_are_drawn(browser, scored, tmp_path):
         "return [...document.querySelectorAll('.score')[0].querySelectorAll('.bar')].map((b) => b.className)"
     )
     assert kinds == ["bar first", "bar second", "bar floor", "bar floor"]
-    assert "scored0: 50%, unseen real notes: 100%" in text_of(browser)
+    assert "scored0: 50 %, unseen real notes: 100 %" in text_of(browser)
 
 
 def test_a_second_call_writes_the_same_page(samples, real_set):

@@ -1,6 +1,7 @@
 """The scores on cases with known answers, and the file that keeps them."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -166,13 +167,12 @@ def test_no_scores_are_none(tmp_path):
 
 
 def test_two_folders_stand_side_by_side(tmp_path, world):
-    fill(tmp_path / "good", world)
-    fill(tmp_path / "bad", world, up=2)
-    result = CliRunner().invoke(main, ["score", str(tmp_path / "good"), str(tmp_path / "bad"), "--notes", "2"])
+    folders = [fill(tmp_path / "good", world), fill(tmp_path / "bad", world, up=2)]
+    result = CliRunner().invoke(main, ["score", *map(str, folders), "--notes", "2"])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     row = next(line for line in lines if line.startswith("  samples"))
-    assert row.index("100%") < row.index("0%  (5 notes") and str(tmp_path / "bad") in lines[0]
+    assert re.findall(r"(\d+) %  \(5 notes", row) == ["100", "0"] and lines[0].split() == [*map(str, folders)]
     assert "Next: python -m pipeline page" in lines[-1]
 
 
