@@ -15,6 +15,7 @@ from shards.layout import json_object
 
 FILE = "scores.json"
 VERSION = 1
+GAP = 3  # spaces between the columns of a table
 SAMPLES = "samples"  # what a figure is of, if not of a floor
 KINDS = {"share": "{:.0%}", "correlation": "{:.2f}", "distance": "{:.3g}"}  # of figures, and how they are written
 
@@ -100,13 +101,16 @@ def table(columns: Mapping[str, Scores]) -> Iterator[str]:
             for figure in score.figures:
                 rows.setdefault(score.title, {}).setdefault(figure.of, {})[name] = figure
     kinds = {score.title: score.kind for found in columns.values() for score in found.scores}
-    if len(columns) > 1:
-        yield (" " * 30 + "".join(f"{name:<34}" for name in columns)).rstrip()
+    lines = [("", list(columns))] if len(columns) > 1 else []
     for title, figures in rows.items():
-        yield title
+        lines.append((title, []))
         for of, by_column in figures.items():
-            cells = (by_column.get(name) for name in columns)
-            yield f"  {of:<28}" + "".join(f"{_cell(kinds[title], cell):<34}" for cell in cells).rstrip()
+            lines.append((f"  {of}", [_cell(kinds[title], by_column.get(name)) for name in columns]))
+    widths = [max(map(len, column)) + GAP for column in zip(*(cells for _, cells in lines if cells), strict=True)]
+    first = max(len(words) for words, _ in lines) + GAP
+    for words, cells in lines:
+        padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+        yield f"{words:<{first}}{''.join(padded)}".rstrip()
 
 
 def _cell(kind: str, figure: Figure | None) -> str:
