@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.codec import EnCodec, load_codec
+from pipeline.precision import with_precision
 from pipeline.settings import Settings
 from shards.errors import UserError
 
@@ -27,6 +28,7 @@ def choose(
     weights: Path | None,
     device: str,
     min_peak: float,
+    precision: str,
     notes_per_shard: int,
     valid_fraction: float,
     seed: int,
@@ -44,6 +46,7 @@ def choose(
         codec=loaded.spec,
         duration=seconds,
         min_peak=min_peak,
+        precision=precision,
         batch=1 if place == "cpu" or seconds is None else GPU_BATCH,
         notes_per_shard=notes_per_shard,
         valid_fraction=valid_fraction,
@@ -55,7 +58,8 @@ def choose(
 def load_chosen(choice: Choice) -> EnCodec:
     """The codec of a choice, once more: every worker has its own."""
     spec = choice.settings.codec
-    return load_codec(spec.name, spec.bandwidth, choice.weights, choice.device)
+    loaded = load_codec(spec.name, spec.bandwidth, choice.weights, choice.device)
+    return with_precision(loaded, choice.settings.precision)
 
 
 def default_workers(device: str) -> int:

@@ -4,8 +4,8 @@
 """
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +29,22 @@ class Comparison:
 
     key: str
     shard: str
-    share: float  # of its codes that are equal
+    shares: tuple[float, ...]  # of its codes that are equal, by codebook; empty if there is nothing to compare
     fault: str | None  # why it does not count as the same, if it does not
 
 
 def reencode(
-    folder: Path, count: int, audio: Path | None, weights: Path | None, device: str, seed: int
+    folder: Path,
+    count: int,
+    audio: Path | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    precision: str | None = None,
 ) -> Iterator[Comparison]:
     """Encode `count` random notes of the set again, with the batch it was made with.
 
-    `audio`: where the set's audio is now, if it has moved.
+    `audio`: where the set's audio is now, if it has moved. `precision`: another than the set's, to learn what it costs.
 
     Raises:
         UserError: the audio is not there, or the codec that made the set is not.
@@ -48,9 +54,16 @@ def reencode(
     source = find_inputs(audio or Path(manifest.audio["source"]))
     plan = make_plan(source.inputs, settings, source.examples)
     planned = {note.key: note for task in plan.tasks for note in task.notes}
+    settings = replace(settings, precision=precision or settings.precision)
     encoder = make_encoder(Choice(settings, weights, device), source.root)
     for shard, note in _draw(folder, manifest, count, seed):
         yield _compare(note, shard, planned, encoder)
+
+
+def mean_shares(done: Sequence[Comparison]) -> list[float]:
+    """The share of equal codes by codebook, over notes that could be compared."""
+    shares = [one.shares for one in done if one.shares]
+    return np.mean(shares, axis=0).tolist() if shares else []
 
 
 def _settings_of(folder: Path, manifest: Manifest) -> Settings:
@@ -75,14 +88,16 @@ def _draw(folder: Path, manifest: Manifest, count: int, seed: int) -> Iterator[t
 
 def _compare(note: Note, shard: str, planned: Mapping[str, PlannedNote], encoder: Encoder) -> Comparison:
     if note.key not in planned:
-        return Comparison(note.key, shard, 0.0, "its audio is gone")
+        return Comparison(note.key, shard, (), "its audio is gone")
     [again] = encoder.encode(Batch((planned[note.key],)))
     if isinstance(again, Rejection):
-        return Comparison(note.key, shard, 0.0, f"its audio is now {again.reason} ({again.detail})")
+        return Comparison(note.key, shard, (), f"its audio is now {again.reason} ({again.detail})")
     if len(again.tokens) != len(note.tokens):
-        return Comparison(note.key, shard, 0.0, f"{len(note.tokens)} codes, and {len(again.tokens)} now")
-    share = float(np.mean(again.tokens == note.tokens))
+        return Comparison(note.key, shard, (), f"{len(note.tokens)} codes, and {len(again.tokens)} now")
+    equal = (again.tokens == note.tokens).reshape(-1, encoder.settings.codec.codebooks)  # (frame, codebook)
+    shares = tuple(equal.mean(axis=0).tolist())
+    share = float(equal.mean())
     if again.labels != note.labels:
-        return Comparison(note.key, shard, share, "its labels are others now")
+        return Comparison(note.key, shard, shares, "its labels are others now")
     fault = f"only {share:.1%} of its codes are what its audio gives" if share < ALIKE else None
-    return Comparison(note.key, shard, share, fault)
+    return Comparison(note.key, shard, shares, fault)

@@ -8,6 +8,8 @@ from pipeline.audio import LONGEST, RESAMPLER
 from shards.errors import UserError
 from shards.layout import Codec
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +29,8 @@ class Settings:
             raise UserError(f"duration {self.duration:g}: give seconds, up to {LONGEST:g}, or `full`")
         if not 0 <= self.min_peak <= 1:
             raise UserError(f"min peak {self.min_peak:g}: give a share of full scale, such as 0.0001, or 0")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision {self.precision}: choose from {', '.join(PRECISIONS)}")
         if self.notes_per_shard < 1:
             raise UserError(f"notes per shard {self.notes_per_shard}: give 1 or more")
         if not 0 <= self.valid_fraction < 1:

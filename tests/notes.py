@@ -1,10 +1,13 @@
 """Small real notes on disk, for the tests of the pipeline."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+
+from pipeline.choice import Choice, choose
 
 RATE = 16_000  # Hz, as NSynth
 
@@ -36,6 +39,16 @@ def nsynth_folder(root: Path, train: int = 4, valid: int = 2) -> Path:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file of a set: name -> bytes."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@cache
+def choice(**changes: Any) -> Choice:
+    """The embedded codec, a fifth of a second of each note, three notes a shard."""
+    options: dict[str, Any] = {
+        "codec": "encodec_mini", "bandwidth": 1.5, "duration": "0.2", "weights": None, "device": "cpu",
+        "min_peak": 1e-4, "precision": "float32", "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
+    }  # fmt: skip
+    return choose(**{**options, **changes})
 
 
 class Silent:

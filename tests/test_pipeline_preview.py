@@ -4,28 +4,21 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from notes import Silent, files_of, nsynth_folder
+from notes import Silent, choice, files_of, nsynth_folder
 
 from pipeline.__main__ import main
-from pipeline.choice import Choice, choose
 from pipeline.inputs import find_inputs
 from pipeline.preview import preview
 from pipeline.run import Request, encode_folder
 
 
-@pytest.fixture(scope="module")
-def choice() -> Choice:
-    return choose(
-        codec="encodec_mini", bandwidth=1.5, duration="0.2", weights=None, device="cpu", min_peak=1e-4,
-        notes_per_shard=5, valid_fraction=0.02, seed=0,
-    )  # fmt: skip
-
-
-def test_what_is_foretold_is_what_is_made(tmp_path: Path, choice: Choice) -> None:
+def test_what_is_foretold_is_what_is_made(tmp_path: Path) -> None:
     root = nsynth_folder(tmp_path / "audio", train=12, valid=3)
     (root / "empty.wav").touch()
-    shown = preview(find_inputs(root), choice)
-    manifest = encode_folder(Request(root, tmp_path / "set", lambda: choice, workers=1), Silent()).manifest
+    shown = preview(find_inputs(root), choice(notes_per_shard=5))
+    manifest = encode_folder(
+        Request(root, tmp_path / "set", lambda: choice(notes_per_shard=5), workers=1), Silent()
+    ).manifest
     assert shown.notes == {split: manifest.notes(split) for split in manifest.splits}
     assert shown.shards == {split: len(shards) for split, shards in manifest.splits.items()}
     assert shown.hours == pytest.approx(15 * 0.2 / 3600)
@@ -44,7 +37,7 @@ def test_the_command_writes_nothing_and_says_what_is_next(tmp_path: Path) -> Non
     assert files_of(root / "nsynth-guitar-train") == before and [path.name for path in tmp_path.iterdir()] == ["audio"]
 
 
-def test_a_folder_of_unusable_files_can_still_be_shown(tmp_path: Path, choice: Choice) -> None:
+def test_a_folder_of_unusable_files_can_still_be_shown(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_text("no sound")
-    shown = preview(find_inputs(tmp_path), choice)
+    shown = preview(find_inputs(tmp_path), choice())
     assert (shown.notes, shown.sampled, shown.minutes(1)) == ({"train": 1}, 0, 0.0)

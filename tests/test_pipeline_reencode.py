@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import random_note, write_set
-from notes import Silent, nsynth_folder, tone, write_note
+from notes import Silent, choice, nsynth_folder, tone, write_note
 
 from pipeline.__main__ import main
-from pipeline.choice import choose
-from pipeline.reencode import Comparison, reencode
+from pipeline.reencode import Comparison, mean_shares, reencode
 from pipeline.run import Request, encode_folder
 from shards.errors import UserError
 from shards.layout import Note
@@ -22,11 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `audio` and its `set`."""
     home = tmp_path_factory.mktemp("made")
     root = nsynth_folder(home / "audio", train=5, valid=2)
-    choice = choose(
-        codec="encodec_mini", bandwidth=1.5, duration="0.2", weights=None, device="cpu", min_peak=1e-4,
-        notes_per_shard=3, valid_fraction=0.02, seed=0,
-    )  # fmt: skip
-    encode_folder(Request(root, home / "set", lambda: choice, workers=1), Silent())
+    encode_folder(Request(root, home / "set", choice, workers=1), Silent())
     return home
 
 
@@ -37,7 +32,7 @@ def again(folder: Path, count: int, audio: Path | None = None, seed: int = 0) ->
 def test_every_note_of_a_set_encodes_to_the_same_codes(made: Path) -> None:
     done = again(made / "set", 100)
     assert len(done) == 7
-    assert {(one.share, one.fault) for one in done} == {(1.0, None)}
+    assert {(one.shares, one.fault) for one in done} == {((1.0, 1.0), None)}
 
 
 def test_notes_are_drawn_by_the_seed(made: Path) -> None:
@@ -60,7 +55,7 @@ def test_sound_that_changed_or_is_gone_is_named(made: Path, tmp_path: Path) -> N
 
 def test_codes_that_were_swapped_are_found_although_every_checksum_fits(made: Path, tmp_path: Path) -> None:
     [shard, *_] = [list(read_shard(made / "set" / f"train-{index:05d}.tar")) for index in range(2)]
-    codec = choose("encodec_mini", 1.5, "0.2", None, "cpu", 1e-4, 3, 0.02, 0).settings.codec
+    codec = choice().settings.codec
     swapped = [Note(one.key, other.tokens, one.labels) for one, other in zip(shard, shard[1:] + shard[:1], strict=True)]
     manifest = write_set(tmp_path / "set", {"train": [swapped]}, codec)
     from shards.manifest import read_manifest, write_manifest
@@ -75,10 +70,17 @@ def test_codes_that_were_swapped_are_found_although_every_checksum_fits(made: Pa
 def test_the_command_says_how_much_is_equal(made: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(made / "set"), "--reencode", "4", "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    assert "whole, and 100.0000% of the codes of 4 notes" in result.output
+    assert "4 notes were encoded again; codes that are equal, by codebook: 100.00%, 100.00%" in result.output
 
 
 def test_a_set_of_other_makes_is_refused(tmp_path: Path) -> None:
     write_set(tmp_path, {"train": [[random_note("a")]]})
     with pytest.raises(UserError, match="was not made by"):
         again(tmp_path, 1)
+
+
+def test_what_another_precision_costs_is_counted_by_codebook(made: Path) -> None:
+    done = list(reencode(made / "set", 100, precision="bfloat16"))
+    shares = mean_shares(done)
+    assert len(shares) == 2
+    assert all(0.8 < share <= 1 for share in shares)

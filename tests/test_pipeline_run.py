@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from notes import Silent, files_of, nsynth_folder, tone, write_note
+from notes import Silent, choice, files_of, nsynth_folder, tone, write_note
 
 from pipeline.__main__ import main
-from pipeline.choice import Choice, choose, load_chosen
+from pipeline.choice import load_chosen
 from pipeline.codec import EnCodec
 from pipeline.encode import Batch, Encoder
 from pipeline.plan import Rejection
@@ -31,15 +31,6 @@ from shards.reader import read_shard
 from shards.verify import find_faults
 
 pytestmark = pytest.mark.usefixtures("without_workers")
-
-
-@cache
-def choice(**changes: Any) -> Choice:
-    options: dict[str, Any] = {
-        "codec": "encodec_mini", "bandwidth": 1.5, "duration": "0.2", "weights": None, "device": "cpu",
-        "min_peak": 1e-4, "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
-    }  # fmt: skip
-    return choose(**{**options, **changes})
 
 
 def encode(audio: Path, out: Path, workers: int = 2, extend: bool = False, **changes: Any) -> Outcome:

@@ -3,24 +3,18 @@
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from notes import Silent, files_of, nsynth_folder
+from notes import Silent, choice, files_of, nsynth_folder
 
-from pipeline.choice import choose
 from pipeline.run import Outcome, Request, encode_folder
 
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]
 
 
 def encode(audio: Path, out: Path, workers: int = 2) -> Outcome:
-    choice = partial(
-        choose, codec="encodec_mini", bandwidth=1.5, duration="0.2", weights=None, device="cpu", min_peak=1e-4,
-        notes_per_shard=3, valid_fraction=0.02, seed=0,
-    )  # fmt: skip
     return encode_folder(Request(audio, out, choice, workers), Silent())
 
 

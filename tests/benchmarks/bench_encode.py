@@ -70,7 +70,7 @@ def compare(home: Path) -> None:
 
     choice = choose(
         codec="encodec_24khz", bandwidth=BANDWIDTH, duration=str(SECONDS), weights=weights, device="cpu",
-        min_peak=1e-4, notes_per_shard=1000, valid_fraction=0.0, seed=0,
+        min_peak=1e-4, precision="float32", notes_per_shard=1000, valid_fraction=0.0, seed=0,
     )  # fmt: skip
     folder = find_inputs(home / "notes")
     [task] = make_plan(folder.inputs, choice.settings).tasks
