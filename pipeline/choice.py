@@ -64,7 +64,9 @@ def load_chosen(choice: Choice) -> EnCodec:
 
 def default_workers(device: str) -> int:
     """A process a core; a GPU has one."""
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
 
 
 def _seconds(duration: str) -> float | None:

@@ -18,16 +18,25 @@ def encode(audio: Path, out: Path, workers: int = 2) -> Outcome:
     return encode_folder(Request(audio, out, choice, workers), Silent())
 
 
-@pytest.fixture
-def audio(tmp_path: Path) -> Path:
-    return nsynth_folder(tmp_path / "audio", train=7, valid=2)
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return nsynth_folder(tmp_path_factory.mktemp("audio"), train=7, valid=2)
+
+
+@pytest.fixture(scope="module")
+def whole(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a run with two workers makes that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole") / "set"
+    encode(audio, out)
+    return files_of(out)
 
 
 @pytest.mark.parametrize("workers", [1, 7])
-def test_the_number_of_workers_changes_no_byte(audio: Path, tmp_path: Path, workers: int) -> None:
-    encode(audio, tmp_path / "one", workers=2)
-    encode(audio, tmp_path / "other", workers=workers)
-    assert files_of(tmp_path / "one") == files_of(tmp_path / "other")
+def test_the_number_of_workers_changes_no_byte(
+    audio: Path, tmp_path: Path, whole: dict[str, bytes], workers: int
+) -> None:
+    encode(audio, tmp_path / "set", workers)
+    assert files_of(tmp_path / "set") == whole
 
 
 def end_at(step: int, number: signal.Signals, audio: Path, out: Path) -> subprocess.CompletedProcess[str]:
@@ -59,24 +68,20 @@ def check_end_and_finish(step: int, number: signal.Signals, audio: Path, out: Pa
     [(17, "SIGKILL", -9), (11, "SIGTERM", 130)],
 )
 def test_a_run_that_was_killed_or_stopped_is_finished_by_the_same_command(
-    audio: Path, tmp_path: Path, step: int, number: str, code: int
+    audio: Path, tmp_path: Path, whole: dict[str, bytes], step: int, number: str, code: int
 ) -> None:
-    encode(audio, tmp_path / "whole")
-    whole = files_of(tmp_path / "whole")
     assert check_end_and_finish(step, signal.Signals[number], audio, tmp_path / "set", whole) == code
 
 
 @pytest.mark.long
-def test_ctrl_c_stops_as_sigterm_does(audio: Path, tmp_path: Path) -> None:
-    encode(audio, tmp_path / "whole")
-    whole = files_of(tmp_path / "whole")
+def test_ctrl_c_stops_as_sigterm_does(audio: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     assert check_end_and_finish(6, signal.SIGINT, audio, tmp_path / "set", whole) == 130
 
 
 @pytest.mark.long
-def test_fifty_random_kill_points_all_end_with_the_same_bytes(audio: Path, tmp_path: Path) -> None:
-    encode(audio, tmp_path / "whole")
-    whole = files_of(tmp_path / "whole")
+def test_fifty_random_kill_points_all_end_with_the_same_bytes(
+    audio: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
     random = np.random.default_rng(0)
     codes = [
         check_end_and_finish(int(step), signal.SIGKILL, audio, tmp_path / f"killed-{index}", whole)
@@ -86,7 +91,8 @@ def test_fifty_random_kill_points_all_end_with_the_same_bytes(audio: Path, tmp_p
 
 
 @pytest.mark.long
-def test_no_word_of_libmpg123_reaches_the_terminal(audio: Path, out: Path) -> None:
+def test_no_word_of_libmpg123_reaches_the_terminal(tmp_path: Path) -> None:
+    audio, out = nsynth_folder(tmp_path / "audio"), tmp_path / "set"
     random = np.random.default_rng(0)
     for path in sorted(audio.rglob("*.mp3"))[:5]:
         data = bytearray(path.read_bytes())
