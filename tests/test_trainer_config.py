@@ -51,7 +51,8 @@ def test_labels_can_be_taken_away() -> None:
     assert load_config("small", ["labels="]).model.labels == ()
 
 
-def test_steps_and_epochs_replace_each_other() -> None:
+def test_steps_epochs_and_minutes_replace_each_other() -> None:
+    assert load_config("small", ["minutes=7", "steps=3"]).train.minutes == 0
     assert (load_config("small", ["epochs=3"]).train.steps, load_config("small", ["epochs=3"]).train.epochs) == (0, 3)
     assert (load_config("tutorial", ["steps=7"]).train.steps, load_config("tutorial", ["steps=7"]).train.epochs) == (
         7,
@@ -122,7 +123,9 @@ def test_labels_need_a_vocabulary_of_their_own() -> None:
 
 def test_settings_that_change_the_course_of_a_run_are_told_from_those_that_do_not() -> None:
     config = load_config("small")
-    freely = replace(config, train=replace(config.train, steps=9, keep=1), data=replace(config.data, workers=3))
+    freely = replace(
+        config, train=replace(config.train, steps=9, minutes=0.0, keep=1), data=replace(config.data, workers=3)
+    )
     assert differing(config, freely) == []
     other = replace(config, train=replace(config.train, seed=9), data=replace(config.data, batch=3))
     assert differing(config, other) == [("data.batch", config.data.batch, 3), ("train.seed", 0, 9)]

@@ -83,7 +83,7 @@ def test_the_run_holds_all_its_settings(make_set: Callable[..., Path], tmp_path:
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
     train(folder, run, tiny("steps=0", "epochs=2", "labels=pitch,instrument_str,mood"))
     record = read_record(run)
-    assert (record.config.train.steps, record.window, record.codec) == (6, 24, CODEC)
+    assert (record.steps, record.window, record.codec) == (6, 24, CODEC)
     assert record.config.model.labels == ("pitch", "instrument_str")  # the set has no mood
     assert record.vocabulary.labels[1] == ("instrument_str", ("guitar_acoustic_000",))
 
@@ -109,6 +109,17 @@ def test_a_finished_run_does_nothing_more_and_more_steps_go_on(make_set: Callabl
     assert equal(weights(run), before)
     assert train(folder, run, tiny("steps=12")).step == 12
     assert [step for step, _ in losses(run)] == list(range(1, 13))
+
+
+def test_minutes_become_steps_when_a_run_begins_and_stay(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[6, 3]), tmp_path / "run"
+    outcome = train(folder, run, tiny("minutes=0.005"))
+    assert outcome.step == outcome.steps == read_record(run).steps > 1
+    assert train(folder, run, tiny("minutes=0.005")).steps == outcome.steps
+    assert train(folder, run, tiny("minutes=0.002")).steps > outcome.steps
+    assert losses(run)[: outcome.steps] == losses(run)[: outcome.steps]
+    train(folder, tmp_path / "same", tiny(f"steps={outcome.steps}"))
+    assert losses(tmp_path / "same") == losses(run)[: outcome.steps]
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(make_set: Callable[..., Path], tmp_path: Path) -> None:

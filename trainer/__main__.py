@@ -81,6 +81,7 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], device
 @click.option("--prompt-seconds", default=0.5, show_default=True, help="How much of the prompt is kept.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Sample i of a seed stays the same.")
 @click.option("--checkpoint", "step", type=int, metavar="STEP", help="Which one; the newest if not said.")
+@click.option("--dtype", default="auto", show_default=True, type=click.Choice(["auto", "float32", "bfloat16"]))
 @DEVICE
 def sample(
     run: Path,
@@ -96,6 +97,7 @@ def sample(
     prompt_seconds: float,
     seed: int,
     step: int | None,
+    dtype: str,
     device: str,
 ) -> None:
     """Sample token files from a run: KEY.npy with the codes and KEY.json with all that made them.
@@ -113,7 +115,8 @@ def sample(
     from trainer.sample import sample as run_sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p, guidance)
-    made = run_sampling(run, out, Request(count, seed, sampling, labels, step, prompt, prompt_seconds), device)
+    request = Request(count, seed, sampling, labels, step, dtype, prompt, prompt_seconds)
+    made = run_sampling(run, out, request, device)
     click.echo(
         f"Sampled {len(made.files)} notes from step {made.step} of {run} into {out} "
         f"({made.log_likelihood:.3f} nats a token)."

@@ -6,7 +6,7 @@ Says nothing about the shard set: what depends on it (the vocabulary, the number
 import difflib
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ class DataConfig:
 class TrainConfig:
     """How the weights are found."""
 
-    steps: int = 0  # updates in all; 0: as `epochs` says
-    epochs: int = 0
+    steps: int = 0  # updates in all; 0: as `epochs` or `minutes` says
+    epochs: int = 0  # passes over the train split
+    minutes: float = 0.0  # as many steps as fit, by the speed of this machine when the run begins
     optimizer: str = "adamw"  # adamw, adam
     lr: float = 1e-3
     schedule: str = "cosine"  # cosine, constant
@@ -72,21 +73,33 @@ class TrainConfig:
     seed: int = 0
     dtype: str = "auto"  # float32, bfloat16 (autocast); auto: bfloat16 where the hardware has units for it
     compile: bool = False  # torch.compile
-    evaluate_every: int = 0  # steps; 0: at the end only
+    evaluate_every: int = 0  # steps; 0: a fifth of the run
     checkpoint_every: int = 0  # steps; 0: at each evaluation
     keep: int = 2  # newest checkpoints that stay, beside the best
 
     def __post_init__(self) -> None:
         _check_positive(self, "lr", "keep")
         _check_not_negative(
-            self, "steps", "epochs", "warmup", "weight_decay", "clip", "seed", "evaluate_every", "checkpoint_every"
+            self,
+            "steps",
+            "epochs",
+            "minutes",
+            "warmup",
+            "weight_decay",
+            "clip",
+            "seed",
+            "evaluate_every",
+            "checkpoint_every",
         )
         _check_share(self, "beta2", "final_lr")
         _check_choice(self, "optimizer", "adamw", "adam")
         _check_choice(self, "schedule", "cosine", "constant")
         _check_choice(self, "dtype", "auto", "float32", "bfloat16")
-        if bool(self.steps) == bool(self.epochs):
-            raise ConfigError(f"train.steps = {self.steps} and train.epochs = {self.epochs}: set exactly one of them")
+        if sum(map(bool, (self.steps, self.epochs, self.minutes))) != 1:
+            raise ConfigError(
+                f"train.steps = {self.steps}, train.epochs = {self.epochs}, train.minutes = {self.minutes:g}: "
+                "set exactly one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,9 +127,11 @@ SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
 KINDS: dict[str, Any] = {
     f"{section}.{item.name}": item.type for section, kind in SECTIONS.items() for item in fields(kind)
 }
+LENGTHS = ("train.steps", "train.epochs", "train.minutes")
 # Settings that leave the course of a run as it is, so that a run may go on with other values of them.
 FREE = {
-    *("train.steps", "train.epochs", "train.evaluate_every", "train.checkpoint_every", "train.keep"),
+    *LENGTHS,
+    *("train.evaluate_every", "train.checkpoint_every", "train.keep"),
     *("data.micro_batch", "data.workers"),
 }
 
@@ -124,7 +139,7 @@ FREE = {
 def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
     """The settings of a preset's name or a TOML file, changed by `KEY=VALUE` strings.
 
-    A key is `section.name`; the section can be left out. `steps` and `epochs` replace each other.
+    A key is `section.name`; the section can be left out. `steps`, `epochs` and `minutes` replace each other.
 
     Raises:
         ConfigError: no such preset, a key that is unknown (the nearest one is named), or a value that does not fit.
@@ -150,9 +165,9 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
         if not equals:
             raise ConfigError(f"--set {change}: is not KEY=VALUE, such as train.lr=0.001")
         key = _full_key(key.strip(), "--set")
+        if key in LENGTHS:
+            values = {other: value for other, value in values.items() if other not in LENGTHS}
         values[key] = _parse(key, text.strip())
-        if key in ("train.steps", "train.epochs"):
-            values.pop("train.epochs" if key == "train.steps" else "train.steps", None)
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -160,15 +175,15 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
     return Config.from_json(sections)
 
 
+def same_length(ours: Config, theirs: Config) -> bool:
+    """Whether both ask for the same number of updates, in the same words."""
+    return all(_flat(ours)[key] == _flat(theirs)[key] for key in LENGTHS)
+
+
 def differing(ours: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
     """(key, our value, their value) of each setting that would change the course of a run."""
     a, b = _flat(ours), _flat(theirs)
     return [(key, a[key], b[key]) for key in a if a[key] != b[key] and key not in FREE]
-
-
-def with_steps(config: Config, steps: int) -> Config:
-    """The same, with the number of updates worked out."""
-    return replace(config, train=replace(config.train, steps=steps, epochs=0))
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -5,13 +5,13 @@ row of a buffer and reads the rest. Every token comes from the head of its own c
 be decoded. Knows no files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from trainer.errors import ConfigError
 from trainer.model import NoteModel
@@ -39,60 +39,84 @@ class Sampling:
 
 
 class CachedDecoder:
-    """A `NoteModel` that takes a few tokens at a time and remembers the ones before."""
+    """A `NoteModel`'s decoder that takes a few positions at a time and remembers the ones before."""
 
+    @torch.inference_mode()
     def __init__(self, model: NoteModel, notes: int) -> None:
         layers = model.net.attn_layers
-        self.model = model
-        self.blocks = [
-            (norms[0], block, kind) for (norms, block, _), kind in zip(layers.layers, layers.layer_types, strict=True)
+        self.embed = model.net.token_emb
+        self.layers = [
+            Layer(attention_norms[0], attention, feed_norms[0], feed)
+            for (attention_norms, attention, _), (feed_norms, feed, _) in in_pairs(layers.layers)
         ]
-        attention = next(block for _, block, kind in self.blocks if kind == "a")
-        weight = attention.to_k.weight
-        self.heads = attention.heads
-        self.places = model.positions
-        shape = (notes, self.heads, self.places, weight.shape[0] // self.heads)
-        self.cache = [(weight.new_empty(shape), weight.new_empty(shape)) for _, _, kind in self.blocks if kind == "a"]
-        angles, _ = layers.rotary_pos_emb.forward_from_seq_len(self.places)  # (1, place, rotated)
-        self.cos, self.sin = angles[0].cos(), angles[0].sin()
+        self.final = norm_weight(layers.final_norm)
+        kept = (len(self.layers), 2, notes, self.layers[0].heads, model.positions, self.layers[0].head_width)
+        self.cache = self.final.new_empty(kept)  # (layer, keys and values, note, head, position, feature)
+        angles, _ = layers.rotary_pos_emb.forward_from_seq_len(model.positions)  # (1, position, turning feature)
+        angles = angles[0, :, ::2]  # neighbours turn together: one complex number, one angle
+        self.turns = torch.polar(torch.ones_like(angles), angles)
         self.place = 0
 
     @property
     def bytes(self) -> int:
         """Of the keys and values kept."""
-        return sum(buffer.nbytes for pair in self.cache for buffer in pair)
+        return self.cache.nbytes
 
+    @torch.inference_mode()
     def feed(self, ids: Tensor) -> Tensor:
         """Take the next positions, (note, position, id); return their hidden states, (note, position, width)."""
         assert self.place == 0 or ids.shape[1] == 1, "several positions at once only at the beginning"
-        x = self.model.net.token_emb(ids)
-        cache = iter(self.cache)
-        for norm, block, kind in self.blocks:
-            normed = norm(x)
-            x = x + (self._attend(block, normed, *next(cache)) if kind == "a" else block(normed))
-        self.place += ids.shape[1]
-        return self.model.net.attn_layers.final_norm(x)
+        new = slice(self.place, self.place + ids.shape[1])
+        x = self.embed(ids)
+        for layer, cache in zip(self.layers, self.cache, strict=True):
+            x = x + layer.attend(x, cache, new, self.turns[new])
+            x = x + layer.feed_forward(x)
+        self.place = new.stop
+        return layer_norm(x, x.shape[-1:], self.final)
 
-    def _attend(self, block: Any, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        new = slice(self.place, self.place + x.shape[1])
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (note, head, token, feature)
-            for project in (block.to_q, block.to_k, block.to_v)
-        )
-        keys[:, :, new] = self._rotated(k, new)
-        values[:, :, new] = v
-        out = scaled_dot_product_attention(
-            self._rotated(q, new), keys[:, :, : new.stop], values[:, :, : new.stop], is_causal=x.shape[1] > 1
-        )
-        return block.to_out(out.transpose(1, 2).flatten(2))
 
-    def _rotated(self, x: Tensor, places: slice) -> Tensor:
-        """Rotary positions of x-transformers: the first features of a head turn, in neighbouring pairs."""
-        cos, sin = self.cos[places], self.sin[places]
-        turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-        a, b = turning[..., ::2], turning[..., 1::2]
-        turned = torch.stack([-b, a], dim=-1).flatten(-2)
-        return torch.cat([turning * cos + turned * sin, still], dim=-1)
+class Layer:
+    """Attention and feed-forward of one depth, with the weights of x-transformers' modules."""
+
+    def __init__(self, attention_norm: Any, attention: Any, feed_norm: Any, feed: Any) -> None:
+        self.norms = norm_weight(attention_norm), norm_weight(feed_norm)
+        self.project = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
+        self.to_out, self.feed = attention.to_out, feed
+        self.heads = attention.heads
+        self.head_width = len(attention.to_k.weight) // self.heads
+
+    def attend(self, x: Tensor, cache: Tensor, new: slice, turns: Tensor) -> Tensor:
+        """What attention adds to x, (note, position, width), the positions `new`; it keeps their keys and values in
+        `cache`, (keys and values, note, head, position, feature)."""
+        normed = layer_norm(x, x.shape[-1:], self.norms[0])
+        projected = linear(normed, self.project).view(*x.shape[:2], 3, self.heads, self.head_width)
+        queries_keys_values = projected.permute(2, 0, 3, 1, 4)  # (3, note, head, position, feature)
+        turning = queries_keys_values[:2, ..., : 2 * turns.shape[-1]]
+        pairs = torch.view_as_complex(turning.float().view(*turning.shape[:-1], -1, 2))
+        turning.copy_(torch.view_as_real(pairs * turns).flatten(-2))
+        cache[:, :, :, new] = queries_keys_values[1:]
+        keys, values = cache[:, :, :, : new.stop]
+        out = scaled_dot_product_attention(queries_keys_values[0], keys, values, is_causal=x.shape[1] > 1)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.feed(layer_norm(x, x.shape[-1:], self.norms[1]))
+
+
+def norm_weight(norm: Any) -> Tensor:
+    """The scale of x-transformers' LayerNorm, which it keeps as the difference from 1."""
+    return norm.gamma + float(norm.unit_offset)
+
+
+def in_pairs(layers: Any) -> Iterable[tuple[Any, Any]]:
+    """x-transformers lists attention and feed-forward in turn."""
+    return zip(layers[::2], layers[1::2], strict=True)
+
+
+def cast_weights(model: NoteModel, dtype: torch.dtype) -> None:
+    """Compute in another precision from now on. Buffers stay: angles of rotary positions need all of float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 @torch.inference_mode()
@@ -134,7 +158,8 @@ def generate(
             drawn = draw(logits, uniforms[:, place], sampling)
             codes[:, place] = drawn
             likelihoods[:, place] = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
-        ids = model.inputs(labels, codes[:, : first + model.group].repeat(1 + guided, 1))[:, -1:]
+        last = codes[:, first : first + model.group].repeat(1 + guided, 1)
+        ids = model.ids(labels, last, first)
         progress(notes * model.group)
     return codes, likelihoods
 

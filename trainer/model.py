@@ -86,9 +86,14 @@ class NoteModel(nn.Module):
 
         (note, position, code and label) ids: the start token, then the codes, each with the labels.
         """
-        start = codes.new_full((len(codes), self.group), self.vocabulary.start, dtype=torch.long)
-        places = torch.arange(codes.shape[1], device=codes.device) % len(self.offsets)
-        ids = torch.cat([start, codes.long() + self.offsets[places]], dim=1).view(len(codes), -1, self.group)
+        start = labels.new_full((len(codes), 1, self.group), self.vocabulary.start)
+        start = torch.cat([start, labels[:, None]], dim=2)
+        return torch.cat([start, self.ids(labels, codes, 0)], dim=1)
+
+    def ids(self, labels: Tensor, codes: Tensor, first: int) -> Tensor:
+        """The ids of positions that hold `codes`, (note, token) raw, the first of them a note's token `first`."""
+        places = torch.arange(first, first + codes.shape[1], device=codes.device) % len(self.offsets)
+        ids = (codes.long() + self.offsets[places]).view(len(codes), -1, self.group)
         return torch.cat([ids, labels[:, None].expand(-1, ids.shape[1], -1)], dim=2)
 
     def code_logits(self, hidden: Tensor, codebook: int, before: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return kind(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=fused)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Of the update that follows `step` others: a straight warm-up, then constant or half a cosine down to the end."""
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Of the update that follows `step` others of `steps` in all: a straight warm-up, then constant or half a cosine."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.lr
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    done = (step - config.warmup) / max(1, steps - config.warmup)
     return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 

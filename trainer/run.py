@@ -18,9 +18,10 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class Record:
-    """A run's settings, all of them worked out, and what it needs to know of its shard set."""
+    """A run's settings, and what was worked out from them and its shard set."""
 
     config: Config
+    steps: int  # updates in all; 0 until the speed is measured that tells how many fit in `train.minutes`
     shards: str  # where the set was
     notes_sha256: str  # of what its manifest says of its shards
     codec: Codec
@@ -31,6 +32,7 @@ class Record:
     def write(self, run: Path) -> None:
         value = {
             "config": self.config.to_json(),
+            "steps": self.steps,
             "shards": self.shards,
             "notes_sha256": self.notes_sha256,
             "codec": self.codec.to_json(),
@@ -54,6 +56,7 @@ def read_record(run: Path) -> Record:
     try:
         return Record(
             Config.from_json(value["config"]),
+            value["steps"],
             value["shards"],
             value["notes_sha256"],
             Codec.from_json(value["codec"], str(path)),

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from shards.layout import Note, write_token_file
 from trainer.checkpoint import find_checkpoint, read_checkpoint
-from trainer.device import resolve_device
-from trainer.generate import Sampling, generate
+from trainer.device import resolve_device, resolve_dtype
+from trainer.generate import Sampling, cast_weights, generate
 from trainer.labels import Labels, combinations, completed
 from trainer.model import NoteModel
 from trainer.prompt import find_prompt
@@ -30,6 +30,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     labels: tuple[str, ...] = ()  # as `trainer.labels.combinations` reads them
     step: int | None = None  # of the checkpoint; None: the newest
+    dtype: str = "auto"  # as `trainer.device.resolve_dtype` reads it
     prompt: str | None = None  # as `trainer.prompt.find_prompt` reads it
     prompt_seconds: float = 0.5
 
@@ -58,11 +59,14 @@ def sample(run: Path, out: Path, request: Request, device: str = "auto") -> Samp
     count = request.count or (len(asked) if request.labels else COUNT)
     labels = [completed(asked[index % len(asked)], record, request.seed, index) for index in range(count)]
     model, step = _load(record, path, target)
+    dtype = resolve_dtype(request.dtype, target)
+    cast_weights(model, dtype)
     made_by = {
         "run": str(run),
         "checkpoint": path.name,
         "step": step,
         "shards": record.shards,
+        "dtype": str(dtype).removeprefix("torch."),
         "seed": request.seed,
         **asdict(request.sampling),
     }

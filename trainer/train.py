@@ -7,6 +7,7 @@ the learning rate, the noise of dropout) is a function of the settings and the s
 import logging
 import math
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from shards.manifest import Manifest, read_manifest
 from trainer.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
-from trainer.config import Config, with_steps
+from trainer.config import Config, same_length
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
 from trainer.device import peak_memory, resolve_device, resolve_dtype
 from trainer.errors import ConfigError, TrainError
@@ -38,6 +39,8 @@ from trainer.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 TUTORIAL_FRAMES = 125  # a note's start, on which models that see different lengths are compared
+EVALUATIONS = 5  # a run, if not said how often
+MEASURED_STEPS = 5  # to tell how many fit in some minutes
 NAMED_NOTES = 8  # of a batch that broke the training
 BAR_INTERVAL = 0.5, 15.0  # seconds between updates of the progress bar: a terminal, a log file
 
@@ -94,7 +97,9 @@ class Training:
 
     def go(self) -> Outcome:
         """Make the updates that are missing."""
-        steps = self.config.train.steps
+        if not self.record.steps:
+            self._measure()
+        steps = self.record.steps
         if self.step >= steps:
             return self._outcome()
         metrics = Metrics(self.run, self.step) if self.ranks.first else None
@@ -110,8 +115,22 @@ class Training:
             if metrics is not None:
                 metrics.close()
 
+    def _measure(self) -> None:
+        """Work out how many updates fit in the minutes that are asked for: makes some of the next ones, but for the
+        change of the weights, and counts with the median."""
+        times = []
+        for batch in train_batches(self._stream(self.step + MEASURED_STEPS), workers=0):
+            start = time.perf_counter()
+            self._gradients(batch, self._agreed(batch.tokens, [])[0])
+            times.append(time.perf_counter() - start)
+        seconds = self.ranks.gathered(statistics.median(times))[0]
+        steps = self.step + max(1, round(self.config.train.minutes * 60 / seconds))
+        self.record = replace(self.record, steps=steps)
+        if self.ranks.first:
+            self.record.write(self.run)
+
     def _loop(self, steps: int, caught: list[int], metrics: Metrics | None, bar: tqdm) -> Outcome:
-        evaluate_every = self.config.train.evaluate_every or steps
+        evaluate_every = self.config.train.evaluate_every or -(-steps // EVALUATIONS)
         checkpoint_every = self.config.train.checkpoint_every or evaluate_every
         batches = train_batches(self._stream(steps), self.config.data.workers)
         stopped_by = 0
@@ -140,14 +159,28 @@ class Training:
 
     def _update(self, batch: Batch, tokens: int) -> dict[str, float]:
         """One step on this rank's share of a batch of `tokens` over all ranks."""
-        config = self.config
-        torch.manual_seed(_step_seed(config.train.seed, self.step, self.ranks.rank))
-        rate = learning_rate(config.train, self.step)
+        config = self.config.train
+        nats = self._gradients(batch, tokens)
+        loss = float(nats.sum()) / tokens
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._refuse(batch, loss, norm)
+        rate = learning_rate(config, self.step, self.record.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        share = tokens / len(nats)
+        by_codebook = {f"loss_codebook_{index}": float(value) / share for index, value in enumerate(nats)}
+        return {"loss": loss, **by_codebook, "lr": rate, "gradient_norm": norm}
+
+    def _gradients(self, batch: Batch, tokens: int) -> Tensor:
+        """The gradient of the mean over the `tokens` of the global batch, from this rank's share of it, into the
+        parameters; returns the summed losses of each codebook over all ranks, (codebook,)."""
+        torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.ranks.rank))
         self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
-        parts = _micro_batches(batch, config.data.micro_batch, self.record.vocabulary)
+        parts = _micro_batches(batch, self.config.data.micro_batch, self.record.vocabulary)
         nats = torch.zeros(self.record.codec.codebooks, device=self.device, dtype=torch.float64)
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
@@ -155,18 +188,10 @@ class Training:
             with waiting:
                 with self._autocast():
                     losses, _ = self.network(*_tensors(part, self.device))
-                # The mean over all tokens of the global batch; DDP takes the mean over ranks, so their number goes in.
+                # DDP takes the mean over ranks where a sum is meant, so their number goes in.
                 (losses.sum() / tokens * self.ranks.world).backward()
             nats += losses.detach().sum((0, 1))
-        loss = float(self.ranks.sum(nats).sum()) / tokens
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.train.clip or math.inf)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._refuse(batch, loss, float(norm))
-        self.optimizer.step()
-        self.step += 1
-        share = tokens / len(nats)
-        by_codebook = {f"loss_codebook_{index}": float(value) / share for index, value in enumerate(nats)}
-        return {"loss": loss, **by_codebook, "lr": rate, "gradient_norm": float(norm)}
+        return self.ranks.sum(nats)
 
     def _evaluate(self, metrics: Metrics | None) -> None:
         """The loss over the whole valid split, each note once over all ranks."""
@@ -278,50 +303,51 @@ class Training:
 
     def _outcome(self, stopped_by: int = 0) -> Outcome:
         path = self.run / "checkpoints" / f"step-{self.step:08d}.safetensors"
-        return Outcome(self.step, self.config.train.steps, path, self.valid, self.best, stopped_by, self.ranks.first)
+        return Outcome(self.step, self.record.steps, path, self.valid, self.best, stopped_by, self.ranks.first)
 
 
 def _record(shards: Path, run: Path, config: Config, manifest: Manifest, ranks: Ranks) -> Record:
     """The run's record: the one it has, if it may go on with these settings, or a new one."""
     if ranks.world > config.data.batch:
         raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
+    for name in set(config.model.labels) - set(manifest.labels):
+        log.warning("%s: its notes have no label %s, so the model learns without it.", shards, name)
     train_notes = NoteReader(shards, manifest, "train")
     if not sum(train_notes.notes):
         raise TrainError(
             f"{shards}: has no train split to learn from; `python -m shards inspect {shards}` shows what it has"
         )
     order = Order(train_notes.notes, config.train.seed, config.data.batch)
-    config = with_steps(config, config.train.steps or config.train.epochs * order.steps_per_epoch)
+    steps = config.train.steps or config.train.epochs * order.steps_per_epoch  # 0: by the minutes
+    config = replace(config, model=replace(config.model, labels=_known(config, manifest)))
     if (run / RECORD).is_file():
         record = read_record(run)
-        config = replace(config, model=replace(config.model, labels=_known(config, manifest)))
         check_same_course(run, record, config, manifest)
-        record = replace(record, config=config, shards=str(shards))
+        steps = record.steps if same_length(config, record.config) else steps
+        record = replace(record, config=config, steps=steps, shards=str(shards))
     else:
-        record = _new_record(shards, config, manifest, train_notes)
+        record = _new_record(shards, config, steps, manifest, train_notes)
     if ranks.first:
         record.write(run)
     ranks.wait()
     return record
 
 
-def _new_record(shards: Path, config: Config, manifest: Manifest, notes: NoteReader) -> Record:
+def _new_record(shards: Path, config: Config, steps: int, manifest: Manifest, notes: NoteReader) -> Record:
     codec = manifest.codec
     if config.data.window % codec.codebooks:
         raise ConfigError(
             f"data.window = {config.data.window}: not a multiple of the set's {codec.codebooks} codebooks; "
             "a window must end on a frame"
         )
-    labels = _known(config, manifest)
-    for name in set(config.model.labels) - set(labels):
-        log.warning("%s: its notes have no label %s, so the model learns without it.", shards, name)
-    facts = notes.facts(labels)
+    facts = notes.facts(config.model.labels)
     values = tuple(
         (name, tuple(sorted({combination[index] for combination, _ in facts.combinations} - {None}, key=_by_type)))
-        for index, name in enumerate(labels)
+        for index, name in enumerate(config.model.labels)
     )
     return Record(
-        config=replace(config, model=replace(config.model, labels=labels)),
+        config=config,
+        steps=steps,
         shards=str(shards),
         notes_sha256=notes_sha256(manifest),
         codec=codec,
