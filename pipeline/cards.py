@@ -50,7 +50,7 @@ def facts_of(sample: Sample, common: Mapping[str, Any]) -> Facts:
     if "seed" in sampled:
         number = f", sample {plain(sampled['index'])}" if "index" in sampled else ""
         facts.append(("seed", plain(sampled["seed"]) + number))
-    if isinstance(likelihood := sampled.get("log_likelihood"), int | float):
+    if isinstance(likelihood := sampled.get("log_likelihood"), float):
         facts.append(("log-likelihood", f"{likelihood:.2f} a token".replace("-", MINUS)))
     facts += [(words, plain(sampled[key])) for key, words in SETTINGS.items() if key in sampled and key not in common]
     facts += [

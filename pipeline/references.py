@@ -33,11 +33,12 @@ class OpenSet:
     codec: EnCodec
 
     def notes(self, split: str) -> Iterator[Note]:
-        """Stream a split; notes whose codes do not fit the codec are refused."""
+        """Stream a split, but for notes without tokens; codes that do not fit the codec are refused."""
         for shard in self.manifest.splits.get(split, ()):
             for note in read_shard(self.folder / shard.name):
                 check_tokens(note.tokens, self.manifest.codec, f"{self.folder / shard.name}: {note.key}")
-                yield note
+                if len(note.tokens):
+                    yield note
 
 
 @dataclass(frozen=True)

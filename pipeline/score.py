@@ -17,6 +17,7 @@ from pipeline.codec import EnCodec
 from pipeline.codec_loss import mel_distance
 from pipeline.frechet import Gaussian, Moments, fit, frechet, interval, moments, pooled
 from pipeline.nearest import Nearest, nearest
+from pipeline.nsynth import HIGHEST
 from pipeline.pitch import IN_TUNE, cents, fundamental, hertz_of, loudness
 from pipeline.references import Reference, choose_notes, hear, open_set
 from pipeline.samples import Sample, fingerprint, read_samples
@@ -48,8 +49,9 @@ class Heard:
         return cents(self.pitch, hertz_of(self.labels["pitch"]))
 
     def has(self, label: str) -> bool:
-        """Whether a label is there, and is a number."""
-        return isinstance(self.labels.get(label), int | float) and not isinstance(self.labels[label], bool)
+        """Whether a label is there, and is a number that MIDI knows."""
+        value = self.labels.get(label)
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= HIGHEST
 
 
 def listen(labels: Mapping[str, Any], sound: np.ndarray, sample_rate: int) -> Heard:

@@ -46,7 +46,7 @@ def headlines(first: Scores | None, second: Scores | None, names: Sequence[str])
     """The scores that say most."""
     found = []
     for score in first.scores if first else ():
-        if score.key in HEADLINES:
+        if score.key in HEADLINES and score.figures[0].value is not None:
             samples, *floors = score.figures
             other = _of_samples(second, score.key)
             others = [] if other is None else [f"{names[1]}: {_value(score.kind, other)}"]

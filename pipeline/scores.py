@@ -3,6 +3,7 @@
 Knows how figures are kept and shown, and nothing of how they come about.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -146,8 +147,11 @@ def _score(value: Any) -> Score:
 
 
 def _measured(value: Any) -> Measured:
+    hertz = _number(value["hertz"])
+    if hertz is not None and not 0 < hertz < math.inf:
+        raise ValueError(hertz)
     return Measured(
-        _number(value["hertz"]),
+        hertz,
         _number(value["cents"]),
         float(value["loudness"]),
         None if value["nearest"] is None else str(value["nearest"]),

@@ -245,7 +245,16 @@ def test_hostile_names_and_labels_are_only_text(browser, tmp_path):
     name = add_sample(
         tmp_path, 0, {"pitch": HOSTILE, "velocity": [HOSTILE], "instrument_str": HOSTILE, HOSTILE: HOSTILE}
     )
-    add_sample(tmp_path, 1, {"pitch": 10**9, "velocity": None, "half": 1}, run=HOSTILE, shards=HOSTILE, seed=HOSTILE)
+    add_sample(
+        tmp_path,
+        1,
+        {"pitch": 10**9, "velocity": None, "half": 1},
+        run=HOSTILE,
+        shards=HOSTILE,
+        seed=HOSTILE,
+        log_likelihood=10**400,
+        step=-(10**400),
+    )
     side = tmp_path / "tokens" / "sample_0001.json"
     side.write_text(side.read_text().replace('"half": 1', '"half": "\\ud800\\u0000"'))
     weird = "quote' \" # ? % & <b> ö"

@@ -12,7 +12,7 @@ from listening import RATE, VELOCITIES, add_sample, make_listening_set, set_sour
 
 from pipeline.__main__ import main
 from pipeline.audio import save
-from pipeline.score import score
+from pipeline.score import Heard, score
 from pipeline.scores import FILE, SAMPLES, read_scores, table
 from shards.errors import ShardError, UserError
 from shards.layout import Codec
@@ -115,6 +115,12 @@ def test_samples_that_were_asked_for_nothing_have_no_score_of_it(tmp_path, world
     found = score(tmp_path, notes=1)
     assert figures(found, "pitch")[SAMPLES] is figures(found, "loudness")[SAMPLES] is None
     assert found.samples["free"].hertz == pytest.approx(261.6, abs=1) and found.samples["free"].cents is None
+
+
+@pytest.mark.parametrize("label", [10**400, -1, 1e300, True, "60", None, [60]])
+def test_labels_that_are_no_midi_are_as_none(label):
+    heard = Heard({"pitch": label}, sound_of(60), 261.6, -20.0)
+    assert not heard.has("pitch") and heard.off is None
 
 
 def test_silent_and_damaged_samples_do_not_stop_the_others(tmp_path, world):
