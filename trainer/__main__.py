@@ -119,7 +119,7 @@ def sample(
     made = run_sampling(run, out, request, device)
     click.echo(
         f"Sampled {len(made.files)} notes from step {made.step} of {run} into {out} "
-        f"({made.log_likelihood:.3f} nats a token)."
+        f"({made.log_likelihood:.3f} nats a token, {made.memory / 1e6:,.0f} MB of memory)."
     )
     click.echo(f"Next: python -m pipeline decode {out} --out {out}")
 

@@ -57,11 +57,6 @@ class CachedDecoder:
         self.turns = torch.polar(torch.ones_like(angles), angles)
         self.place = 0
 
-    @property
-    def bytes(self) -> int:
-        """Of the keys and values kept."""
-        return self.cache.nbytes
-
     @torch.inference_mode()
     def feed(self, ids: Tensor) -> Tensor:
         """Take the next positions, (note, position, id); return their hidden states, (note, position, width)."""

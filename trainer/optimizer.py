@@ -24,7 +24,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Of the update that follows `step` others of `steps` in all: a straight warm-up, then constant or half a cosine."""
+    """Of the update after `step` others of `steps` in all: a straight warm-up, then constant or half a cosine."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from shards.layout import Note, write_token_file
 from trainer.checkpoint import find_checkpoint, read_checkpoint
-from trainer.device import resolve_device, resolve_dtype
+from trainer.device import peak_memory, resolve_device, resolve_dtype
 from trainer.generate import Sampling, cast_weights, generate
 from trainer.labels import Labels, combinations, completed
 from trainer.model import NoteModel
@@ -42,6 +42,7 @@ class Sampled:
     files: list[Path]
     step: int  # of the checkpoint
     log_likelihood: float  # nats a token
+    memory: int  # bytes, the most that the process has held
 
 
 def sample(run: Path, out: Path, request: Request, device: str = "auto") -> Sampled:
@@ -99,7 +100,7 @@ def sample(run: Path, out: Path, request: Request, device: str = "auto") -> Samp
                 note = Note(_key(index, labels[index]), tokens.astype(np.int16), {**labels[index], "sampled": facts})
                 files.append(write_token_file(out, note, record.codec))
                 nats += mean
-    return Sampled(files, step, nats / count)
+    return Sampled(files, step, nats / count, peak_memory(target))
 
 
 def uniforms(seed: int, index: int, length: int) -> np.ndarray:

@@ -84,6 +84,7 @@ class Training:
         self.train_notes = NoteReader(shards, manifest, "train")
         self.valid_notes = NoteReader(shards, manifest, "valid")
         self.dtype = resolve_dtype(self.config.train.dtype, device)
+        self.exact = torch.float32 if device.type == "mps" else torch.float64  # of sums; MPS has no float64
         torch.manual_seed(self.config.train.seed)
         self.model = NoteModel(self.config.model, record.vocabulary, record.window).to(device)
         self.optimizer = make_optimizer(self.model, self.config.train)
@@ -181,7 +182,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.network.train()
         parts = _micro_batches(batch, self.config.data.micro_batch, self.record.vocabulary)
-        nats = torch.zeros(self.record.codec.codebooks, device=self.device, dtype=torch.float64)
+        nats = torch.zeros(self.record.codec.codebooks, device=self.device, dtype=self.exact)
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             waiting = nullcontext() if last or self.ranks.world == 1 else self.network.no_sync()
@@ -196,7 +197,7 @@ class Training:
     def _evaluate(self, metrics: Metrics | None) -> None:
         """The loss over the whole valid split, each note once over all ranks."""
         codebooks = self.record.codec.codebooks
-        sums = torch.zeros(5, codebooks, device=self.device, dtype=torch.float64)
+        sums = torch.zeros(5, codebooks, device=self.device, dtype=self.exact)
         self.network.eval()
         batches = valid_batches(
             self.valid_notes,
