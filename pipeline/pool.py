@@ -10,6 +10,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -49,7 +50,8 @@ class _Worker:
 
     def give(self, job: _Job) -> None:
         self.job = job
-        self.pipe.send(job.batch)
+        with suppress(OSError):  # it has died; listening to it will tell
+            self.pipe.send(job.batch)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def encode_batches(
                 assert worker.job is not None
                 try:
                     message = worker.pipe.recv()
-                except (EOFError, ConnectionError):
+                except (EOFError, OSError):
                     crew.remove(worker)
                     again.append(_bury(worker, worker.job, read_seconds))
                     continue
@@ -175,7 +177,7 @@ def _serve(pipe: Connection, make_encoder: Callable[[], BatchEncoder], read_seco
         encoder = make_encoder()
         while True:
             pipe.send(encoder.encode(pipe.recv(), reading))
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):
         return  # the parent has gone
     except UserError as error:
         pipe.send(_Failure(error.message, is_users=True))

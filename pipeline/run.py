@@ -18,28 +18,20 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.choice import Choice, default_workers
 from pipeline.encode import Batch, make_encoder
 from pipeline.inputs import Folder, find_inputs
-from pipeline.plan import Plan, Rejection, Task, fingerprint, make_plan
+from pipeline.plan import Plan, Rejection, Task, fingerprint
 from pipeline.pool import Result, encode_batches
 from pipeline.progress import Progress
-from pipeline.records import (
-    Record,
-    check_same_settings,
-    check_same_tasks,
-    earlier_of,
-    is_done,
-    read_records,
-    write_record,
-)
+from pipeline.records import Record, read_records, write_record
+from pipeline.resume import look, plan_for, settings_for
 from pipeline.settings import Settings
 from shards.errors import UserError
 from shards.files import PART, atomic_write
 from shards.layout import Note
-from shards.manifest import MANIFEST, REJECTED, Ledger, Manifest, Shard, read_manifest, write_manifest
+from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
 from shards.writer import write_shard
 
 VERSIONS = ("encodec", "numpy", "soundfile", "soxr", "torch")  # packages that codes depend on
@@ -88,14 +80,14 @@ def encode_folder(request: Request, progress: Progress) -> Outcome:
 
 def _encode(request: Request, folder: Folder, choice: Choice, progress: Progress) -> Outcome:
     out = request.out
-    manifest = read_manifest(out) if (out / MANIFEST).is_file() else None
-    records = read_records(out)
-    settings = _settings_of_set(choice.settings, out, manifest, records)
-    plan = _plan(request, folder, settings, manifest, records)
+    present = look(out)
+    settings = settings_for(present, choice.settings)
+    plan = plan_for(present, folder, settings, request.extend)
     mark = fingerprint(settings, plan.inputs_sha256)
-    todo = [task for task in plan.tasks if not is_done(out, task, settings, records.get(task.shard_name))]
-    if manifest is not None and manifest.fingerprint == mark and not todo:
-        return Outcome(manifest, _rejected(plan, records.values()), folder.ignored, tasks_run=0)
+    todo = [task for task in plan.tasks if not present.is_done(task, settings)]
+    if not todo and present.manifest is not None and present.manifest.fingerprint == mark:
+        records = [present.records[task.shard_name] for task in plan.tasks]
+        return Outcome(present.manifest, _rejected(plan, records), folder.ignored, tasks_run=0)
 
     for part in out.glob(f"*{PART}"):
         part.unlink()  # of a run that was killed
@@ -173,56 +165,6 @@ def _finish(request: Request, folder: Folder, choice: Choice, plan: Plan, mark: 
     )
     write_manifest(out, manifest)
     return Outcome(manifest, rejected, folder.ignored, tasks_run)
-
-
-def _settings_of_set(wanted: Settings, out: Path, manifest: Manifest | None, records: dict[str, Record]) -> Settings:
-    """The settings to go on with: those wanted, with the batch of a set that was begun on another device.
-
-    Raises:
-        UserError: what is there was made with other settings.
-    """
-    if manifest is not None:
-        where, made_with = out, _made_with(manifest)
-    elif records:
-        first = next(iter(records.values()))
-        where, made_with = out / first.shard.record_name, first.settings
-    else:
-        return wanted
-    settings = replace(wanted, batch=made_with["audio"].get("batch", wanted.batch))
-    check_same_settings(where, made_with, settings)
-    return settings
-
-
-def _made_with(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    return {"codec": manifest.codec.to_json(), "audio": manifest.audio, "plan": manifest.plan}
-
-
-def _plan(
-    request: Request, folder: Folder, settings: Settings, manifest: Manifest | None, records: dict[str, Record]
-) -> Plan:
-    """The plan that what is there belongs to.
-
-    Raises:
-        UserError: there is none, or it has new notes that nobody asked to add.
-    """
-    plan = make_plan(folder.inputs, settings, folder.examples)
-    if manifest is None:
-        check_same_tasks(request.out, plan, settings, records.values())
-        return plan
-    names = {shard.name for shard in manifest.shards}
-    listed = [records[name] for name in sorted(names & records.keys())]
-    digests = {task.shard_name: task.digest(settings) for task in plan.tasks}
-    if digests.keys() == names and all(digests[record.shard.name] == record.task_sha256 for record in listed):
-        return plan
-    plan = make_plan(folder.inputs, settings, folder.examples, earlier_of(listed))
-    new = sum(len(task.notes) for task in plan.tasks if task.shard_name not in names)
-    if new and not request.extend:
-        raise UserError(
-            f"{request.out}: is finished, and {request.audio} has {new} notes that are not in it; "
-            "add them with --extend, or give another --out"
-        )
-    check_same_tasks(request.out, plan, settings, records.values())
-    return plan
 
 
 def _rejected(plan: Plan, records: Iterable[Record]) -> tuple[Rejection, ...]:
