@@ -34,6 +34,8 @@ def make_encoder(choice: Choice, root: Path) -> "Encoder":
     and the number of threads may change the last bits.
     """
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU too, float32 has all its bits
+    torch.backends.cudnn.deterministic = True
     return Encoder(load_chosen(choice), choice.settings, root)
 
 
