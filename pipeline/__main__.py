@@ -383,5 +383,74 @@ def page(
     click.echo(f"{written.path}: {written.samples} samples. Next: open it in a browser, it ends with how to make more.")
 
 
+@main.command("train-codec")
+@click.argument("audio", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The weights: .safetensors."
+)
+@click.option("--minutes", default=95.0, show_default=True, help="How long to train.")
+@click.option("--steps", type=click.IntRange(1), help="Train so many steps instead, however long they take.")
+@click.option("--seed", default=0, show_default=True, help="Of the first weights and of everything drawn.")
+@DEVICE
+def train_codec_command(
+    audio: tuple[Path, ...], out: Path, minutes: float, steps: int | None, seed: int, device: str
+) -> None:
+    """Train a codec of encodec_mini's form on your own notes.
+
+    Each folder in AUDIO is drawn from as often as the square root of its number of notes.
+
+    Notes in folders named *-valid are held out and measured on, those in *-test are left alone; the rest is trained on.
+    A training that was interrupted goes on where it stopped; what it needs for that, and what TensorBoard shows, is in
+    the folder beside FILE that ends in .training. On a CPU that others use too, set OMP_NUM_THREADS=1.
+
+    \b
+    Example:
+      python -m pipeline train-codec demo-notes --out runs/codec/mine.safetensors --minutes 95
+      python -m pipeline score-codec demo-notes/nsynth-guitar-valid --weights runs/codec/mine.safetensors
+    """
+    from pipeline.codec_run import Length, train_codec
+    from pipeline.codec_training import Recipe
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: weights are written as .safetensors; name the file so")
+    trained = train_codec(list(audio), out, Recipe(seed=seed), Length(minutes, steps), device)
+    click.echo(
+        f"{out}: {trained.steps} steps in {trained.minutes:.1f} minutes, log-mel distance {trained.distance:.3f} on "
+        f"notes held out. Next: python -m pipeline score-codec FOLDER --weights {out}"
+    )
+
+
+@main.command("score-codec")
+@click.argument("audio", type=click.Path(path_type=Path))
+@click.option("--codec", default="encodec_mini", show_default=True, help="encodec_24khz or encodec_mini.")
+@WEIGHTS
+@click.option("--count", type=click.IntRange(1), help="Score so many notes at even distances.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def score_codec(audio: Path, codec: str, weights: Path | None, count: int | None, as_json: bool) -> None:
+    """Measure what a codec keeps of the notes in AUDIO, and how much of its codebooks it uses.
+
+    Whole notes at their own levels: the share whose fundamental survives (YIN, MIDI 40-84), the log-mel distance with
+    both codebooks and with one, codes used and perplexity. Use instruments that the codec was not trained on.
+
+    \b
+    Example:
+      python -m pipeline score-codec demo-notes/nsynth-guitar-valid
+      python -m pipeline score-codec demo-notes/nsynth-guitar-valid --weights runs/codec/codec.safetensors
+    """
+    import json
+
+    from pipeline.codec_score import score_folder
+    from pipeline.progress import NoteBar
+
+    with NoteBar("score") as bar:
+        score = score_folder(audio, codec, weights, count, bar)
+    if as_json:
+        click.echo(json.dumps(score.to_json()))
+        return
+    for line in score.lines():
+        click.echo(line)
+    click.echo(f"{audio}: {score.notes} notes through {weights or codec}.")
+
+
 if __name__ == "__main__":
     main(prog_name="python -m pipeline")

@@ -16,6 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from shards.errors import UserError
-from shards.files import sha256_of
+from shards.files import atomic_write, sha256_of
 from shards.layout import Codec
 
 SAMPLE_RATE = 24_000  # samples/s
+HOP = 320  # samples a frame: 75 frames/s
 CODEBOOK_SIZE = 1024  # entries, so 10 bits a code
 BANDWIDTHS = {"encodec_24khz": (1.5, 3.0, 6.0, 12.0, 24.0), "encodec_mini": (1.5,)}  # kbit/s
 NO_48KHZ = (
@@ -156,6 +158,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def write_weights(path: Path, model: Any, entries: Tensor) -> None:
+    """Write a trained `untrained_mini("none")` and its codebooks, (codebook, entry, channel), in half precision.
+
+    The form is that of EnCodec's own weights, so the `encodec` package's modules take what `read_weights` reads.
+    """
+    import safetensors.torch
+
+    model = deepcopy(model)
+    with _quiet_weight_norm():
+        for module in [*model.modules()]:
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+                nn.utils.weight_norm(module)
+    for layer, book in zip(model.quantizer.vq.layers, entries, strict=True):
+        layer._codebook.embed.copy_(book)
+    state = {
+        key: value.detach().half().cpu().contiguous()
+        for key, value in model.state_dict().items()
+        if key.rpartition(".")[2] not in TRAINING_ONLY
+    }
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(state))
+
+
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
     """Copy `weights` into `model`; the first tensor that does not fit is named."""
     wanted = model.state_dict()
@@ -230,7 +255,8 @@ def _import_encodec() -> Any:
 def pad1d(x: Tensor, paddings: tuple[int, int], mode: str = "zero", value: float = 0.0) -> Tensor:
     """`encodec.modules.conv.pad1d`: the same values, (note, channel, sample) -> (note, channel, left + sample + right).
 
-    The package calls torch's reflection padding even where there is nothing to pad; without, encoding is 7 % (full size) to 13 % faster.
+    The package calls torch's reflection padding even where there is nothing to pad; without, encoding is 7 % (full
+    size) to 13 % faster.
     """
     left, right = paddings
     if left == right == 0:

@@ -1,0 +1,66 @@
+"""The optimizer that trains a codec: Muon for matrices and kernels, Adam for the rest.
+
+Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) takes the momentum of a weight as a matrix and
+steps along the nearest orthogonal one, so that all directions move alike. Of a kernel it makes a matrix by joining all
+dimensions but the first. A step has the root mean square of one of Adam's, so both share a learning rate (Liu et al.,
+2025, https://arxiv.org/abs/2502.16982). torch has a Muon of its own, but for matrices alone.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.95
+BETAS = (0.8, 0.99)  # of Adam
+EPSILON = 1e-8
+ADAM_RMS = 0.2  # root mean square of a step of Adam, as a share of the learning rate
+NARROWEST = 8  # rows and columns of a weight that is worth making orthogonal
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: singular values go to about 1 in five rounds
+ROUNDS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """One learning rate for both; `share` of a group scales it."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, {"lr": 0.0, "share": 1.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            rate = group["lr"] * group["share"]
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.sub_(rate * self._direction(weight, weight.grad))
+
+    def _direction(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        state = self.state[weight]
+        if weight.ndim > 1 and min(len(weight), weight[0].numel()) >= NARROWEST:
+            if not state:
+                state["momentum"] = torch.zeros_like(weight)
+            state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            matrix = torch.lerp(gradient, state["momentum"], MOMENTUM).flatten(1)  # Nesterov's momentum
+            return orthogonal(matrix).view_as(weight) * (ADAM_RMS * max(matrix.shape) ** 0.5)
+        if not state:
+            state["step"] = torch.zeros(())
+            state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        state["step"] += 1
+        state["mean"].lerp_(gradient, 1 - BETAS[0])
+        state["square"].lerp_(gradient.square(), 1 - BETAS[1])
+        mean, square = (
+            state[key] / (1 - beta ** float(state["step"])) for key, beta in zip(("mean", "square"), BETAS, strict=True)
+        )
+        return mean / (square.sqrt() + EPSILON)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About U V^T of the matrix U S V^T, by a Newton-Schulz iteration: (row, column) -> (row, column)."""
+    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = x / (x.norm() + 1e-7)
+    first, third, fifth = QUINTIC
+    for _ in range(ROUNDS):
+        gram = x @ x.T
+        x = first * x + (third * gram + fifth * gram @ gram) @ x
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
