@@ -48,7 +48,7 @@ def pooled(notes: Sequence[Moments]) -> Moments:
     )
 
 
-def fit(frames: Moments) -> Gaussian:
+def fit_gaussian(frames: Moments) -> Gaussian:
     """The Gaussian that others are compared with."""
     mean, covariance = _mean_and_covariance(frames)
     values, vectors = np.linalg.eigh(covariance)

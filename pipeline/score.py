@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.audio import AudioError, load
+from pipeline.audio import AudioError, fit, load
 from pipeline.codec import EnCodec
 from pipeline.codec_loss import mel_distance
-from pipeline.frechet import Gaussian, Moments, fit, frechet, interval, moments, pooled
+from pipeline.frechet import Gaussian, Moments, fit_gaussian, frechet, interval, moments, pooled
 from pipeline.nearest import Nearest, nearest
 from pipeline.nsynth import HIGHEST
 from pipeline.pitch import IN_TUNE, cents, fundamental, hertz_of, loudness
@@ -29,6 +29,7 @@ MOST_HEARD = 64  # samples whose latents are taken; the floors are taken from as
 FEWEST = 3  # values that a rank correlation says something about
 UNSEEN, ROUND_TRIP = "unseen real notes", "their round trip"  # the floors
 GONE = "the recordings are gone"
+DIED_AWAY = 40.0  # dB below a note's loudest frame
 WILSON = 1.96  # standard deviations of a normal distribution around 95 % of it
 
 
@@ -101,8 +102,10 @@ def score(
     scores.append(_frechet_score([one.sound for one in heard[:MOST_HEARD]], train, unseen, source.codec))
 
     progress("looking for copies")
-    alike = nearest([_tokens(sample) for sample, _ in samples.values()], source.notes("train"))
-    of_unseen = [] if split == "train" else nearest([note.tokens for note in chosen], source.notes("train"))
+    asked_for = [_sounding(_tokens(sample), sound, source.manifest.codec) for sample, sound in samples.values()]
+    unheard = [] if split == "train" else unseen
+    real_tokens = [_sounding(one.note.tokens, one.round_trip, source.manifest.codec) for one in unheard]
+    alike, of_unseen = (nearest(tokens, source.notes("train")) for tokens in (asked_for, real_tokens))
     scores += [_copy_score(alike, of_unseen), *_codec_scores(pairs, floor)]
 
     measured = {
@@ -148,7 +151,7 @@ def _frechet_score(
     if not basis:
         figures = tuple(Figure(of, None, why="the set has no unseen notes") for of in groups)
     else:
-        reference = fit(pooled([_latents(sound, codec) for sound in basis]))
+        reference = fit_gaussian(pooled([_latents(sound, codec) for sound in basis]))
         figures = tuple(
             _distance(of, [_latents(sound, codec) for sound in sounds], reference) for of, sounds in groups.items()
         )
@@ -167,7 +170,7 @@ def _copy_score(alike: Sequence[Nearest], of_unseen: Sequence[Nearest]) -> Score
     return Score(
         "copying",
         "Likeness to a train note",
-        "Share of tokens that agree with the most similar train note, the median of the notes. "
+        "Share of tokens, while a note sounds, that agree with the most similar train note: the median of the notes. "
         "Far above what unseen real notes have, the model repeats its examples.",
         "share",
         (_median(SAMPLES, alike), _median(UNSEEN, of_unseen)),
@@ -247,6 +250,15 @@ def _latents(sound: np.ndarray, codec: EnCodec) -> Moments:
     with torch.inference_mode():
         frames = codec.model.encoder(torch.from_numpy(sound).to(codec.device)[None, None])[0]  # type: ignore[operator]
     return moments(frames.cpu().numpy())  # (channel, frame)
+
+
+def _sounding(tokens: np.ndarray, sound: np.ndarray, codec: Codec) -> np.ndarray:
+    """The tokens up to where the note has died away: all silence is alike. (token,) -> (token,)"""
+    frames = len(tokens) // codec.codebooks
+    samples = fit(sound, frames * codec.hop).reshape(frames, codec.hop).astype(np.float64)
+    level = 10 * np.log10(np.mean(samples**2, axis=1) + 1e-12)  # (frame,)
+    heard = np.flatnonzero(level > level.max(initial=-np.inf) - DIED_AWAY)
+    return tokens[: (heard.max(initial=0) + 1) * codec.codebooks]
 
 
 def _in_tune(note: Heard) -> bool:

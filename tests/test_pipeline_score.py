@@ -88,6 +88,18 @@ def test_a_copied_train_note_is_found_and_named(tmp_path, world):
     assert figures(found, "copying")[SAMPLES] < 0.2 and figures(found, "copying")["unseen real notes"] < 1
 
 
+def test_silence_after_a_note_does_not_make_it_a_copy(tmp_path, world):
+    manifest = read_manifest(world)
+    notes = list(read_shard(world / manifest.splits["train"][0].name))
+    tokens = notes[2].tokens.copy()
+    sounding = len(tokens) // 4
+    tokens[:sounding] = (tokens[:sounding] + 1) % 1024
+    sound = sound_of(60)
+    sound[len(sound) // 4 :] = 0
+    add_sample(tmp_path, "short", manifest.codec, sound, {}, tokens, shards=str(world))
+    assert score(tmp_path, notes=1).samples["short"].agreement < 0.1
+
+
 def test_distances_order_as_they_must(tmp_path, world, scored):
     rng = np.random.default_rng(0)
     noise = fill(tmp_path, world, sound=lambda pitch, velocity: rng.normal(0, 0.1, RATE).astype(np.float32))
