@@ -230,6 +230,26 @@ def test_a_manifest_that_names_anything_but_its_own_tars_is_refused(
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize(
+    "size", [b"-0000001000", b"-1000000000", b"1_0", b"\x80\0\0\0\0\0\0\x01\0", b"99999999999", b""]
+)
+def test_a_size_that_is_none_is_refused(make_set: Callable[..., Path], size: bytes) -> None:
+    folder = make_set(train=[1])
+    path = folder / "train-00000.tar"
+    data = bytearray(path.read_bytes())
+    data[124:136] = size.ljust(12, b"\0")
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"train-00000\.tar"):
+        reader(folder).read(0, 0)
+
+
+def test_labels_that_are_lists_or_objects_count_as_untold(tmp_path: Path) -> None:
+    notes = [replace(random_note(f"n{index}"), labels={"pitch": value}) for index, value in enumerate(([1], {}, 60))]
+    write_set(tmp_path, {"train": [notes]})
+    assert reader(tmp_path).facts(("pitch",)).combinations == [((60,), 1), ((None,), 2)]
+    assert VOCABULARY.label_ids({"pitch": [1]}) == VOCABULARY.nones()
+
+
 @pytest.mark.parametrize("keep", [0, 100, 512, 1536, 3000, 3 * 4 * 512])
 def test_a_tar_cut_short_is_refused(make_set: Callable[..., Path], keep: int) -> None:
     folder = make_set(train=[3])

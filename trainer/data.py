@@ -24,7 +24,7 @@ from shards.layout import json_object, npy_array
 from shards.manifest import Manifest
 from trainer.config import DataConfig
 from trainer.order import Order, Place, divided
-from trainer.vocabulary import Vocabulary
+from trainer.vocabulary import Vocabulary, label_value
 
 BLOCK = tarfile.BLOCKSIZE  # bytes
 PLAIN = (tarfile.REGTYPE[0], tarfile.AREGTYPE[0])
@@ -84,7 +84,10 @@ class NoteFile:
         start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
         with self.path.open("rb", buffering=0) as file:
             record = os.pread(file.fileno(), stop - start, start)
-        (key, codes), (other, labels) = self._pair(record)
+        try:
+            (key, codes), (other, labels) = self._pair(record)
+        except (tarfile.TarError, ValueError) as error:
+            raise ShardError(f"{self.path}: note {row} is no whole pair ({error}); encode this set again") from error
         if key != other:
             raise ShardError(f"{self.path}: {key}.npy has no {key}.json behind it; encode this set again")
         where = f"{self.path}: {key}"
@@ -103,7 +106,7 @@ class NoteFile:
             match = MEMBER.fullmatch(header[NAME].rstrip(b"\0"))
             if match is None or match[2] != ending:
                 raise self._stranger(header[NAME].rstrip(b"\0").decode(errors="replace"))
-            size = int(header[SIZE].rstrip(b" \0") or b"0", 8)
+            size = _size(header)
             place += BLOCK
             yield match[1].decode(), record[place : place + size]
             place += -(-size // BLOCK) * BLOCK
@@ -155,7 +158,7 @@ class NoteReader:
         for shard, row in self.places():
             _, codes, known = self.read(shard, row)
             longest = max(longest, len(codes))
-            found[tuple(known.get(name) for name in labels)] += 1
+            found[tuple(label_value(known, name) for name in labels)] += 1
         return Facts(longest, sorted(found.items(), key=str))
 
 
@@ -301,7 +304,7 @@ def _scan(path: Path) -> np.ndarray:
                     offsets.append(place)
                 begun = header[TYPE] not in PLAIN  # headers that only tell more about the member behind them
                 members += not begun
-                place += BLOCK + -(-int(header[SIZE].rstrip(b" \0") or b"0", 8) // BLOCK) * BLOCK
+                place += BLOCK + -(-_size(header) // BLOCK) * BLOCK
             if place + 2 * BLOCK > size:
                 raise ShardError(f"{path}: is cut short after {size} bytes; encode this set again")
             return np.array([*offsets, place], np.int64)
@@ -309,6 +312,14 @@ def _scan(path: Path) -> np.ndarray:
         raise ShardError(f"{path}: missing; encode this set again") from error
     except (OSError, ValueError, IndexError) as error:
         raise ShardError(f"{path}: is not a whole tar ({error}); encode this set again") from error
+
+
+def _size(header: bytes) -> int:
+    """Bytes of a member's content. Only plain octal digits: Python would also take a minus sign."""
+    digits = header[SIZE].strip(b" \0")
+    if not digits.isdigit():
+        raise ValueError(f"a size of {digits!r}")
+    return int(digits, 8)
 
 
 def _codes(data: bytes, where: str) -> np.ndarray:

@@ -39,7 +39,7 @@ class Vocabulary:
 
     def label_ids(self, labels: Mapping[str, Any]) -> list[int]:
         """An id for each label; a value that training never saw becomes "none"."""
-        return [ids.get(labels.get(name, NONE), none) for name, none, ids in self._label_ids]
+        return [ids.get(label_value(labels, name), none) for name, none, ids in self._label_ids]
 
     def nones(self) -> list[int]:
         """The label ids of a note of which nothing is told."""
@@ -68,3 +68,9 @@ class Vocabulary:
         """Undo `to_json`."""
         labels = tuple((name, tuple(values)) for name, values in value["labels"])
         return cls(value["codebooks"], value["codebook_size"], value["shared"], labels)
+
+
+def label_value(labels: Mapping[str, Any], name: str) -> Any:
+    """What is told of a label; a list or an object is nothing that a note could be sampled by."""
+    value = labels.get(name, NONE)
+    return value if isinstance(value, str | int | float) else NONE
