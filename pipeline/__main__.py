@@ -42,6 +42,13 @@ ENCODING_OPTIONS = (
         show_default=True,
         help="bfloat16 is faster on processors that have it, and changes a few codes in a hundred.",
     ),
+    click.option(
+        "--backend",
+        type=click.Choice(["torch", "openvino"]),
+        default="torch",
+        show_default=True,
+        help="What runs the encoder; openvino (pip install openvino) is faster on a CPU.",
+    ),
     click.option("--notes-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Notes a tar."),
     click.option(
         "--valid-fraction",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.codec import EnCodec, load_codec
+from pipeline.openvino_codec import OpenVinoEnCodec
 from pipeline.precision import with_precision
 from pipeline.settings import Settings
 from shards.errors import UserError
@@ -29,6 +30,7 @@ def choose(
     device: str,
     min_peak: float,
     precision: str,
+    backend: str,
     notes_per_shard: int,
     valid_fraction: float,
     seed: int,
@@ -47,19 +49,27 @@ def choose(
         duration=seconds,
         min_peak=min_peak,
         precision=precision,
+        backend=backend,
         batch=1 if place == "cpu" or seconds is None else GPU_BATCH,
         notes_per_shard=notes_per_shard,
         valid_fraction=valid_fraction,
         seed=seed,
     )
+    _as_set(loaded, settings)  # so that a backend that is not here is known at once
     return Choice(settings, weights, place)
 
 
 def load_chosen(choice: Choice) -> EnCodec:
     """The codec of a choice, once more: every worker has its own."""
     spec = choice.settings.codec
-    loaded = load_codec(spec.name, spec.bandwidth, choice.weights, choice.device)
-    return with_precision(loaded, choice.settings.precision)
+    return _as_set(load_codec(spec.name, spec.bandwidth, choice.weights, choice.device), choice.settings)
+
+
+def _as_set(codec: EnCodec, settings: Settings) -> EnCodec:
+    """The codec, encoding as the settings say."""
+    if settings.backend == "openvino":
+        return OpenVinoEnCodec(codec, settings.precision)
+    return with_precision(codec, settings.precision)
 
 
 def default_workers(device: str) -> int:

@@ -54,7 +54,8 @@ def reencode(
     source = find_inputs(audio or Path(manifest.audio["source"]))
     plan = make_plan(source.inputs, settings, source.examples)
     planned = {note.key: note for task in plan.tasks for note in task.notes}
-    settings = replace(settings, precision=precision or settings.precision)
+    if precision is not None:
+        settings = replace(settings, precision=precision)
     encoder = make_encoder(Choice(settings, weights, device), source.root)
     for shard, note in _draw(folder, manifest, count, seed):
         yield _compare(note, shard, planned, encoder)

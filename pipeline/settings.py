@@ -9,6 +9,7 @@ from shards.errors import UserError
 from shards.layout import Codec
 
 PRECISIONS = ("float32", "bfloat16")
+BACKENDS = ("torch", "openvino")
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Settings:
     codec: Codec
     duration: float | None = 4.0  # seconds; None keeps each note's length
     min_peak: float = 1e-4  # of full scale; a note that stays below is rejected as silent
-    precision: str = "float32"  # of the codec's arithmetic
+    precision: str = "float32"  # of the encoder's arithmetic
+    backend: str = "torch"  # what runs the encoder
     batch: int = 1  # notes in one call of the codec: their codes may depend on it, so a set keeps its own
     notes_per_shard: int = 1000
     valid_fraction: float = 0.02  # of notes whose folder names no split
@@ -31,6 +33,10 @@ class Settings:
             raise UserError(f"min peak {self.min_peak:g}: give a share of full scale, such as 0.0001, or 0")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision}: choose from {', '.join(PRECISIONS)}")
+        if self.backend not in BACKENDS:
+            raise UserError(f"backend {self.backend}: choose from {', '.join(BACKENDS)}")
+        if self.backend == "openvino" and self.duration is None:
+            raise UserError("backend openvino: is compiled for one length; give a --duration, or use --backend torch")
         if self.notes_per_shard < 1:
             raise UserError(f"notes per shard {self.notes_per_shard}: give 1 or more")
         if not 0 <= self.valid_fraction < 1:
@@ -47,6 +53,7 @@ class Settings:
                 "resampler": RESAMPLER,
                 "min_peak": self.min_peak,
                 "precision": self.precision,
+                "backend": self.backend,
                 "batch": self.batch,
             },
             "plan": {
@@ -62,6 +69,6 @@ class Settings:
         audio, plan = blocks["audio"], blocks["plan"]
         return cls(
             codec=Codec(**blocks["codec"]),
-            **{name: audio[name] for name in ("duration", "min_peak", "precision", "batch")},
+            **{name: audio[name] for name in ("duration", "min_peak", "precision", "backend", "batch")},
             **{name: plan[name] for name in ("notes_per_shard", "valid_fraction", "seed")},
         )

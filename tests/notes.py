@@ -46,7 +46,8 @@ def choice(**changes: Any) -> Choice:
     """The embedded codec, a fifth of a second of each note, three notes a shard."""
     options: dict[str, Any] = {
         "codec": "encodec_mini", "bandwidth": 1.5, "duration": "0.2", "weights": None, "device": "cpu",
-        "min_peak": 1e-4, "precision": "float32", "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
+        "min_peak": 1e-4, "precision": "float32", "backend": "torch",
+        "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
     }  # fmt: skip
     return choose(**{**options, **changes})
 

@@ -136,6 +136,7 @@ CHANGES = {
     "duration": 3.0,
     "min_peak": 0.5,
     "precision": "bfloat16",
+    "backend": "openvino",
     "batch": 2,
     "notes_per_shard": 4,
     "valid_fraction": 0.5,

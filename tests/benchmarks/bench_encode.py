@@ -5,6 +5,7 @@ own choice of threads. Both resample by soxr, so that their codes can be compare
 official shapes: speed does not depend on their values. What takes time once (loading, starting workers) is left out.
 """
 
+import importlib.util
 import multiprocessing
 import tempfile
 import time
@@ -25,6 +26,7 @@ from pipeline.encode import Batch, Encoder, make_encoder
 from pipeline.inputs import find_inputs
 from pipeline.plan import PlannedNote, make_plan
 from pipeline.pool import encode_batches
+from pipeline.settings import BACKENDS
 from shards.layout import Note
 
 ROUNDS = 4
@@ -32,6 +34,7 @@ NOTES_A_ROUND = 8
 SECONDS = 4.0  # a note
 RATE = 16_000  # Hz, as NSynth
 BANDWIDTH = 1.5  # kbps
+TUTORIAL = "tutorial's loop"
 
 
 def write_notes(folder: Path, count: int) -> None:
@@ -68,39 +71,43 @@ def compare(home: Path) -> None:
     (home / "notes").mkdir()
     write_notes(home / "notes", ROUNDS * NOTES_A_ROUND)
 
-    choice = choose(
-        codec="encodec_24khz", bandwidth=BANDWIDTH, duration=str(SECONDS), weights=weights, device="cpu",
-        min_peak=1e-4, precision="float32", notes_per_shard=1000, valid_fraction=0.0, seed=0,
-    )  # fmt: skip
+    choices = {
+        f"pipeline encode, {backend}": choose(
+            codec="encodec_24khz", bandwidth=BANDWIDTH, duration=str(SECONDS), weights=weights, device="cpu",
+            min_peak=1e-4, precision="float32", backend=backend, notes_per_shard=1000, valid_fraction=0.0, seed=0,
+        )
+        for backend in BACKENDS
+        if backend == "torch" or importlib.util.find_spec(backend)
+    }  # fmt: skip
+    settings = next(iter(choices.values())).settings
     folder = find_inputs(home / "notes")
-    [task] = make_plan(folder.inputs, choice.settings).tasks
+    [task] = make_plan(folder.inputs, settings).tasks
     workers = default_workers("cpu")
     tutorial(model, folder.root / task.notes[0].input.path)  # the first call allocates
 
-    took = {"tutorial": 0.0, "pipeline": 0.0}  # seconds
-    equal: list[np.ndarray] = []  # (token,) of each note
-    peak = 0
+    took = dict.fromkeys([TUTORIAL, *choices], 0.0)  # seconds
+    peaks = dict.fromkeys(choices, 0)  # MB
+    equal: dict[str, list[np.ndarray]] = {name: [] for name in choices}  # (token,) of each note
     for start in range(0, len(task.notes), NOTES_A_ROUND):
         notes = task.notes[start : start + NOTES_A_ROUND]
         began = time.perf_counter()
         theirs = {note.key: tutorial(model, folder.root / note.input.path) for note in notes}
-        took["tutorial"] += time.perf_counter() - began
-        ours, seconds, memory = encode(partial(make_encoder, choice, folder.root), notes, workers)
-        took["pipeline"] += seconds
-        equal += [ours[key] == tokens for key, tokens in theirs.items()]
-        peak = max(peak, memory)
+        took[TUTORIAL] += time.perf_counter() - began
+        for name, choice in choices.items():
+            ours, seconds, memory = encode(partial(make_encoder, choice, folder.root), notes, workers)
+            took[name] += seconds
+            peaks[name] = max(peaks[name], memory)
+            equal[name] += [ours[key] == tokens for key, tokens in theirs.items()]
 
     sound = len(task.notes) * SECONDS
-    shares = np.concatenate(equal).reshape(-1, choice.settings.codec.codebooks).mean(axis=0)  # (codebook,)
-    click.echo(
-        f"encoding {len(task.notes)} notes of {SECONDS:g} s, full-size EnCodec, {BANDWIDTH:g} kbps, {workers} cores"
-    )
-    click.echo(f"  tutorial's loop   {sound / took['tutorial']:6.1f} s of sound a second")
-    click.echo(
-        f"  pipeline encode   {sound / took['pipeline']:6.1f} s of sound a second, {workers} workers of {peak} MB"
-    )
-    click.echo(f"  ratio             {took['tutorial'] / took['pipeline']:6.2f}")
-    click.echo(f"  equal codes       {shares.mean():.4%} ({', '.join(f'{share:.4%}' for share in shares)} by codebook)")
+    click.echo(f"encoding {len(task.notes)} notes of {SECONDS:g} s with full-size EnCodec at {BANDWIDTH:g} kbps")
+    click.echo(f"  {TUTORIAL:<27}{sound / took[TUTORIAL]:6.1f} x real time")
+    for name in choices:
+        shares = np.concatenate(equal[name]).reshape(-1, settings.codec.codebooks).mean(axis=0)  # (codebook,)
+        click.echo(
+            f"  {name:<27}{sound / took[name]:6.1f} x real time, ratio {took[TUTORIAL] / took[name]:.2f}, equal codes "
+            f"{', '.join(f'{share:.3%}' for share in shares)}, {workers} workers of {peaks[name]} MB"
+        )
 
 
 def encode(
