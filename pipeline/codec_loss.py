@@ -28,7 +28,7 @@ def mel_distance(decoded: Tensor, real: Tensor, windows: Sequence[int] = MEL_WIN
     """Mean |difference| of log mel magnitudes plus twice that of the magnitudes: (note, sample) twice -> scalar."""
     terms = []
     for window in windows:
-        bands = _mel_bands(window)
+        bands = _mel_bands(window).to(real.device)
         terms.append(_distance(magnitudes(decoded, window, overlap) @ bands, magnitudes(real, window, overlap) @ bands))
     return torch.stack(terms).mean()
 
@@ -52,7 +52,7 @@ def waveform_error(decoded: Tensor, real: Tensor) -> Tensor:
 
 def magnitudes(samples: Tensor, window: int, overlap: int) -> Tensor:
     """|STFT|, scaled so that white noise has the same level at every window: (note, sample) -> (note, frame, bin)."""
-    hann = _hann(window)
+    hann = _hann(window).to(samples.device)
     spectrum = torch.stft(samples, window, window // overlap, window=hann, return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
     return (power + 1e-12).sqrt().transpose(1, 2)  # the constant keeps the gradient finite in digital silence

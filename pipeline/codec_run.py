@@ -83,8 +83,7 @@ def train_codec(audio: list[Path], out: Path, recipe: Recipe, length: Length, de
     if saved is not None:
         training.restore(saved["training"])
         seconds = saved["seconds"]
-    spread = [held_out[index * len(held_out) // VALID_NOTES] for index in range(VALID_NOTES)]
-    notes = torch.from_numpy(np.stack([load(path, SAMPLE_RATE, VALID_SECONDS) for path in dict.fromkeys(spread)]))
+    notes = _load_some(held_out)
 
     def save() -> None:
         with atomic_write(folder / CHECKPOINT) as file:
@@ -92,7 +91,10 @@ def train_codec(audio: list[Path], out: Path, recipe: Recipe, length: Length, de
 
     folder.mkdir(parents=True, exist_ok=True)
     due_save, due_valid = _every(SAVE_EVERY), _every(VALID_EVERY)
-    with SummaryWriter(folder) as log, tqdm(total=100, unit="%", desc="train-codec", bar_format=BAR) as bar:
+    with (
+        SummaryWriter(folder, purge_step=training.step) as log,
+        tqdm(total=100, unit="%", desc="train-codec", bar_format=BAR) as bar,
+    ):
         while (progress := length.progress(training.step, seconds)) < 1:
             training.progress = progress
             started = time.perf_counter()
@@ -145,6 +147,12 @@ def _split(folder: Path) -> tuple[list[Path], list[Path]]:
         if note.fault is None and split != "test":
             (valid if split == "valid" else train).append(found.root / note.path)
     return train, valid
+
+
+def _load_some(paths: list[Path]) -> torch.Tensor:
+    """`VALID_NOTES` of these notes at even distances, or all if there are fewer: (note, sample)."""
+    some = dict.fromkeys(paths[index * len(paths) // VALID_NOTES] for index in range(VALID_NOTES))
+    return torch.from_numpy(np.stack([load(path, SAMPLE_RATE, VALID_SECONDS) for path in some]))
 
 
 def _digest(paths: list[Path]) -> str:
