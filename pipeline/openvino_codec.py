@@ -4,6 +4,7 @@ Compiled for notes of one length, in one thread. Finding the nearest code, and d
 """
 
 import importlib
+import warnings
 from typing import Any
 
 import torch
@@ -43,7 +44,8 @@ class OpenVinoEnCodec(EnCodec):
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         model: Any = self.model
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's tracer: that it is old, and that the graph fits one length only
             graph = self._openvino.convert_model(model.encoder, example_input=torch.zeros(shape), input=list(shape))
         options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": self._hint}
         return self._openvino.Core().compile_model(graph, "CPU", options).create_infer_request()

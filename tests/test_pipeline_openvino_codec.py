@@ -18,7 +18,6 @@ installed = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, rea
 
 
 @installed
-@pytest.mark.filterwarnings("ignore")  # of torch's tracer, and of OpenVINO's own imports
 def test_float32_codes_are_torchs() -> None:
     torch.set_num_threads(1)
     codec = load_codec("encodec_mini")
