@@ -45,7 +45,7 @@ class OpenVinoEnCodec(EnCodec):
     def _compile(self, shape: tuple[int, ...]) -> Any:
         model: Any = self.model
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's tracer: that it is old, and that the graph fits one length only
+            warnings.simplefilter("ignore")  # of the tracer: that it is old, that the graph fits one length only
             graph = self._openvino.convert_model(model.encoder, example_input=torch.zeros(shape), input=list(shape))
         options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": self._hint}
         return self._openvino.Core().compile_model(graph, "CPU", options).create_infer_request()
