@@ -112,6 +112,15 @@ def test_guidance_of_one_is_no_guidance() -> None:
     )
 
 
+def test_guidance_needs_labels() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(width=16, depth=1, heads=2, head_width=8)
+    model = NoteModel(config, Vocabulary(2, 32), 12).eval()
+    untold = torch.empty((3, 0), dtype=torch.long)
+    plain_codes, _ = generate(model, untold, chance(3, 12), Sampling())
+    assert torch.equal(generate(model, untold, chance(3, 12), Sampling(guidance=3.0))[0], plain_codes)
+
+
 def test_likelihoods_are_those_of_the_model() -> None:
     model = tiny()
     codes, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling(temperature=0.5, top_k=3))

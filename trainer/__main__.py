@@ -75,7 +75,9 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], device
 @click.option("--top-k", default=0, show_default=True, help="Draw from the k likeliest codes only; 0: from all.")
 @click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest codes that reach p together.")
 @click.option("--min-p", default=0.0, show_default=True, help="Leave out codes below this share of the likeliest.")
-@click.option("--guidance", default=1.0, show_default=True, help="Above 1: follow the labels more than the model does.")
+@click.option(
+    "--guidance", default=2.0, show_default=True, help="How far to follow labels; 1: as the model learned to."
+)
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="pitch=60, or a sweep: pitch=40:76:4.")
 @click.option("--prompt", metavar="SET:KEY|FILE.npy", help="Begin as this note of a shard set, or token file, does.")
 @click.option("--prompt-seconds", default=0.5, show_default=True, help="How much of the prompt is kept.")

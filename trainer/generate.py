@@ -131,7 +131,7 @@ def generate(
     """
     notes, length = uniforms.shape
     codebooks = model.vocabulary.codebooks
-    guided = sampling.guidance != 1
+    guided = sampling.guidance != 1 and labels.shape[1] > 0
     if guided:
         labels = torch.cat([labels, labels.new_tensor([model.vocabulary.nones()]).expand_as(labels)])
     decoder = CachedDecoder(model, len(labels))
