@@ -56,11 +56,20 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of the matrix U S V^T, by a Newton-Schulz iteration: (row, column) -> (row, column)."""
+    """About U V^T of the matrix U S V^T, by a Newton-Schulz iteration: (row, column) -> (row, column).
+
+    Each round multiplies the matrix by a polynomial of its Gram matrix. Only the Gram matrix and the product of the
+    polynomials are carried from round to round: they are square and small, where the matrix is long.
+    """
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
     first, third, fifth = QUINTIC
+    gram = x @ x.T
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(ROUNDS):
-        gram = x @ x.T
-        x = first * x + (third * gram + fifth * gram @ gram) @ x
+        polynomial = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
+        polynomial.diagonal().add_(first)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    x = product @ x
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
