@@ -285,30 +285,38 @@ def verify(folder: Path, count: int, audio: Path | None, seed: int, weights: Pat
 
 @main.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the WAV files go.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the audio goes.")
+@click.option(
+    "--format", "form", type=click.Choice(["wav", "flac"]), default="wav", show_default=True, help="Both of 16 bits."
+)
+@click.option("--ecdc", is_flag=True, help="Write EnCodec's own compressed files too (encodec_24khz only).")
 @WEIGHTS
 @DEVICE
-def decode(folder: Path, out: Path, weights: Path | None, device: str) -> None:
-    """Turn token files, or the notes of a shard set, into WAV files.
+def decode(folder: Path, out: Path, form: str, ecdc: bool, weights: Path | None, device: str) -> None:
+    """Turn token files, or the notes of a shard set, into WAV or FLAC files.
 
     The codec block beside the codes says which codec decodes them. Nothing is clipped: a note that peaks above full
-    scale is scaled down as a whole, and named.
+    scale is scaled down as a whole, and named. What is there already and was made of the same codes is kept.
 
     \b
-    Example:
-      python -m trainer sample --run runs/demo --out samples/demo --count 8
-      python -m pipeline decode samples/demo --out samples/demo
+    Examples:
+      python -m trainer sample --run runs/demo --out samples/demo/tokens --count 8
+      python -m pipeline decode samples/demo/tokens --out samples/demo
+      python -m pipeline decode shards/demo --out decoded --format flac
     """
     from pipeline.decode import decode_folder
     from pipeline.progress import NoteBar
 
     with NoteBar("decode") as bar:
-        decoded = decode_folder(folder, out, bar, weights, device)
+        decoded = decode_folder(folder, out, bar, weights, device, form, ecdc)
     for key, peak in decoded.scaled[:FEW]:
         click.echo(f"{key}: peaked at {peak:.2f} of full scale, scaled down to fit")
     if len(decoded.scaled) > FEW:
         click.echo(f"... and {len(decoded.scaled) - FEW} more notes")
-    click.echo(f"{out}: {decoded.notes} WAV files, {decoded.seconds:.1f} seconds. Open them with any player.")
+    kept = f" ({decoded.kept} were there already)" if decoded.kept else ""
+    click.echo(
+        f"{out}: {decoded.notes} {form.upper()} files{kept}, {decoded.seconds:.1f} seconds. Open them in any player."
+    )
 
 
 def _shares(shares: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""An audio file -> samples at a codec's rate; samples -> a WAV file.
+"""An audio file -> samples at a codec's rate; samples -> a WAV or FLAC file.
 
 Reads whatever libsndfile reads (MP3, WAV, FLAC, OGG), mixes to mono, resamples, pads or trims. A damaged file is an
 `AudioError` that says what is wrong with it; one that crashes or hangs libsndfile is for whoever calls to survive.
@@ -98,11 +98,12 @@ def _why(error: Exception) -> str:
     return text.strip().rstrip(".") or type(error).__name__
 
 
-def save(path: Path, samples: np.ndarray, sample_rate: int) -> float:
-    """Write (sample,) float samples as a 16-bit WAV, whole or not at all; return the peak they had.
+def save(path: Path, samples: np.ndarray, sample_rate: int, comment: str = "") -> float:
+    """Write (sample,) float samples in 16 bits, whole or not at all, in the format that the ending of `path` names;
+    return the peak they had.
 
     A peak above full scale (1.0) is neither wrapped nor clipped: the whole note is scaled down to fit, and the caller
-    can say so.
+    can say so. `comment` is kept in the file's own field for it, where `read_comment` finds it.
 
     Raises:
         AudioError: samples that are NaN or infinite.
@@ -114,6 +115,23 @@ def save(path: Path, samples: np.ndarray, sample_rate: int) -> float:
         raise AudioError(path, "non-finite samples", "nothing was written")
     peak = float(np.abs(samples).max(initial=0.0))
     pcm = np.rint(samples / max(peak, 1.0) * PCM_PEAK).astype(np.int16)
-    with atomic_write(path) as file:
-        soundfile.write(file, pcm, sample_rate, format="WAV", subtype="PCM_16")
+    form = path.suffix.removeprefix(".").upper()
+    with (
+        atomic_write(path) as file,
+        soundfile.SoundFile(file, "w", sample_rate, channels=1, format=form, subtype="PCM_16") as sound,
+    ):
+        if comment:
+            sound.comment = comment
+        sound.write(pcm)
     return peak
+
+
+def read_comment(path: Path) -> str:
+    """What `save` was given as comment; empty if the file has none, or is not there or no audio."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            return str(file.comment)
+    except (soundfile.SoundFileError, OSError):
+        return ""

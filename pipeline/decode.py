@@ -1,9 +1,12 @@
-"""Codes -> WAV files: the way back, for sampled token files and for shard sets alike.
+"""Codes -> WAV or FLAC files: the way back, for sampled token files and for shard sets alike.
 
-The codec block beside the codes says which codec decodes them; anything that does not fit is refused by name. Knows
+The codec block beside the codes says which codec decodes them; anything that does not fit is refused by name. Each file
+says in its comment which codes it was made of, so what an interrupted run has decoded is not decoded again. Knows
 nothing of audio that came in, and nothing of models.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.audio import save
+from pipeline.audio import read_comment, save
 from pipeline.codec import CodecError, EnCodec, load_codec
+from pipeline.ecdc import SUFFIX, check_readable, write_ecdc
 from pipeline.progress import Progress
 from shards.errors import ShardError
 from shards.layout import Codec, Note, check_tokens, read_token_file, unflatten
@@ -27,6 +31,7 @@ FULL_SCALE = 1.0
 @dataclass(frozen=True)
 class Decoded:
     notes: int
+    kept: int  # of these, decoded by an earlier run
     seconds: float
     scaled: tuple[tuple[str, float], ...]  # (key, peak) of notes that were scaled down to fit
 
@@ -41,28 +46,59 @@ class Source:
 
 
 def decode_folder(
-    folder: Path, out: Path, progress: Progress, weights: Path | None = None, device: str = "auto"
+    folder: Path,
+    out: Path,
+    progress: Progress,
+    weights: Path | None = None,
+    device: str = "auto",
+    form: str = "wav",
+    with_ecdc: bool = False,
 ) -> Decoded:
     """Write `out`/KEY.wav for every token file, or every note of a shard set, in `folder`.
 
+    form: wav or flac. with_ecdc: write KEY.ecdc beside it, EnCodec's own compressed form of the same codes.
+
     Raises:
         ShardError: neither is in it, or codes that do not fit their codec block.
-        CodecError: the codec that made the codes cannot be had, or other weights were given.
+        CodecError: the codec that made the codes cannot be had, other weights were given, or the `encodec` package
+            could not read its .ecdc files.
     """
     source = open_source(folder)
+    if with_ecdc:
+        check_readable(source.codec)
     codec = load_matching(source.codec, folder, weights, device)
     progress.start(source.count, 0)
-    notes = 0
-    seconds = 0.0
+    notes, kept, seconds = 0, 0, 0.0
     scaled: list[tuple[str, float]] = []
-    for key, samples in decode_notes(codec, source.notes):
-        peak = save(out / f"{key}.wav", samples, codec.spec.sample_rate)
+    marks: dict[str, str] = {}  # of the notes that are on their way
+
+    def missing() -> Iterator[Note]:
+        nonlocal notes, kept, seconds
+        for note in source.notes:
+            notes += 1
+            seconds += len(note.tokens) / source.codec.tokens_per_second
+            if with_ecdc:
+                write_ecdc(out / f"{note.key}{SUFFIX}", note, source.codec)
+            mark = _mark(note, source.codec)
+            if read_comment(out / f"{note.key}.{form}") == mark:
+                kept += 1
+                progress.step(1, 0.0)
+            else:
+                marks[note.key] = mark
+                yield note
+
+    for key, samples in decode_notes(codec, missing()):
+        peak = save(out / f"{key}.{form}", samples, codec.spec.sample_rate, marks.pop(key))
         if peak > FULL_SCALE:
             scaled.append((key, peak))
-        notes += 1
-        seconds += len(samples) / codec.spec.sample_rate
         progress.step(1, len(samples) / codec.spec.sample_rate)
-    return Decoded(notes, seconds, tuple(sorted(scaled)))
+    return Decoded(notes, kept, seconds, tuple(sorted(scaled)))
+
+
+def _mark(note: Note, codec: Codec) -> str:
+    """What tells files apart that are made of other codes, or by another codec."""
+    digest = hashlib.sha256(json.dumps(codec.to_json(), sort_keys=True).encode() + note.tokens.tobytes())
+    return f"{codec.name} codes {digest.hexdigest()}"
 
 
 def open_source(folder: Path) -> Source:

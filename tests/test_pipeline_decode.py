@@ -101,6 +101,29 @@ def test_a_note_that_peaks_above_full_scale_is_scaled_and_reported(
     assert np.abs(heard(tmp_path / "out/b.wav")).max() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_what_is_decoded_is_kept_until_the_codes_are_others(tokens: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert decode(tokens, out).kept == 0
+    whole = {path.name: heard(path) for path in out.iterdir()}
+    (out / "a.wav").unlink()  # a run that was stopped
+    (out / "b.wav").write_bytes(b"RIFF")  # something else under the name
+    assert decode(tokens, out).kept == 1
+    for name, samples in whole.items():  # a step: notes that are decoded side by side share a sum's order
+        assert np.abs(heard(out / name) - samples).max() <= WAV_STEP
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    write_token_file(tokens, random_note("c", 9, codec().spec, seed=1), codec().spec)
+    assert decode(tokens, out).kept == 2
+    assert [name for name, data in files.items() if (out / name).read_bytes() != data] == ["c.wav"]
+
+
+def test_flac_holds_the_samples_of_wav(tokens: Path, tmp_path: Path) -> None:
+    decode(tokens, tmp_path / "out")
+    decode(tokens, tmp_path / "out", form="flac")
+    for key in "abc":
+        assert soundfile.info(tmp_path / f"out/{key}.flac").format == "FLAC"
+        assert np.array_equal(heard(tmp_path / f"out/{key}.flac"), heard(tmp_path / f"out/{key}.wav"))
+
+
 def edit(path: Path, **changes: Any) -> None:
     value = json.loads(path.read_text())
     value["codec"].update(changes)
