@@ -1,5 +1,6 @@
 """Training: it learns, it stops anywhere and goes on exactly, and it refuses what does not fit."""
 
+import itertools
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,9 @@ from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoi
 from trainer.config import Config, load_config
 from trainer.errors import ConfigError, TrainError
 from trainer.metrics import read_metrics
+from trainer.optimizer import follow
 from trainer.run import read_record
+from trainer.sample import Request, sample
 from trainer.train import train
 
 TINY = [
@@ -111,15 +115,18 @@ def test_a_finished_run_does_nothing_more_and_more_steps_go_on(make_set: Callabl
     assert [step for step, _ in losses(run)] == list(range(1, 13))
 
 
-def test_minutes_become_steps_when_a_run_begins_and_stay(make_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_minutes_become_steps_when_a_run_begins_and_stay(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("trainer.train.time", SimpleNamespace(perf_counter=lambda: next(ticks) * 0.5))  # seconds
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
-    outcome = train(folder, run, tiny("minutes=0.005"))
-    assert outcome.step == outcome.steps == read_record(run).steps > 1
-    assert train(folder, run, tiny("minutes=0.005")).steps == outcome.steps
-    assert train(folder, run, tiny("minutes=0.002")).steps > outcome.steps
-    assert losses(run)[: outcome.steps] == losses(run)[: outcome.steps]
-    train(folder, tmp_path / "same", tiny(f"steps={outcome.steps}"))
-    assert losses(tmp_path / "same") == losses(run)[: outcome.steps]
+    outcome = train(folder, run, tiny("minutes=0.1"))
+    assert outcome.step == outcome.steps == read_record(run).steps == 12  # of half a second each
+    assert train(folder, run, tiny("minutes=0.1")).steps == 12
+    assert train(folder, run, tiny("minutes=0.05")).steps == 12 + 6
+    train(folder, tmp_path / "same", tiny("steps=12"))
+    assert losses(tmp_path / "same") == losses(run)[:12]
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(make_set: Callable[..., Path], tmp_path: Path) -> None:
@@ -302,3 +309,58 @@ def test_notes_of_other_labels_do_not_disturb(tmp_path: Path) -> None:
     write_set(tmp_path / "set", {"train": [bare]})
     train(tmp_path / "set", tmp_path / "run", tiny())
     assert read_record(tmp_path / "run").vocabulary.labels == ()
+
+
+def test_a_moving_average_is_evaluated_kept_and_sampled(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_set(train=[6, 3], valid=[2])
+    train(folder, tmp_path / "plain", tiny())
+    train(folder, tmp_path / "whole", tiny("ema=0.9", "keep=9"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "plain")  # it follows, and changes nothing
+    assert read_metrics(tmp_path / "whole", "valid")[0]["loss"] != read_metrics(tmp_path / "plain", "valid")[0]["loss"]
+    kept = weights(tmp_path / "whole")
+    averaged = {name: tensor for name, tensor in kept.items() if name.startswith("average.")}
+    assert averaged
+    assert not any(
+        torch.equal(tensor, kept[f"model.{name[8:]}"]) for name, tensor in averaged.items() if tensor.ndim > 1
+    )
+    find_checkpoint(tmp_path / "whole", 10).unlink()
+    train(folder, tmp_path / "whole", tiny("ema=0.9", "keep=9"))  # goes on from step 8
+    assert equal(weights(tmp_path / "whole"), kept)
+    sample(tmp_path / "whole", tmp_path / "own", Request(2))
+    sample(tmp_path / "plain", tmp_path / "other", Request(2))
+    own, other = ({path.name: path.read_bytes() for path in (tmp_path / n).glob("*.npy")} for n in ("own", "other"))
+    assert own.keys() == other.keys()
+    assert own != other
+
+
+def test_an_average_follows_the_weights_and_soon_forgets_the_first() -> None:
+    average, model = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(average.weight, 5.0)
+    wanted = 5.0
+    for step in range(300):
+        torch.nn.init.constant_(model.weight, step / 100)
+        follow(average, model, 0.9, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay) * step / 100
+    assert float(average.weight.detach()) == pytest.approx(wanted, abs=1e-4)
+    assert wanted == pytest.approx(2.9, abs=0.02)  # 0.9 a step: ten steps behind
+
+
+def test_numbers_go_to_weights_and_biases_when_asked(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
+    words = [*command(folder, run, "steps=20"), "--wandb", "notes"]
+    for _ in range(2):  # the second goes on where the first has ended: nothing is left to do
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment() | {"WANDB_MODE": "offline"}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    [log] = (run / "wandb").glob("offline-run-*/*.wandb")
+    assert all(name in log.read_bytes() for name in (b"train/loss", b"valid/loss_codebook_1", b"label_dropout"))
+
+
+def test_weights_and_biases_that_is_not_installed_is_named(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(make_set(train=[6]), tmp_path / "run", tiny(), wandb_project="notes")

@@ -37,8 +37,9 @@ def main() -> None:
     help="tutorial (the reference recipe), small (a CPU, minutes), base (one GPU, an hour), or a TOML file.",
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting; can be repeated.")
+@click.option("--wandb", "project", metavar="PROJECT", help="Show the numbers in Weights & Biases too, if installed.")
 @DEVICE
-def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], device: str) -> None:
+def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], project: str | None, device: str) -> None:
     """Train a model on a shard set, or go on with a run that was stopped.
 
     Ctrl-C or SIGTERM writes a checkpoint and ends; the same command goes on from there, exactly. All settings
@@ -53,7 +54,7 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], device
     from trainer.config import load_config
     from trainer.train import train as run_training
 
-    outcome = run_training(shards, run, load_config(preset, changes), device)
+    outcome = run_training(shards, run, load_config(preset, changes), device, project)
     report = click.echo if outcome.first else (lambda line: None)
     if outcome.stopped_by:
         report(f"Stopped at step {outcome.step} of {outcome.steps}, kept in {outcome.checkpoint}.")

@@ -70,6 +70,7 @@ class TrainConfig:
     beta2: float = 0.95
     weight_decay: float = 0.1  # on matrices only
     clip: float = 1.0  # largest norm of the gradient; 0: any
+    ema: float = 0.0  # decay, a step, of a moving average of the weights, evaluated and sampled for them; 0: none
     seed: int = 0
     dtype: str = "auto"  # float32, bfloat16 (autocast); auto: bfloat16 where the hardware has units for it
     compile: bool = False  # torch.compile
@@ -91,7 +92,7 @@ class TrainConfig:
             "evaluate_every",
             "checkpoint_every",
         )
-        _check_share(self, "beta2", "final_lr")
+        _check_share(self, "beta2", "final_lr", "ema")
         _check_choice(self, "optimizer", "adamw", "adam")
         _check_choice(self, "schedule", "cosine", "constant")
         _check_choice(self, "dtype", "auto", "float32", "bfloat16")

@@ -1,21 +1,28 @@
-"""Where a run's numbers go: `metrics.jsonl` (one object a step or evaluation) and TensorBoard, in the run's folder."""
+"""Where a run's numbers go: `metrics.jsonl` (one object a step or evaluation) and TensorBoard, in the run's folder, and
+Weights & Biases if a project there is named. None of them makes the training wait: they write in threads or processes
+of their own.
+"""
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
 from shards.files import atomic_write
+from trainer.errors import ConfigError
 
 FILE = "metrics.jsonl"
-TENSORBOARD_EVERY = 10  # steps
+DRAWN_EVERY = 10  # steps, for TensorBoard and Weights & Biases
 
 
 class Metrics:
     """Appends; continues at a step by forgetting what an interrupted run had written after it."""
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, settings: dict[str, Any], wandb_project: str | None = None) -> None:
+        """Raises ConfigError if the package of a project that is asked for is not installed."""
         from torch.utils.tensorboard import SummaryWriter
 
+        self._wandb = _wandb_run(run, settings, wandb_project) if wandb_project else None
         path = run / FILE
         if path.is_file():
             _forget(path, step)
@@ -25,9 +32,11 @@ class Metrics:
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Record numbers of a step; `kind` is "train" or "valid"."""
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        if kind == "valid" or step % TENSORBOARD_EVERY == 0:
+        if kind == "valid" or step % DRAWN_EVERY == 0:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+            if self._wandb is not None:
+                self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def flush(self) -> None:
         self._file.flush()
@@ -35,6 +44,8 @@ class Metrics:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -43,6 +54,22 @@ def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines() if path.is_file() else []
     found = (_parsed(line) for line in lines)
     return [value for value in found if value.get("kind") == kind]
+
+
+def _wandb_run(run: Path, settings: dict[str, Any], project: str) -> Any:
+    """The run's own run there, the same one each time it goes on: its id is kept in its folder."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            f"--wandb {project}: the package wandb is not installed; pip install wandb, or leave --wandb out"
+        ) from error
+    known = run / "wandb-id.txt"
+    if not known.is_file():
+        with atomic_write(known) as file:
+            file.write(secrets.token_hex(8).encode())
+    name = known.read_text()
+    return wandb.init(project=project, name=run.name, id=name, resume="allow", dir=str(run), config=settings)
 
 
 def _forget(path: Path, step: int) -> None:

@@ -1,4 +1,5 @@
-"""How weights move: parameter groups, the schedule of the learning rate, and the optimizer's state as plain tensors."""
+"""How weights move: parameter groups, the schedule of the learning rate, the moving average of the weights, and the
+optimizer's state as plain tensors."""
 
 import math
 
@@ -31,6 +32,16 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
         return config.lr
     done = (step - config.warmup) / max(1, steps - config.warmup)
     return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move an average of the weights towards them, after `step` other updates.
+
+    The decay grows to what is asked for, so that the first weights are soon forgotten.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,17 +1,23 @@
-"""What a run was made from: `run.json` in its folder, enough to go on with it or to sample it without its shard set."""
+"""What a run is made from: `run.json` in its folder, enough to go on with it or to sample it without its shard set."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.files import write_json
 from shards.layout import Codec, json_object
 from shards.manifest import Manifest
-from trainer.config import Config, differing
-from trainer.errors import TrainError
+from trainer.config import Config, differing, same_length
+from trainer.data import NoteReader
+from trainer.errors import ConfigError, TrainError
+from trainer.order import Order
+from trainer.ranks import Ranks
 from trainer.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 RECORD = "run.json"
 
@@ -66,6 +72,70 @@ def read_record(run: Path) -> Record:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TrainError(f"{path}: is damaged ({type(error).__name__}: {error}); start another run") from error
+
+
+def make_record(shards: Path, run: Path, config: Config, manifest: Manifest, ranks: Ranks) -> Record:
+    """The run's record, written: the one it has, if it may go on with these settings, or a new one.
+
+    Raises:
+        UserError: settings that do not fit the shard set or the ranks, or a run that began with others.
+    """
+    if ranks.world > config.data.batch:
+        raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
+    for name in set(config.model.labels) - set(manifest.labels):
+        log.warning("%s: its notes have no label %s, so the model learns without it.", shards, name)
+    train_notes = NoteReader(shards, manifest, "train")
+    if not sum(train_notes.notes):
+        raise TrainError(
+            f"{shards}: has no train split to learn from; `python -m shards inspect {shards}` shows what it has"
+        )
+    order = Order(train_notes.notes, config.train.seed, config.data.batch)
+    steps = config.train.steps or config.train.epochs * order.steps_per_epoch  # 0: by the minutes
+    config = replace(config, model=replace(config.model, labels=_known(config, manifest)))
+    if (run / RECORD).is_file():
+        record = read_record(run)
+        check_same_course(run, record, config, manifest)
+        steps = record.steps if same_length(config, record.config) else steps
+        record = replace(record, config=config, steps=steps, shards=str(shards))
+    else:
+        record = _new_record(shards, config, steps, manifest, train_notes)
+    if ranks.first:
+        record.write(run)
+    ranks.wait()
+    return record
+
+
+def _new_record(shards: Path, config: Config, steps: int, manifest: Manifest, notes: NoteReader) -> Record:
+    codec = manifest.codec
+    if config.data.window % codec.codebooks:
+        raise ConfigError(
+            f"data.window = {config.data.window}: not a multiple of the set's {codec.codebooks} codebooks; "
+            "a window must end on a frame"
+        )
+    facts = notes.facts(config.model.labels)
+    values = tuple(
+        (name, tuple(sorted({combination[index] for combination, _ in facts.combinations} - {None}, key=_by_type)))
+        for index, name in enumerate(config.model.labels)
+    )
+    return Record(
+        config=config,
+        steps=steps,
+        shards=str(shards),
+        notes_sha256=notes_sha256(manifest),
+        codec=codec,
+        vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values),
+        window=min(config.data.window or facts.longest, facts.longest),
+        combinations=facts.combinations,
+    )
+
+
+def _known(config: Config, manifest: Manifest) -> tuple[str, ...]:
+    """The labels asked for that the set has."""
+    return tuple(name for name in config.model.labels if name in manifest.labels)
+
+
+def _by_type(value: Any) -> tuple[str, Any]:
+    return type(value).__name__, value
 
 
 def check_same_course(run: Path, record: Record, config: Config, manifest: Manifest) -> None:

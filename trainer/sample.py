@@ -109,7 +109,7 @@ def uniforms(seed: int, index: int, length: int) -> np.ndarray:
 
 
 def _load(record: Record, path: Path, device: torch.device) -> tuple[NoteModel, int]:
-    checkpoint = read_checkpoint(path, "model.")
+    checkpoint = read_checkpoint(path, "average." if record.config.train.ema else "model.")
     model = NoteModel(record.config.model, record.vocabulary, record.window)
     model.load_state_dict(checkpoint.tensors)
     return model.to(device).eval(), checkpoint.step

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,16 @@ from tqdm import tqdm
 
 from shards.manifest import Manifest, read_manifest
 from trainer.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
-from trainer.config import Config, same_length
+from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
 from trainer.device import peak_memory, resolve_device, resolve_dtype
-from trainer.errors import ConfigError, TrainError
+from trainer.errors import TrainError
 from trainer.metrics import Metrics
 from trainer.model import NoteModel
-from trainer.optimizer import learning_rate, make_optimizer, restore_state, state_tensors
+from trainer.optimizer import follow, learning_rate, make_optimizer, restore_state, state_tensors
 from trainer.order import Order, divided
 from trainer.ranks import Ranks, joined
-from trainer.run import RECORD, Record, check_same_course, notes_sha256, read_record
+from trainer.run import Record, make_record
 from trainer.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,10 @@ class Outcome:
     first: bool = True  # whether this process is the one that reports
 
 
-def train(shards: Path, run: Path, config: Config, device: str = "auto") -> Outcome:
+def train(shards: Path, run: Path, config: Config, device: str = "auto", wandb_project: str | None = None) -> Outcome:
     """Train a run, or go on with it where its newest checkpoint stands.
+
+    wandb_project: where Weights & Biases keeps its numbers too; None: nowhere.
 
     Raises:
         UserError: a set, settings or a run that do not fit each other, or a loss that is no number.
@@ -69,8 +72,8 @@ def train(shards: Path, run: Path, config: Config, device: str = "auto") -> Outc
         if target.type == "cuda":
             target = torch.device("cuda", ranks.local_rank)
         manifest = read_manifest(shards)
-        record = _record(shards, run, config, manifest, ranks)
-        return Training(record, run, shards, manifest, target, ranks).go()
+        record = make_record(shards, run, config, manifest, ranks)
+        return Training(record, run, shards, manifest, target, ranks).go(wandb_project)
 
 
 class Training:
@@ -87,6 +90,7 @@ class Training:
         self.exact = torch.float32 if device.type == "mps" else torch.float64  # of sums; MPS has no float64
         torch.manual_seed(self.config.train.seed)
         self.model = NoteModel(self.config.model, record.vocabulary, record.window).to(device)
+        self.average = deepcopy(self.model) if self.config.train.ema else self.model  # what is evaluated
         self.optimizer = make_optimizer(self.model, self.config.train)
         self.step = 0
         self.seconds = 0.0  # of training, over all starts
@@ -96,14 +100,14 @@ class Training:
         compiled = torch.compile(self.model) if self.config.train.compile else self.model
         self.network: Any = DistributedDataParallel(compiled, broadcast_buffers=False) if ranks.world > 1 else compiled
 
-    def go(self) -> Outcome:
+    def go(self, wandb_project: str | None = None) -> Outcome:
         """Make the updates that are missing."""
         if not self.record.steps:
             self._measure()
         steps = self.record.steps
         if self.step >= steps:
             return self._outcome()
-        metrics = Metrics(self.run, self.step) if self.ranks.first else None
+        metrics = Metrics(self.run, self.step, self.config.to_json(), wandb_project) if self.ranks.first else None
         interval = BAR_INTERVAL[not sys.stderr.isatty()]
         bar = tqdm(
             total=steps, initial=self.step, unit="step", mininterval=interval, disable=not self.ranks.first, leave=False
@@ -170,6 +174,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.average is not self.model:
+            follow(self.average, self.model, config.ema, self.step)
         self.step += 1
         share = tokens / len(nats)
         by_codebook = {f"loss_codebook_{index}": float(value) / share for index, value in enumerate(nats)}
@@ -198,7 +204,7 @@ class Training:
         """The loss over the whole valid split, each note once over all ranks."""
         codebooks = self.record.codec.codebooks
         sums = torch.zeros(5, codebooks, device=self.device, dtype=self.exact)
-        self.network.eval()
+        self.average.eval()
         batches = valid_batches(
             self.valid_notes,
             self.record.vocabulary,
@@ -210,7 +216,7 @@ class Training:
         for batch in batches:
             labels, codes, lengths = _tensors(batch, self.device)
             with torch.inference_mode(), self._autocast():
-                losses, hits = self.model(labels, codes, lengths)  # (note, frame, codebook)
+                losses, hits = self.average(labels, codes, lengths)  # (note, frame, codebook)
             frames = (lengths // codebooks)[:, None]
             real = torch.arange(losses.shape[1], device=self.device) < frames  # (note, frame)
             start = slice(0, TUTORIAL_FRAMES)
@@ -274,6 +280,8 @@ class Training:
             return
         metrics.flush()
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not self.model:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in state_tensors(self.optimizer).items()}
         facts = {"seconds": self.seconds, "valid": self.valid, "best": self.best}
         write_checkpoint(self.run, Checkpoint(self.step, tensors, facts))
@@ -283,11 +291,13 @@ class Training:
         checkpoint = newest_checkpoint(self.run)
         if checkpoint is None:
             return
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
         for name, tensor in checkpoint.tensors.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = tensor
         self.model.load_state_dict(groups["model"])
+        if self.average is not self.model:
+            self.average.load_state_dict(groups["average"])
         restore_state(self.optimizer, groups["optimizer"])
         self.step = checkpoint.step
         self.seconds = checkpoint.facts["seconds"]
@@ -305,66 +315,6 @@ class Training:
     def _outcome(self, stopped_by: int = 0) -> Outcome:
         path = self.run / "checkpoints" / f"step-{self.step:08d}.safetensors"
         return Outcome(self.step, self.record.steps, path, self.valid, self.best, stopped_by, self.ranks.first)
-
-
-def _record(shards: Path, run: Path, config: Config, manifest: Manifest, ranks: Ranks) -> Record:
-    """The run's record: the one it has, if it may go on with these settings, or a new one."""
-    if ranks.world > config.data.batch:
-        raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
-    for name in set(config.model.labels) - set(manifest.labels):
-        log.warning("%s: its notes have no label %s, so the model learns without it.", shards, name)
-    train_notes = NoteReader(shards, manifest, "train")
-    if not sum(train_notes.notes):
-        raise TrainError(
-            f"{shards}: has no train split to learn from; `python -m shards inspect {shards}` shows what it has"
-        )
-    order = Order(train_notes.notes, config.train.seed, config.data.batch)
-    steps = config.train.steps or config.train.epochs * order.steps_per_epoch  # 0: by the minutes
-    config = replace(config, model=replace(config.model, labels=_known(config, manifest)))
-    if (run / RECORD).is_file():
-        record = read_record(run)
-        check_same_course(run, record, config, manifest)
-        steps = record.steps if same_length(config, record.config) else steps
-        record = replace(record, config=config, steps=steps, shards=str(shards))
-    else:
-        record = _new_record(shards, config, steps, manifest, train_notes)
-    if ranks.first:
-        record.write(run)
-    ranks.wait()
-    return record
-
-
-def _new_record(shards: Path, config: Config, steps: int, manifest: Manifest, notes: NoteReader) -> Record:
-    codec = manifest.codec
-    if config.data.window % codec.codebooks:
-        raise ConfigError(
-            f"data.window = {config.data.window}: not a multiple of the set's {codec.codebooks} codebooks; "
-            "a window must end on a frame"
-        )
-    facts = notes.facts(config.model.labels)
-    values = tuple(
-        (name, tuple(sorted({combination[index] for combination, _ in facts.combinations} - {None}, key=_by_type)))
-        for index, name in enumerate(config.model.labels)
-    )
-    return Record(
-        config=config,
-        steps=steps,
-        shards=str(shards),
-        notes_sha256=notes_sha256(manifest),
-        codec=codec,
-        vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values),
-        window=min(config.data.window or facts.longest, facts.longest),
-        combinations=facts.combinations,
-    )
-
-
-def _known(config: Config, manifest: Manifest) -> tuple[str, ...]:
-    """The labels asked for that the set has."""
-    return tuple(name for name in config.model.labels if name in manifest.labels)
-
-
-def _by_type(value: Any) -> tuple[str, Any]:
-    return type(value).__name__, value
 
 
 def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batch]:
