@@ -20,7 +20,6 @@ from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoi
 from trainer.config import Config, load_config
 from trainer.errors import ConfigError, TrainError
 from trainer.metrics import read_metrics
-from trainer.optimizer import follow
 from trainer.run import read_record
 from trainer.sample import Request, sample
 from trainer.train import train
@@ -92,15 +91,17 @@ def test_the_run_holds_all_its_settings(make_set: Callable[..., Path], tmp_path:
     assert record.vocabulary.labels[1] == ("instrument_str", ("guitar_acoustic_000",))
 
 
-def test_a_run_that_stopped_goes_on_exactly(make_set: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_stopped_goes_on_exactly(make_set: Callable[..., Path], tmp_path: Path, optimizer: str) -> None:
     folder = make_set(train=[6, 3], valid=[2])
-    train(folder, tmp_path / "whole", tiny("dropout=0.1"))
+    settings = ("dropout=0.1", f"optimizer={optimizer}")
+    train(folder, tmp_path / "whole", tiny(*settings))
     # `steps` shapes the cosine, so the first part must be cut short by something else than a smaller number of steps.
-    train(folder, tmp_path / "cut", tiny("dropout=0.1", "keep=9"))
+    train(folder, tmp_path / "cut", tiny(*settings, "keep=9"))
     for path in (tmp_path / "cut" / "checkpoints").iterdir():
         if path.name > "step-00000004.safetensors":
             path.unlink()
-    train(folder, tmp_path / "cut", tiny("dropout=0.1", "keep=9"))
+    train(folder, tmp_path / "cut", tiny(*settings, "keep=9"))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
@@ -331,19 +332,6 @@ def test_a_moving_average_is_evaluated_kept_and_sampled(make_set: Callable[..., 
     own, other = ({path.name: path.read_bytes() for path in (tmp_path / n).glob("*.npy")} for n in ("own", "other"))
     assert own.keys() == other.keys()
     assert own != other
-
-
-def test_an_average_follows_the_weights_and_soon_forgets_the_first() -> None:
-    average, model = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(average.weight, 5.0)
-    wanted = 5.0
-    for step in range(300):
-        torch.nn.init.constant_(model.weight, step / 100)
-        follow(average, model, 0.9, step)
-        decay = min(0.9, (1 + step) / (10 + step))
-        wanted = decay * wanted + (1 - decay) * step / 100
-    assert float(average.weight.detach()) == pytest.approx(wanted, abs=1e-4)
-    assert wanted == pytest.approx(2.9, abs=0.02)  # 0.9 a step: ten steps behind
 
 
 def test_numbers_go_to_weights_and_biases_when_asked(make_set: Callable[..., Path], tmp_path: Path) -> None:

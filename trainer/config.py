@@ -62,7 +62,7 @@ class TrainConfig:
     steps: int = 0  # updates in all; 0: as `epochs` or `minutes` says
     epochs: int = 0  # passes over the train split
     minutes: float = 0.0  # as many steps as fit, by the speed of this machine when the run begins
-    optimizer: str = "adamw"  # adamw, adam
+    optimizer: str = "adamw"  # adamw, adam; muon: for hidden matrices, and adamw for the rest
     lr: float = 1e-3
     schedule: str = "cosine"  # cosine, constant
     warmup: int = 0  # steps until `lr` is reached
@@ -93,7 +93,7 @@ class TrainConfig:
             "checkpoint_every",
         )
         _check_share(self, "beta2", "final_lr", "ema")
-        _check_choice(self, "optimizer", "adamw", "adam")
+        _check_choice(self, "optimizer", "adamw", "adam", "muon")
         _check_choice(self, "schedule", "cosine", "constant")
         _check_choice(self, "dtype", "auto", "float32", "bfloat16")
         if sum(map(bool, (self.steps, self.epochs, self.minutes))) != 1:

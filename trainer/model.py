@@ -58,6 +58,11 @@ class NoteModel(nn.Module):
     def parameters_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights between embeddings and heads that map one hidden state to another."""
+        parts = [self.net.attn_layers, *([self.within.steps] if self.within is not None else [])]
+        return [parameter for part in parts for parameter in part.parameters() if parameter.ndim == 2]
+
     def forward(self, labels: Tensor, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Each code's negative log-likelihood and whether it was the likeliest, 0 for padding: (note, frame, codebook).
 

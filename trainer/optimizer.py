@@ -2,26 +2,34 @@
 optimizer's state as plain tensors."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from trainer.config import TrainConfig
+from trainer.model import NoteModel
+from trainer.muon import Muon
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of each parameter
 BETA1 = 0.9
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW that decays matrices only, or Adam. `fused` does all parameters in one call, on CPUs and GPUs alike."""
-    parameters = list(model.parameters())
+def make_optimizers(model: NoteModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW that decays matrices only, or Adam, or Muon for the matrices between embeddings and heads and AdamW for the
+    rest. `fused` does all parameters in one call, on CPUs and GPUs alike."""
+    matrices = model.hidden_matrices() if config.optimizer == "muon" else []
+    known = set(map(id, matrices))
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return kind(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=fused)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    fused = rest[0].device.type in ("cpu", "cuda")
+    found: list[torch.optim.Optimizer] = [kind(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=fused)]
+    if matrices:
+        found.append(Muon(matrices, config.lr, config.weight_decay))
+    return found
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -44,16 +52,21 @@ def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> Non
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
-def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's memory, by parameter and moment."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": moments[name] for index, moments in state.items() for name in MOMENTS}
+def state_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What optimizers remember, by optimizer, parameter and moment."""
+    return {
+        f"{place}.{index}.{name}": tensor
+        for place, optimizer in enumerate(optimizers)
+        for index, moments in optimizer.state_dict()["state"].items()
+        for name, tensor in moments.items()
+    }
 
 
-def restore_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_state(optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
     """Undo `state_tensors`."""
-    state: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        place, index, name = key.split(".")
+        states[int(place)].setdefault(int(index), {})[name] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -31,7 +31,7 @@ from trainer.device import peak_memory, resolve_device, resolve_dtype
 from trainer.errors import TrainError
 from trainer.metrics import Metrics
 from trainer.model import NoteModel
-from trainer.optimizer import follow, learning_rate, make_optimizer, restore_state, state_tensors
+from trainer.optimizer import follow, learning_rate, make_optimizers, restore_state, state_tensors
 from trainer.order import Order, divided
 from trainer.ranks import Ranks, joined
 from trainer.run import Record, make_record
@@ -91,7 +91,7 @@ class Training:
         torch.manual_seed(self.config.train.seed)
         self.model = NoteModel(self.config.model, record.vocabulary, record.window).to(device)
         self.average = deepcopy(self.model) if self.config.train.ema else self.model  # what is evaluated
-        self.optimizer = make_optimizer(self.model, self.config.train)
+        self.optimizers = make_optimizers(self.model, self.config.train)
         self.step = 0
         self.seconds = 0.0  # of training, over all starts
         self.best: dict[str, float] | None = None
@@ -171,9 +171,10 @@ class Training:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._refuse(batch, loss, norm)
         rate = learning_rate(config, self.step, self.record.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
         if self.average is not self.model:
             follow(self.average, self.model, config.ema, self.step)
         self.step += 1
@@ -185,7 +186,7 @@ class Training:
         """The gradient of the mean over the `tokens` of the global batch, from this rank's share of it, into the
         parameters; returns the summed losses of each codebook over all ranks, (codebook,)."""
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.ranks.rank))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self.network.train()
         parts = _micro_batches(batch, self.config.data.micro_batch, self.record.vocabulary)
         nats = torch.zeros(self.record.codec.codebooks, device=self.device, dtype=self.exact)
@@ -282,7 +283,7 @@ class Training:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average is not self.model:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in state_tensors(self.optimizer).items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in state_tensors(self.optimizers).items()}
         facts = {"seconds": self.seconds, "valid": self.valid, "best": self.best}
         write_checkpoint(self.run, Checkpoint(self.step, tensors, facts))
         prune_checkpoints(self.run, self.config.train.keep, int(self.best["step"]) if self.best else None)
@@ -298,7 +299,7 @@ class Training:
         self.model.load_state_dict(groups["model"])
         if self.average is not self.model:
             self.average.load_state_dict(groups["average"])
-        restore_state(self.optimizer, groups["optimizer"])
+        restore_state(self.optimizers, groups["optimizer"])
         self.step = checkpoint.step
         self.seconds = checkpoint.facts["seconds"]
         self.valid = checkpoint.facts["valid"]

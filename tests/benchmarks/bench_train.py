@@ -11,7 +11,7 @@ from x_transformers import Decoder, TransformerWrapper
 from trainer.config import ModelConfig, TrainConfig
 from trainer.device import resolve_device, resolve_dtype
 from trainer.model import NoteModel
-from trainer.optimizer import make_optimizer
+from trainer.optimizer import make_optimizers
 from trainer.vocabulary import Vocabulary
 
 NOTES, TOKENS = 16, 600
@@ -64,7 +64,7 @@ def ours(codes: torch.Tensor, dtype: torch.dtype, position: str) -> Callable[[],
     vocabulary = Vocabulary(2, 1024, shared=position == "token")
     shape = ModelConfig(width=WIDTH, depth=DEPTH, heads=HEADS, position=position, shared_vocabulary=vocabulary.shared)
     model = NoteModel(shape, vocabulary, TOKENS).to(codes.device)
-    optimizer = make_optimizer(model, TrainConfig(steps=1))
+    [optimizer] = make_optimizers(model, TrainConfig(steps=1))
     labels = torch.empty((NOTES, 0), dtype=torch.long, device=codes.device)
     lengths = torch.full((NOTES,), TOKENS, device=codes.device)
 
