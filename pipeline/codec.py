@@ -151,7 +151,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        reason = str(error).split("\n")[0]
+        unsafe = isinstance(error, pickle.UnpicklingError)  # torch's own words would advise to run what is in the file
+        reason = "no tensors that can be read without running code" if unsafe else str(error).split("\n")[0]
         raise CodecError(f"{path}: damaged or not a file of weights ({reason}); fetch it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CodecError(f"{path}: holds no state dict of tensors; give EnCodec's own .th file or a .safetensors")
