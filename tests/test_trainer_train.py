@@ -1,6 +1,5 @@
 """Training: it learns, it stops anywhere and goes on exactly, and it refuses what does not fit."""
 
-import itertools
 import os
 import random
 import signal
@@ -9,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,7 +84,7 @@ def test_the_run_holds_all_its_settings(make_set: Callable[..., Path], tmp_path:
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
     train(folder, run, tiny("steps=0", "epochs=2", "labels=pitch,instrument_str,mood"))
     record = read_record(run)
-    assert (record.steps, record.window, record.codec) == (6, 24, CODEC)
+    assert (record.plans, record.window, record.codec) == (((0, 6),), 24, CODEC)
     assert record.config.model.labels == ("pitch", "instrument_str")  # the set has no mood
     assert record.vocabulary.labels[1] == ("instrument_str", ("guitar_acoustic_000",))
 
@@ -116,18 +114,45 @@ def test_a_finished_run_does_nothing_more_and_more_steps_go_on(make_set: Callabl
     assert [step for step, _ in losses(run)] == list(range(1, 13))
 
 
-def test_minutes_become_steps_when_a_run_begins_and_stay(
+class Clock:
+    """Stands in for `time`: a step takes a second, the first ones twenty, as on a machine that others use."""
+
+    def __init__(self, slow: int = 0) -> None:
+        self.now, self.asked, self.slow = 0.0, 0, slow
+
+    def perf_counter(self) -> float:
+        self.asked += 1  # three times a step
+        self.now += 10.0 if self.asked <= 3 * self.slow else 0.5
+        return self.now
+
+
+@pytest.mark.parametrize("slow", [0, 3])
+def test_minutes_become_as_many_steps_as_fit(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int
+) -> None:
+    monkeypatch.setattr("trainer.train.time", Clock(slow))
+    folder, run = make_set(train=[6, 3]), tmp_path / "run"
+    outcome = train(folder, run, tiny("minutes=2"))
+    assert outcome.step == outcome.steps == pytest.approx(120 - 20 * slow + slow, abs=2)
+    assert train(folder, run, tiny("minutes=2")).step == outcome.step
+    assert train(folder, run, tiny("minutes=3")).step == pytest.approx(outcome.step + 60, abs=2)
+
+
+def test_a_run_of_minutes_that_stopped_goes_on_as_it_was_planned(
     make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticks = itertools.count()
-    monkeypatch.setattr("trainer.train.time", SimpleNamespace(perf_counter=lambda: next(ticks) * 0.5))  # seconds
-    folder, run = make_set(train=[6, 3]), tmp_path / "run"
-    outcome = train(folder, run, tiny("minutes=0.1"))
-    assert outcome.step == outcome.steps == read_record(run).steps == 12  # of half a second each
-    assert train(folder, run, tiny("minutes=0.1")).steps == 12
-    assert train(folder, run, tiny("minutes=0.05")).steps == 12 + 6
-    train(folder, tmp_path / "same", tiny("steps=12"))
-    assert losses(tmp_path / "same") == losses(run)[:12]
+    folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
+    settings = tiny("minutes=1", "evaluate_every=8", "keep=99")
+    monkeypatch.setattr("trainer.train.time", Clock(slow=1))
+    outcome = train(folder, run, settings)
+    told, kept = losses(run), weights(run)
+    assert len(read_record(run).plans) > 3
+    for step in saved_steps(run)[1:]:
+        find_checkpoint(run, step).unlink()
+    monkeypatch.setattr("trainer.train.time", Clock())
+    assert train(folder, run, settings).step == outcome.step
+    assert losses(run) == told
+    assert equal(weights(run), kept)
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(make_set: Callable[..., Path], tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class TrainConfig:
 
     steps: int = 0  # updates in all; 0: as `epochs` or `minutes` says
     epochs: int = 0  # passes over the train split
-    minutes: float = 0.0  # as many steps as fit, by the speed of this machine when the run begins
+    minutes: float = 0.0  # as many steps as fit, by the speed of this machine; evaluations are not counted
     optimizer: str = "adamw"  # adamw, adam; muon: for hidden matrices, and adamw for the rest
     lr: float = 1e-3
     schedule: str = "cosine"  # cosine, constant

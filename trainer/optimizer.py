@@ -32,11 +32,14 @@ def make_optimizers(model: NoteModel, config: TrainConfig) -> list[torch.optim.O
     return found
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Of the update after `step` others of `steps` in all: a straight warm-up, then constant or half a cosine."""
+def learning_rate(config: TrainConfig, step: int, steps: int | None) -> float:
+    """Of the update after `step` others of `steps` in all: a straight warm-up, then constant or half a cosine.
+
+    As long as nobody knows how many there will be, it is as at the beginning.
+    """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    if config.schedule == "constant":
+    if config.schedule == "constant" or steps is None:
         return config.lr
     done = (step - config.warmup) / max(1, steps - config.warmup)
     return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2)

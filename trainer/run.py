@@ -13,6 +13,7 @@ from shards.manifest import Manifest
 from trainer.config import Config, differing, same_length
 from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
+from trainer.length import Plans
 from trainer.order import Order
 from trainer.ranks import Ranks
 from trainer.vocabulary import Vocabulary
@@ -27,7 +28,7 @@ class Record:
     """A run's settings, and what was worked out from them and its shard set."""
 
     config: Config
-    steps: int  # updates in all; 0 until the speed is measured that tells how many fit in `train.minutes`
+    plans: Plans  # of its length
     shards: str  # where the set was
     notes_sha256: str  # of what its manifest says of its shards
     codec: Codec
@@ -38,7 +39,7 @@ class Record:
     def write(self, run: Path) -> None:
         value = {
             "config": self.config.to_json(),
-            "steps": self.steps,
+            "plans": self.plans,
             "shards": self.shards,
             "notes_sha256": self.notes_sha256,
             "codec": self.codec.to_json(),
@@ -62,7 +63,7 @@ def read_record(run: Path) -> Record:
     try:
         return Record(
             Config.from_json(value["config"]),
-            value["steps"],
+            tuple((since, steps) for since, steps in value["plans"]),
             value["shards"],
             value["notes_sha256"],
             Codec.from_json(value["codec"], str(path)),
@@ -91,21 +92,22 @@ def make_record(shards: Path, run: Path, config: Config, manifest: Manifest, ran
         )
     order = Order(train_notes.notes, config.train.seed, config.data.batch)
     steps = config.train.steps or config.train.epochs * order.steps_per_epoch  # 0: by the minutes
+    plans: Plans = ((0, steps),) if steps else ()
     config = replace(config, model=replace(config.model, labels=_known(config, manifest)))
     if (run / RECORD).is_file():
         record = read_record(run)
         check_same_course(run, record, config, manifest)
-        steps = record.steps if same_length(config, record.config) else steps
-        record = replace(record, config=config, steps=steps, shards=str(shards))
+        plans = record.plans if same_length(config, record.config) else plans
+        record = replace(record, config=config, plans=plans, shards=str(shards))
     else:
-        record = _new_record(shards, config, steps, manifest, train_notes)
+        record = _new_record(shards, config, plans, manifest, train_notes)
     if ranks.first:
         record.write(run)
     ranks.wait()
     return record
 
 
-def _new_record(shards: Path, config: Config, steps: int, manifest: Manifest, notes: NoteReader) -> Record:
+def _new_record(shards: Path, config: Config, plans: Plans, manifest: Manifest, notes: NoteReader) -> Record:
     codec = manifest.codec
     if config.data.window % codec.codebooks:
         raise ConfigError(
@@ -119,7 +121,7 @@ def _new_record(shards: Path, config: Config, steps: int, manifest: Manifest, no
     )
     return Record(
         config=config,
-        steps=steps,
+        plans=plans,
         shards=str(shards),
         notes_sha256=notes_sha256(manifest),
         codec=codec,

@@ -7,7 +7,6 @@ the learning rate, the noise of dropout) is a function of the settings and the s
 import logging
 import math
 import signal
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
 from trainer.device import peak_memory, resolve_device, resolve_dtype
 from trainer.errors import TrainError
+from trainer.length import Pace, planned
 from trainer.metrics import Metrics
 from trainer.model import NoteModel
 from trainer.optimizer import follow, learning_rate, make_optimizers, restore_state, state_tensors
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 TUTORIAL_FRAMES = 125  # a note's start, on which models that see different lengths are compared
 EVALUATIONS = 5  # a run, if not said how often
-MEASURED_STEPS = 5  # to tell how many fit in some minutes
 NAMED_NOTES = 8  # of a batch that broke the training
 BAR_INTERVAL = 0.5, 15.0  # seconds between updates of the progress bar: a terminal, a log file
 
@@ -102,48 +101,47 @@ class Training:
 
     def go(self, wandb_project: str | None = None) -> Outcome:
         """Make the updates that are missing."""
-        if not self.record.steps:
-            self._measure()
-        steps = self.record.steps
-        if self.step >= steps:
+        if not self._goes_on():
             return self._outcome()
         metrics = Metrics(self.run, self.step, self.config.to_json(), wandb_project) if self.ranks.first else None
-        interval = BAR_INTERVAL[not sys.stderr.isatty()]
         bar = tqdm(
-            total=steps, initial=self.step, unit="step", mininterval=interval, disable=not self.ranks.first, leave=False
+            total=self._planned,
+            initial=self.step,
+            unit="step",
+            mininterval=BAR_INTERVAL[not sys.stderr.isatty()],
+            disable=not self.ranks.first,
+            leave=False,
         )
         try:
             with watched_signals() as caught:
-                return self._loop(steps, caught, metrics, bar)
+                return self._loop(caught, metrics, bar)
         finally:
             bar.close()
             if metrics is not None:
                 metrics.close()
 
-    def _measure(self) -> None:
-        """Work out how many updates fit in the minutes that are asked for: makes some of the next ones, but for the
-        change of the weights, and counts with the median."""
-        times = []
-        for batch in train_batches(self._stream(self.step + MEASURED_STEPS), workers=0):
-            start = time.perf_counter()
-            self._gradients(batch, self._agreed(batch.tokens, [])[0])
-            times.append(time.perf_counter() - start)
-        seconds = self.ranks.gathered(statistics.median(times))[0]
-        steps = self.step + max(1, round(self.config.train.minutes * 60 / seconds))
-        self.record = replace(self.record, steps=steps)
-        if self.ranks.first:
-            self.record.write(self.run)
+    @property
+    def _planned(self) -> int | None:
+        """Steps in all, as planned now."""
+        return planned(self.record.plans, self.step)
 
-    def _loop(self, steps: int, caught: list[int], metrics: Metrics | None, bar: tqdm) -> Outcome:
-        evaluate_every = self.config.train.evaluate_every or -(-steps // EVALUATIONS)
-        checkpoint_every = self.config.train.checkpoint_every or evaluate_every
-        batches = train_batches(self._stream(steps), self.config.data.workers)
+    def _goes_on(self) -> bool:
+        return self._planned is None or self.step < self._planned
+
+    def _loop(self, caught: list[int], metrics: Metrics | None, bar: tqdm) -> Outcome:
+        checkpoint_every = self.config.train.checkpoint_every
+        batches = train_batches(self._stream(range(self.step, sys.maxsize)), self.config.data.workers)
+        pace = Pace(self.config.train.minutes, self.step, self.seconds)
         stopped_by = 0
         clock = time.perf_counter()
-        while self.step < steps and not stopped_by:
+        while self._goes_on() and not stopped_by:
             batch = next(batches)
             waited = time.perf_counter() - clock
-            tokens, stopped_by = self._agreed(batch.tokens, caught)
+            proposal = pace.proposal(self.record.plans, self.step, self.seconds) if self.ranks.first else 0
+            tokens, stopped_by, proposal = self._agreed(batch.tokens, caught, proposal)
+            if proposal:
+                self._plan(proposal)
+                bar.total = proposal
             values = self._update(batch, tokens)
             now = time.perf_counter()
             took, clock = now - clock, now
@@ -153,14 +151,28 @@ class Training:
                 metrics.write("train", self.step, values)
                 bar.set_postfix_str(self._shown(values), refresh=False)
                 bar.update()
-            last = self.step == steps
-            evaluated = last or self.step % evaluate_every == 0
+            evaluated = self._is_time_to_evaluate()
             if evaluated and self.valid_notes.shards:
                 self._evaluate(metrics)
-            if evaluated or stopped_by or self.step % checkpoint_every == 0:
+            if evaluated or stopped_by or (checkpoint_every and self.step % checkpoint_every == 0):
                 self._save(metrics)
             clock = time.perf_counter()
         return self._outcome(stopped_by)
+
+    def _plan(self, steps: int) -> None:
+        """From now on the run is to have so many steps."""
+        self.record = replace(self.record, plans=(*self.record.plans, (self.step, steps)))
+        if self.ranks.first:
+            self.record.write(self.run)
+
+    def _is_time_to_evaluate(self) -> bool:
+        """After the last step, and as often as the settings say or `EVALUATIONS` times."""
+        if not self._goes_on():
+            return True
+        every = self.config.train.evaluate_every
+        if every or self._planned is None:
+            return bool(every) and self.step % every == 0
+        return self.step * EVALUATIONS // self._planned > (self.step - 1) * EVALUATIONS // self._planned
 
     def _update(self, batch: Batch, tokens: int) -> dict[str, float]:
         """One step on this rank's share of a batch of `tokens` over all ranks."""
@@ -170,7 +182,7 @@ class Training:
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._refuse(batch, loss, norm)
-        rate = learning_rate(config, self.step, self.record.steps)
+        rate = learning_rate(config, self.step, self._planned)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -252,16 +264,17 @@ class Training:
         shown += f"data wait {values['data_wait']:.1%}, {peak_memory(self.device) / 1e6:,.0f} MB"
         return shown + (f", valid {self.valid['loss']:.3f}" if self.valid else "")
 
-    def _agreed(self, tokens: int, caught: list[int]) -> tuple[int, int]:
-        """(tokens over all ranks, the signal that any of them has got): so all ranks stop after the same step."""
-        found = torch.tensor([tokens, 0, 0], device=self.device)
+    def _agreed(self, tokens: int, caught: list[int], proposal: int) -> tuple[int, int, int]:
+        """(tokens over all ranks, the signal that any of them has got, the first one's proposal): so all ranks stop
+        after the same step, and plan at the same one."""
+        found = torch.tensor([tokens, 0, 0, proposal], device=self.device)
         for number in caught[:1]:
             found[1] = number
             found[2] = 1
-        total, number, ranks = self.ranks.sum(found).tolist()
-        return total, number // ranks if ranks else 0
+        total, number, ranks, proposal = self.ranks.sum(found).tolist()
+        return total, number // ranks if ranks else 0, proposal
 
-    def _stream(self, steps: int) -> TrainStream:
+    def _stream(self, steps: range) -> TrainStream:
         data = self.config.data
         return TrainStream(
             reader=self.train_notes,
@@ -269,7 +282,7 @@ class Training:
             vocabulary=self.record.vocabulary,
             window=self.record.window,
             label_dropout=data.label_dropout,
-            steps=range(self.step, steps),
+            steps=steps,
             lanes=divided(data.batch, self.ranks.rank, self.ranks.world),
         )
 
@@ -315,7 +328,7 @@ class Training:
 
     def _outcome(self, stopped_by: int = 0) -> Outcome:
         path = self.run / "checkpoints" / f"step-{self.step:08d}.safetensors"
-        return Outcome(self.step, self.record.steps, path, self.valid, self.best, stopped_by, self.ranks.first)
+        return Outcome(self.step, self._planned or self.step, path, self.valid, self.best, stopped_by, self.ranks.first)
 
 
 def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batch]:
