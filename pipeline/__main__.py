@@ -156,7 +156,30 @@ def download(out: Path) -> None:
     show_default=True,
     help="Share of files that may be rejected; with more the set is still finished, but the command fails.",
 )
-def encode(audio: Path, out: Path, workers: int | None, extend: bool, max_rejected: float, **options: Any) -> None:
+@click.option("--rank", type=click.IntRange(0), metavar="I", help="Make only every N-th shard, from the I-th; see --of.")
+@click.option("--of", "ranks", type=click.IntRange(1), metavar="N", help="How many ranks make the set together.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "slurm", "ray"]),
+    default="local",
+    show_default=True,
+    help="What runs the N ranks: this process one of them, or a cluster all (pip install '.[cluster]').",
+)
+@click.option(
+    "--sbatch", multiple=True, metavar="KEY=VALUE", help="An option of Slurm's sbatch, as time=2:00:00; can be repeated."
+)
+def encode(
+    audio: Path,
+    out: Path,
+    workers: int | None,
+    extend: bool,
+    max_rejected: float,
+    rank: int | None,
+    ranks: int | None,
+    engine: str,
+    sbatch: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Encode a folder of notes (MP3, WAV, FLAC, OGG) into a shard set, once.
 
     Splits come from the names of the folders below AUDIO (*-train, *-valid, *-test); a note in no such folder goes to
@@ -166,19 +189,38 @@ def encode(audio: Path, out: Path, workers: int | None, extend: bool, max_reject
     A finished set is returned at once. Whatever stopped a run, the same command goes on from the last finished
     shard and ends with the same bytes.
 
+    Ranks divide the work: start the command N times, with --rank 0 to N-1 and --of N, wherever AUDIO and SET can be
+    reached, or let --engine do so with --workers processes (1, if not said) a rank. The rank that ends last finishes
+    the set; what a lost one left is done by starting it, or the command without a rank, again.
+
     \b
-    Example:
+    Examples:
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini
+      python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini --rank 0 --of 4
+      python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini --engine ray --of 4
       python -m shards inspect shards/demo
     """
     from pipeline.choice import choose
     from pipeline.progress import NoteBar
+    from pipeline.rank import Rank
     from pipeline.reencode import mean_shares, reencode
     from pipeline.run import Request, count_reasons, encode_folder
 
-    request = Request(audio, out, partial(choose, **options), workers, extend)
+    _check_engine(engine, rank, ranks, sbatch)
+    if engine != "local":
+        assert ranks is not None, "checked"
+        if not _run_on_cluster(engine, audio, out, workers or 1, extend, ranks, sbatch, options):
+            return
+    mine = Rank() if rank is None or ranks is None else Rank(rank, ranks)
+    request = Request(audio, out, partial(choose, **options), workers, extend, mine)
     with NoteBar("encode") as bar:
         outcome = encode_folder(request, bar)
+    if outcome.manifest is None:
+        click.echo(
+            f"{out}: rank {rank} of {ranks} has done its part, {outcome.tasks_run} shards in this run. "
+            f"Other ranks have {outcome.tasks_left} to do; the last one finishes the set."
+        )
+        return
     ledger = outcome.manifest.ledger
     if outcome.ignored:
         click.echo(f"Left out, not audio by name: {_counts(outcome.ignored)}.")
@@ -202,6 +244,45 @@ def encode(audio: Path, out: Path, workers: int | None, extend: bool, max_reject
             "the set is finished and usable: mend the files and encode into a new name, or allow it with --max-rejected"
         )
     click.echo(f"Next: python -m trainer train --shards {out} --run runs/{out.resolve().name} --preset small")
+
+
+def _check_engine(engine: str, rank: int | None, ranks: int | None, sbatch: Sequence[str]) -> None:
+    if engine == "local" and (rank is None) != (ranks is None):
+        raise UserError("--rank and --of go together: --rank 0 --of 4 is the first of four")
+    if engine != "local" and (rank is not None or ranks is None):
+        raise UserError(f"--engine {engine} starts all ranks: say how many with --of N, and no --rank")
+    if sbatch and engine != "slurm":
+        raise UserError("--sbatch: is for --engine slurm")
+    if bad := [text for text in sbatch if not text.partition("=")[1]]:
+        raise UserError(f"--sbatch {bad[0]}: give KEY=VALUE, such as partition=cpu")
+
+
+def _run_on_cluster(
+    engine: str,
+    audio: Path,
+    out: Path,
+    workers: int,
+    extend: bool,
+    ranks: int,
+    sbatch: Sequence[str],
+    options: Mapping[str, Any],
+) -> bool:
+    """Start the ranks; returns whether all have ended well. Slurm's are only submitted."""
+    try:
+        from pipeline.engines import Job, run_on_ray, submit_to_slurm
+    except ModuleNotFoundError as error:
+        raise UserError(f"--engine {engine}: needs {error.name}; pip install '.[cluster]'") from error
+
+    job = Job(str(audio.absolute()), str(out.absolute()), options, workers, extend)
+    if engine == "ray":
+        run_on_ray(job, ranks)
+        return True
+    number, logs = submit_to_slurm(job, ranks, dict(text.split("=", 1) for text in sbatch))
+    click.echo(
+        f"Submitted {ranks} ranks as Slurm job {number}; their logs are in {logs}. The rank that ends last finishes "
+        f"{out}; if one is lost, the same command completes it. Next: squeue --job {number}"
+    )
+    return False
 
 
 @main.command()

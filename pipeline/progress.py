@@ -1,10 +1,13 @@
 """How far a run is: who is told, and a bar on stderr with notes/s and how many times real time that is."""
 
+import sys
 import time
 from types import TracebackType
 from typing import Protocol
 
 from tqdm import tqdm
+
+INTERVAL = 0.1, 15.0  # seconds between updates of the bar: a terminal, a log file
 
 
 class Progress(Protocol):
@@ -27,7 +30,16 @@ class NoteBar:
         self._began = 0.0
 
     def start(self, total: int, done: int) -> None:
-        self._bar = tqdm(total=total, initial=done, unit=" notes", desc=self._verb, leave=False, smoothing=0.05)
+        interval = INTERVAL[not sys.stderr.isatty()]
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit=" notes",
+            desc=self._verb,
+            leave=False,
+            smoothing=0.05,
+            mininterval=interval,
+        )
         self._began = time.monotonic()
 
     def step(self, notes: int, seconds: float) -> None:

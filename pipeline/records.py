@@ -25,11 +25,11 @@ class Record:
     task_sha256: str
 
 
-def write_record(folder: Path, record: Record) -> None:
-    """Declare the record's task done."""
+def write_record(folder: Path, record: Record, writer: str = "") -> None:
+    """Declare the record's task done. `writer`: as in `atomic_write`."""
     value = {**vars(record), **vars(record.shard), "rejected": [vars(rejection) for rejection in record.rejected]}
     del value["shard"]
-    write_json(folder / record.shard.record_name, value)
+    write_json(folder / record.shard.record_name, value, writer)
 
 
 def read_record(path: Path) -> Record:

@@ -1,35 +1,35 @@
-"""Encode a folder into a shard set on this machine: plan, skip what is done, run the rest, close the ledger.
+"""Encode a folder, or one rank's part of it, into a shard set: plan, skip what is done, run the rest, close the ledger.
 
-The local engine. A shard is a pure function of its task, and a task is done when its record stands beside its tar, so
-a run that was killed at any moment goes on where it stopped and ends with the same bytes. What a worker does is in
-`encode`, how workers live is in `pool`.
+A shard is a pure function of its task, and a task is done when its record stands beside its tar, so a run that was
+killed at any moment goes on where it stopped and ends with the same bytes. Whichever rank finds all tasks done closes
+the ledger. What a worker does is in `encode`, how workers live is in `pool`, what starts ranks is in `engines`.
 """
 
-import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from pipeline.choice import Choice, default_workers
 from pipeline.encode import Batch, make_encoder
+from pipeline.hold import held
 from pipeline.inputs import Folder, find_inputs
 from pipeline.plan import Plan, Rejection, Task, fingerprint
 from pipeline.pool import Result, encode_batches
 from pipeline.progress import Progress
-from pipeline.records import Record, read_records, write_record
+from pipeline.rank import Rank
+from pipeline.records import Record, write_record
 from pipeline.resume import look, plan_for, settings_for
 from pipeline.settings import Settings
 from shards.errors import UserError
-from shards.files import PART, atomic_write
+from shards.files import atomic_write
 from shards.layout import Note
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
 from shards.writer import write_shard
@@ -55,18 +55,20 @@ class Request:
     choose: Callable[[], Choice]  # asked once the audio is found: the codec may be a download
     workers: int | None = None  # None: as many as the device can use
     extend: bool = False
+    rank: Rank = field(default_factory=Rank)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    manifest: Manifest
-    rejected: tuple[Rejection, ...]
+    manifest: Manifest | None  # None while tasks of other ranks are not done
+    rejected: tuple[Rejection, ...]  # of the whole set; none while there is no manifest
     ignored: Counter[str]  # files of other kinds: ending -> how many
-    tasks_run: int  # 0 if the set was finished already
+    tasks_run: int  # 0 if there was nothing left to do
+    tasks_left: int = 0  # for other ranks
 
 
 def encode_folder(request: Request, progress: Progress) -> Outcome:
-    """Make, go on with, extend or just return the shard set `request.out`.
+    """Make, go on with, extend or just return the shard set `request.out`; as a rank among several, its part of it.
 
     Raises:
         UserError: no audio, another set under this name, nothing that can be encoded, no room.
@@ -74,36 +76,47 @@ def encode_folder(request: Request, progress: Progress) -> Outcome:
     """
     folder = find_inputs(request.audio)
     choice = request.choose()
-    with _stopping(), _alone_in(request.out):
+    with _stopping(), held(request.out, shared=not request.rank.is_alone):
         return _encode(request, folder, choice, progress)
 
 
 def _encode(request: Request, folder: Folder, choice: Choice, progress: Progress) -> Outcome:
-    out = request.out
+    out, rank = request.out, request.rank
     present = look(out)
     settings = settings_for(present, choice.settings)
     plan = plan_for(present, folder, settings, request.extend)
     mark = fingerprint(settings, plan.inputs_sha256)
-    todo = [task for task in plan.tasks if not present.is_done(task, settings)]
-    if not todo and present.manifest is not None and present.manifest.fingerprint == mark:
+    ours = rank.tasks(plan.tasks)
+    undone = {task.shard_name for task in plan.tasks if not present.is_done(task, settings)}
+    if not undone and present.manifest is not None and present.manifest.fingerprint == mark:
         records = [present.records[task.shard_name] for task in plan.tasks]
         return Outcome(present.manifest, _rejected(plan, records), folder.ignored, tasks_run=0)
 
-    for part in out.glob(f"*{PART}"):
-        part.unlink()  # of a run that was killed
-    total = sum(len(task.notes) for task in plan.tasks)
+    todo = [task for task in ours if task.shard_name in undone]
+    rank.clear(out, ours)
+    total = sum(len(task.notes) for task in ours)
     progress.start(total, total - sum(len(task.notes) for task in todo))
     encoder = partial(make_encoder, replace(choice, settings=settings), folder.root)
     batches = (Batch(notes) for task in todo for notes in task.batches(settings.batch))
     workers = request.workers or default_workers(choice.device)
     with closing(encode_batches(encoder, batches, workers)) as results:
         for task in todo:
-            _run_task(out, task, settings, results, progress)
-    return _finish(request, folder, replace(choice, settings=settings), plan, mark, len(todo))
+            _run_task(out, task, settings, results, progress, rank.writer)
+    present = look(out)  # once more, for what other ranks have done meanwhile
+    left = sum(not present.is_done(task, settings) for task in plan.tasks)
+    if left:
+        return Outcome(None, (), folder.ignored, len(todo), left)
+    records = [present.records[task.shard_name] for task in plan.tasks]
+    return _finish(request, folder, replace(choice, settings=settings), plan, mark, records, len(todo))
 
 
 def _run_task(
-    out: Path, task: Task, settings: Settings, results: Iterator[tuple[Batch, Result]], progress: Progress
+    out: Path,
+    task: Task,
+    settings: Settings,
+    results: Iterator[tuple[Batch, Result]],
+    progress: Progress,
+    writer: str,
 ) -> None:
     """Collect the task's notes, write its tar, then the record that declares it done."""
     notes: list[Note] = []
@@ -114,7 +127,7 @@ def _run_task(
         notes += heard
         rejected += [rejection for rejection in result if isinstance(rejection, Rejection)]
         progress.step(len(result), sum(len(note.tokens) for note in heard) / settings.codec.tokens_per_second)
-    shard = write_shard(out / task.shard_name, notes)
+    shard = write_shard(out / task.shard_name, notes, writer)
     write_record(
         out,
         Record(
@@ -125,26 +138,33 @@ def _run_task(
             settings=settings.to_json(),
             task_sha256=task.digest(settings),
         ),
+        writer,
     )
 
 
-def _finish(request: Request, folder: Folder, choice: Choice, plan: Plan, mark: str, tasks_run: int) -> Outcome:
-    """Close the ledger and write the manifest, last of all."""
+def _finish(
+    request: Request,
+    folder: Folder,
+    choice: Choice,
+    plan: Plan,
+    mark: str,
+    records: Sequence[Record],
+    tasks_run: int,
+) -> Outcome:
+    """Close the ledger and write the manifest, last of all. Ranks that end together may do so twice: the same bytes."""
     out = request.out
-    kept = read_records(out)
-    records = [kept[task.shard_name] for task in plan.tasks]
     rejected = _rejected(plan, records)
     encoded = sum(record.shard.notes for record in records)
     assert plan.inputs == encoded + len(rejected), (
         f"{plan.inputs} inputs = {encoded} encoded + {len(rejected)} rejected"
     )
-    with atomic_write(out / REJECTED) as file:
+    with atomic_write(out / REJECTED, request.rank.writer) as file:
         for rejection in rejected:
             file.write(json.dumps(vars(rejection), ensure_ascii=False).encode() + b"\n")
     if not encoded:
         for record in records:
-            (out / record.shard.record_name).unlink()
-            (out / record.shard.name).unlink()
+            (out / record.shard.record_name).unlink(missing_ok=True)
+            (out / record.shard.name).unlink(missing_ok=True)
         reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
         raise UserError(
             f"{request.audio}: none of its {plan.inputs} files can be encoded ({reasons}); see {out / REJECTED}"
@@ -163,7 +183,7 @@ def _finish(request: Request, folder: Folder, choice: Choice, plan: Plan, mark: 
         ledger=Ledger(plan.inputs, encoded, len(rejected)),
         versions={**versions(), "device": choice.device},
     )
-    write_manifest(out, manifest)
+    write_manifest(out, manifest, request.rank.writer)
     return Outcome(manifest, rejected, folder.ignored, tasks_run)
 
 
@@ -202,27 +222,3 @@ def _stopping() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Hold the set against a second run in it; a folder that is still empty afterwards is removed again.
-
-    Raises:
-        UserError: another run is on, or the folder cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made a folder ({error.strerror}); give another --out") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, however this process ends
-        except BlockingIOError as error:
-            raise UserError(f"{out}: another run is encoding into it; wait for it, or stop it") from error
-        yield
-    finally:
-        os.close(handle)
-        with suppress(OSError):
-            out.rmdir()

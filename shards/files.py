@@ -18,20 +18,21 @@ HASH_CHUNK = 1 << 20  # bytes read at a time, so that memory does not grow with 
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing; the name appears only when the block has ended well and the bytes are on the disk.
+def atomic_write(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+    """Open `path` for writing and reading; the name appears when the block has ended well and the bytes are on disk.
 
     Writes `path.part`, then fsync, rename, fsync of the folder (POSIX: a rename within a folder is atomic). If the
-    block raises, the part is removed and an older `path` stays as it was.
+    block raises, the part is removed and an older `path` stays as it was. Where several processes may write the same
+    `path` at once, each gives its own name as `writer`, so that no two share a part.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written; names the path.
     """
-    part = path.with_name(path.name + PART)
+    part = path.with_name(f"{path.name}.{writer}{PART}" if writer else path.name + PART)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("wb") as file:
+            with part.open("w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -47,18 +48,23 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, writer: str = "") -> None:
     """Write `value` as indented JSON, whole or not at all; the same value gives the same bytes."""
-    with atomic_write(path) as file:
+    with atomic_write(path, writer) as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def sha256_of(path: Path) -> str:
     """The file's sha256, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK):
-            digest.update(chunk)
+        return sha256_of_open(file)
+
+
+def sha256_of_open(file: BinaryIO) -> str:
+    """The sha256 of what is read from here to the end, in hexadecimal."""
+    digest = hashlib.sha256()
+    while chunk := file.read(HASH_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

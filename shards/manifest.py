@@ -67,10 +67,10 @@ class Manifest:
         return sum(shard.notes for shard in self.splits.get(split, ()))
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Finish the set in `folder`."""
+def write_manifest(folder: Path, manifest: Manifest, writer: str = "") -> None:
+    """Finish the set in `folder`. `writer`: as in `atomic_write`."""
     assert manifest.ledger.inputs == manifest.ledger.encoded + manifest.ledger.rejected
-    write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **asdict(manifest)})
+    write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **asdict(manifest)}, writer)
 
 
 def read_manifest(folder: Path) -> Manifest:

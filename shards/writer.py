@@ -6,21 +6,21 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from shards.files import atomic_write, sha256_of
+from shards.files import atomic_write, sha256_of_open
 from shards.layout import Note, npy_bytes
 from shards.manifest import Shard
 
 
-def write_shard(path: Path, notes: Iterable[Note]) -> Shard:
+def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
     """Write a tar, whole or not at all: the same notes in the same order give the same bytes.
 
-    Takes notes one at a time, so memory does not grow with the shard.
+    Takes notes one at a time, so memory does not grow with the shard. `writer`: as in `atomic_write`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; nothing is left under `path`.
     """
     count = tokens = 0
-    with atomic_write(path) as file:
+    with atomic_write(path, writer) as file:
         # USTAR holds names of up to 100 bytes plainly; PAX is its superset for longer and for non-ASCII ones.
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for note in notes:
@@ -31,7 +31,9 @@ def write_shard(path: Path, notes: Iterable[Note]) -> Shard:
                 count += 1
                 tokens += len(note.tokens)
         size = file.tell()
-    return Shard(path.name, count, tokens, size, sha256_of(path))
+        file.seek(0)
+        shard = Shard(path.name, count, tokens, size, sha256_of_open(file))
+    return shard
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
