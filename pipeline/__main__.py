@@ -156,7 +156,9 @@ def download(out: Path) -> None:
     show_default=True,
     help="Share of files that may be rejected; with more the set is still finished, but the command fails.",
 )
-@click.option("--rank", type=click.IntRange(0), metavar="I", help="Make only every N-th shard, from the I-th; see --of.")
+@click.option(
+    "--rank", type=click.IntRange(0), metavar="I", help="Make only every N-th shard, from the I-th; see --of."
+)
 @click.option("--of", "ranks", type=click.IntRange(1), metavar="N", help="How many ranks make the set together.")
 @click.option(
     "--engine",
@@ -166,7 +168,10 @@ def download(out: Path) -> None:
     help="What runs the N ranks: this process one of them, or a cluster all (pip install '.[cluster]').",
 )
 @click.option(
-    "--sbatch", multiple=True, metavar="KEY=VALUE", help="An option of Slurm's sbatch, as time=2:00:00; can be repeated."
+    "--sbatch",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of Slurm's sbatch, as time=2:00:00; can be repeated.",
 )
 def encode(
     audio: Path,
@@ -273,7 +278,9 @@ def _run_on_cluster(
     except ModuleNotFoundError as error:
         raise UserError(f"--engine {engine}: needs {error.name}; pip install '.[cluster]'") from error
 
-    job = Job(str(audio.absolute()), str(out.absolute()), options, workers, extend)
+    weights = options["weights"]
+    choices = {**options, "weights": weights and weights.absolute()}
+    job = Job(str(audio.absolute()), str(out.absolute()), choices, workers, extend)
     if engine == "ray":
         run_on_ray(job, ranks)
         return True

@@ -5,6 +5,7 @@ started twice, is in `run`; datatrove's own marks of what is done are not looked
 """
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def submit_to_slurm(job: Job, ranks: int, sbatch: Mapping[str, str]) -> tuple[st
         qos=None,
         job_name=f"encode-{job.name}",
         sbatch_args={"mem-per-cpu": None, **sbatch},
+        srun_args={"cpus-per-task": job.workers},  # srun does not take it from the job, since Slurm 22.05
         env_command=f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
         logging_dir=str(logs),
         skip_completed=False,
@@ -99,8 +101,8 @@ def submit_to_slurm(job: Job, ranks: int, sbatch: Mapping[str, str]) -> tuple[st
         executor.run()
     except FileNotFoundError as error:
         raise UserError("sbatch: not found on this machine; submit from a login node of a Slurm cluster") from error
-    except Exception as error:
-        raise UserError(f"sbatch: refused the job ({error}); its script is in {logs}") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"sbatch: refused the job, for the reason above; its script is in {logs}") from error
     return str(executor.job_id), logs
 
 

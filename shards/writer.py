@@ -32,8 +32,7 @@ def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
                 tokens += len(note.tokens)
         size = file.tell()
         file.seek(0)
-        shard = Shard(path.name, count, tokens, size, sha256_of_open(file))
-    return shard
+        return Shard(path.name, count, tokens, size, sha256_of_open(file))
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """pipeline.run: a set is made once, survives whatever stops it, and says where every input went."""
 
+import errno
 import fcntl
 import json
 import os
@@ -21,8 +22,10 @@ from pipeline.__main__ import main
 from pipeline.choice import load_chosen
 from pipeline.codec import EnCodec
 from pipeline.encode import Batch, Encoder
+from pipeline.hold import held
 from pipeline.plan import Rejection
 from pipeline.pool import Result
+from pipeline.rank import Rank
 from pipeline.run import Outcome, Request, encode_folder
 from shards.errors import UserError
 from shards.layout import Note
@@ -33,8 +36,10 @@ from shards.verify import find_faults
 pytestmark = pytest.mark.usefixtures("without_workers")
 
 
-def encode(audio: Path, out: Path, workers: int = 2, extend: bool = False, **changes: Any) -> Outcome:
-    return encode_folder(Request(audio, out, lambda: choice(**changes), workers, extend), Silent())
+def encode(
+    audio: Path, out: Path, workers: int = 2, extend: bool = False, rank: Rank | None = None, **changes: Any
+) -> Outcome:
+    return encode_folder(Request(audio, out, lambda: choice(**changes), workers, extend, rank or Rank()), Silent())
 
 
 ENCODED: dict[Any, Note | Rejection] = {}  # the codec runs once for the same bytes and settings
@@ -364,3 +369,123 @@ def test_the_command_says_what_was_made_and_what_is_next(audio: Path, out: Path)
     assert "Next: python -m trainer train --shards" in result.stdout.splitlines()[-1]
     again = CliRunner().invoke(main, ["encode", str(audio), "--out", str(out), *OPTIONS])
     assert "finished before: nothing to do" in again.output
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 1, 2, 0, 0]])
+def test_ranks_in_any_order_make_the_set_of_one_run_and_the_last_finishes_it(
+    audio: Path, tmp_path: Path, order: list[int]
+) -> None:
+    encode(audio, tmp_path / "whole")
+    outcomes = [encode(audio, tmp_path / "set", rank=Rank(index, 3)) for index in order]
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "whole")
+    finished = [outcome.manifest is not None for outcome in outcomes]
+    assert finished == [set(order[: done + 1]) == {0, 1, 2} for done in range(len(order))]
+    assert sum(outcome.tasks_run for outcome in outcomes) == 4
+    assert [outcome.tasks_left > 0 for outcome in outcomes] == [not one for one in finished]
+
+
+def test_ranks_without_tasks_do_no_harm(audio: Path, tmp_path: Path) -> None:
+    encode(audio, tmp_path / "whole")
+    runs = [encode(audio, tmp_path / "set", rank=Rank(index, 6)).tasks_run for index in range(6)]
+    assert runs == [1, 1, 1, 1, 0, 0]
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("rest", [Rank(), Rank(1, 3), Rank(0, 1)])
+def test_what_a_lost_rank_left_is_done_by_itself_or_by_a_whole_run(audio: Path, tmp_path: Path, rest: Rank) -> None:
+    encode(audio, tmp_path / "whole")
+    out = tmp_path / "set"
+    encode(audio, out, rank=Rank(0, 3))
+    encode(audio, out, rank=Rank(2, 3))
+    (out / "train-00001.tar.rank-1-of-3-0123abcd.part").write_bytes(b"half of")
+    assert encode(audio, out, rank=rest).tasks_run == 1
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_ranks_that_extend_a_set_make_what_one_run_makes(audio: Path, tmp_path: Path) -> None:
+    for name in ("whole", "set"):
+        encode(audio, tmp_path / name)
+    nsynth_folder(audio, train=12, valid=3)
+    encode(audio, tmp_path / "whole", extend=True)
+    for index in (1, 0):
+        encode(audio, tmp_path / "set", extend=True, rank=Rank(index, 2))
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "whole")
+
+
+def test_a_rank_deletes_only_the_parts_that_are_its_own(audio: Path, out: Path) -> None:
+    out.mkdir()
+    mine = {"train-00000.tar.rank-0-of-2-00.part", "train-00000.json.part", "manifest.json.rank-0-of-2-00.part"}
+    others = {"train-00001.tar.part", "train-00001.json.rank-1-of-2-00.part", "manifest.json.rank-1-of-2-00.part"}
+    for name in mine | others:
+        (out / name).touch()
+    encode(audio, out, rank=Rank(0, 2))
+    assert {path.name for path in out.glob("*.part")} == others
+
+
+def test_ranks_run_side_by_side_and_a_whole_run_alone(audio: Path, out: Path) -> None:
+    with held(out, shared=True):
+        assert encode(audio, out, rank=Rank(0, 2)).tasks_run == 2
+        with pytest.raises(UserError, match="another run"):
+            encode(audio, out)
+    with held(out, shared=False), pytest.raises(UserError, match="another run"):
+        encode(audio, out, rank=Rank(1, 2))
+    assert encode(audio, out, rank=Rank(1, 2)).manifest is not None
+
+
+def test_a_file_system_without_locks_is_worked_in_all_the_same(
+    audio: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert encode(audio, out).manifest is not None
+
+
+def test_a_rank_that_lives_twice_and_ranks_that_finish_together_leave_the_same_bytes(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(audio, tmp_path / "whole")
+    out = tmp_path / "set"
+    encode(audio, out, rank=Rank(1, 2))
+    replace, lives = Path.replace, [Rank(0, 2), Rank(0, 2)]
+
+    def overtaken(part: Path, target: Path) -> Path:
+        """Before this life's first file gets its name, another life of the same rank does everything."""
+        if lives:
+            rank = lives.pop()
+            encode(audio, out, rank=rank)
+        return replace(part, target)
+
+    monkeypatch.setattr(Path, "replace", overtaken)
+    with pytest.raises(UserError, match=r"train-00000\.tar: cannot be written"):  # its part was taken for a leftover
+        encode(audio, out, rank=lives.pop())
+    assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_the_command_says_how_far_a_rank_has_come(audio: Path, out: Path) -> None:
+    arguments = ["encode", str(audio), "--out", str(out), *OPTIONS, "--of", "2"]
+    first = CliRunner().invoke(main, [*arguments, "--rank", "1"])
+    assert first.exit_code == 0, first.output
+    assert f"{out}: rank 1 of 2 has done its part, 2 shards in this run. Other ranks have 2 to do" in first.output
+    last = CliRunner().invoke(main, [*arguments, "--rank", "0"])
+    assert f"{out}: 9 notes in 4 shards" in last.output
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (["--rank", "0"], "--rank and --of go together"),
+        (["--of", "2"], "--rank and --of go together"),
+        (["--rank", "2", "--of", "2"], "rank 2 of 2: ranks are numbered from 0 to 1"),
+        (["--engine", "ray"], "say how many with --of N"),
+        (["--engine", "slurm", "--rank", "0", "--of", "2"], "--engine slurm starts all ranks"),
+        (["--sbatch", "time=1"], "--sbatch: is for --engine slurm"),
+        (["--engine", "slurm", "--of", "2", "--sbatch", "time"], "--sbatch time: give KEY=VALUE"),
+    ],
+)
+def test_options_of_ranks_that_do_not_fit_are_one_line(audio: Path, out: Path, options: list[str], fact: str) -> None:
+    result = CliRunner().invoke(main, ["encode", str(audio), "--out", str(out), *OPTIONS, *options])
+    assert result.exit_code == 2
+    assert fact in result.output and len(result.output.splitlines()) == 1
+    assert not out.exists()
