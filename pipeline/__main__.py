@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from shards.errors import UserError
+from shards.places import PLACE
 
 FEW = 5  # lines of a list that are shown in full
 COMPARED = 16  # notes that are encoded again to say what a precision costs
@@ -140,9 +141,9 @@ def download(out: Path) -> None:
 
 
 @main.command()
-@click.argument("audio", type=click.Path(path_type=Path))
+@click.argument("audio", type=PLACE)
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="SET", help="The shard set: shards/NAME."
+    "--out", type=PLACE, required=True, metavar="SET", help="The shard set: shards/NAME, or s3://BUCKET/NAME."
 )
 @encoding_options
 @click.option(
@@ -248,7 +249,7 @@ def encode(
             f"{out}: {ledger.rejected / ledger.inputs:.1%} of the files were rejected, more than {max_rejected:.1%}; "
             "the set is finished and usable: mend the files and encode into a new name, or allow it with --max-rejected"
         )
-    click.echo(f"Next: python -m trainer train --shards {out} --run runs/{out.resolve().name} --preset small")
+    click.echo(f"Next: python -m trainer train --shards {out} --run runs/{out.absolute().name} --preset small")
 
 
 def _check_engine(engine: str, rank: int | None, ranks: int | None, sbatch: Sequence[str]) -> None:
@@ -277,7 +278,9 @@ def _run_on_cluster(
         from pipeline.engines import Job, run_on_ray, submit_to_slurm
     except ModuleNotFoundError as error:
         raise UserError(f"--engine {engine}: needs {error.name}; pip install '.[cluster]'") from error
+    from pipeline.inputs import check_folder
 
+    check_folder(audio)
     weights = options["weights"]
     choices = {**options, "weights": weights and weights.absolute()}
     job = Job(str(audio.absolute()), str(out.absolute()), choices, workers, extend)
@@ -293,7 +296,7 @@ def _run_on_cluster(
 
 
 @main.command()
-@click.argument("audio", type=click.Path(path_type=Path))
+@click.argument("audio", type=PLACE)
 @encoding_options
 @click.option("--workers", type=click.IntRange(1), help="To estimate the time for.  [default: as encode]")
 def plan(audio: Path, workers: int | None, **options: Any) -> None:
@@ -337,11 +340,11 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("folder", metavar="SET", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="SET", type=PLACE)
 @click.option(
     "--reencode", "count", type=click.IntRange(0), default=20, show_default=True, help="Notes to encode again."
 )
-@click.option("--audio", type=click.Path(path_type=Path), help="Where the set's audio is now.  [default: where it was]")
+@click.option("--audio", type=PLACE, help="Where the set's audio is now.  [default: where it was]")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of notes.")
 @WEIGHTS
 @DEVICE

@@ -4,7 +4,8 @@ A batch always has the same shape: notes that were rejected, and places at the e
 zeros. So a note's codes do not depend on its neighbours' fate. Knows nothing of processes, tars or ledgers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import torch
 from pipeline.audio import AudioError, load
 from pipeline.choice import Choice, load_chosen
 from pipeline.codec import CodecError, EnCodec
+from pipeline.inputs import identify
 from pipeline.plan import PlannedNote, Rejection
 from pipeline.settings import Settings
+from shards.errors import UserError
 from shards.layout import Note, flatten
+from shards.places import is_remote, on_disk
 
 
 @dataclass
@@ -54,32 +58,36 @@ class Encoder:
     ) -> list[Note | Rejection]:
         """Codes of each note of the batch, or why it has none.
 
-        `reading` is told the place of each file before it is opened, and None when all are read: if the process dies in
-        between, the file is known.
+        `reading` is told the place of each file before it is opened, and None when it is read: if the process dies in
+        between, the file is known. Bringing a file from elsewhere is not reading it: no file is to blame for a network.
+
+        Raises:
+            UserError: a file that was there when the plan was made cannot be brought.
         """
         heard: dict[int, np.ndarray] = {}  # place -> (sample,)
         rejected = dict(batch.condemned)
         for place, note in enumerate(batch.notes):
-            if place not in rejected:
-                reading(place)
-                try:
-                    heard[place] = self.samples(note)
-                except AudioError as error:
-                    rejected[place] = Rejection(note.input.shown, error.reason, error.detail)
-        reading(None)
+            if place in rejected:
+                continue
+            try:
+                with _brought(self.root, note) as path:
+                    reading(place)
+                    heard[place] = self.samples(path)
+            except AudioError as error:
+                rejected[place] = Rejection(note.input.shown, error.reason, error.detail)
+            reading(None)
         codes = self._codes(heard) if heard else {}
         return [
             rejected[place] if place in rejected else Note(note.key, flatten(codes[place]), note.labels)
             for place, note in enumerate(batch.notes)
         ]
 
-    def samples(self, note: PlannedNote) -> np.ndarray:
-        """What the codec is given for a note: (sample,) float32.
+    def samples(self, path: Path) -> np.ndarray:
+        """What the codec is given for a file: (sample,) float32.
 
         Raises:
             AudioError: the file gives no usable samples.
         """
-        path = self.root / note.input.path
         samples = load(path, self.settings.codec.sample_rate, self.settings.duration)
         peak = float(np.abs(samples).max(initial=0.0))
         if peak < self.settings.min_peak:
@@ -100,3 +108,16 @@ class Encoder:
     def _call(self, samples: np.ndarray) -> np.ndarray:
         """(note, sample) -> (note, codebook, frame)."""
         return self.codec.encode(torch.from_numpy(samples)).cpu().numpy()
+
+
+@contextmanager
+def _brought(root: Path, note: PlannedNote) -> Iterator[Path]:
+    """The note's file on this machine; what came over a network must still be what the plan was made of."""
+    path = root / note.input.path
+    try:
+        with on_disk(path) as copy:
+            if is_remote(root) and identify(copy.parent, copy.name).digest != note.input.digest:
+                raise UserError(f"{path}: has changed since it was listed; run the same command again")
+            yield copy
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: is gone since it was listed; run the same command again") from error

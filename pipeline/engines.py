@@ -22,6 +22,7 @@ from pipeline.progress import NoteBar
 from pipeline.rank import Rank
 from pipeline.run import Request, encode_folder
 from shards.errors import UserError
+from shards.places import is_remote, place
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class EncodeRank(PipelineStep):  # type: ignore[misc]
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         job = self.job
         choose_here = partial(choose, **job.options)
-        request = Request(Path(job.audio), Path(job.out), choose_here, job.workers, job.extend, Rank(rank, world_size))
+        request = Request(
+            place(job.audio), place(job.out), choose_here, job.workers, job.extend, Rank(rank, world_size)
+        )
         with NoteBar("encode") as bar:
             encode_folder(request, bar)
         yield from data or ()
@@ -135,5 +138,6 @@ def run_on_ray(job: Job, ranks: int) -> None:
 
 
 def _logs(job: Job) -> Path:
-    """A new folder beside the set: the logs, and datatrove's own files."""
-    return Path(f"{job.out}.logs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    """A new folder beside the set, or here if that lies under a URL: the logs, and datatrove's own files."""
+    beside = Path.cwd() / job.name if is_remote(place(job.out)) else Path(job.out)
+    return beside.with_name(f"{beside.name}.logs") / datetime.now().strftime("%Y%m%d-%H%M%S")

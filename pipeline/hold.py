@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.errors import UserError
+from shards.places import can_be_written, is_remote
 
 NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -20,9 +21,16 @@ NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP
 def held(out: Path, shared: bool) -> Iterator[None]:
     """Hold the set for the block; a folder that is still empty afterwards is removed again, if it was not shared.
 
+    Object stores have neither locks nor folders: there, nothing is held.
+
     Raises:
         UserError: another run is on, or the folder cannot be made.
     """
+    if is_remote(out):
+        if not can_be_written(out):
+            raise UserError(f"{out}: a web server is only read from; give a folder, or an s3:// or gs:// URL, as --out")
+        yield
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)

@@ -16,6 +16,7 @@ from pipeline.audio import SUFFIXES
 from pipeline.keys import shown
 from pipeline.nsynth import EXAMPLES, Labels, read_examples
 from shards.errors import UserError
+from shards.places import is_remote, names_below, on_disk
 
 EDGE = 1 << 19  # bytes hashed at each end of a file; most notes are smaller than two of these, so hashed whole
 HASHERS = 8  # threads: they wait for the disk, not for each other
@@ -51,14 +52,12 @@ def find_inputs(folder: Path) -> Folder:
     Raises:
         UserError: no such folder, one that cannot be listed, or no audio in it.
     """
-    if not folder.is_dir():
-        fact = "is a file; give the folder of audio" if folder.exists() else "no such folder of audio"
-        raise UserError(f"{folder}: {fact}")
-    root = folder.resolve()
+    check_folder(folder)
+    root = folder if is_remote(folder) else folder.resolve()
     audio: list[str] = []
     ignored: Counter[str] = Counter()
     examples: dict[str, Labels] = {}
-    for path in _walk(root, "", ()):
+    for path in names_below(root) if is_remote(root) else _walk(root, "", ()):
         name = path.rpartition("/")[2]
         suffix = PurePosixPath(name).suffix.lower()
         if name == EXAMPLES:
@@ -75,11 +74,17 @@ def find_inputs(folder: Path) -> Folder:
     return Folder(root, inputs, ignored, examples)
 
 
+def check_folder(folder: Path) -> None:
+    """Raises UserError unless it is one. A URL is no folder before something is found in it."""
+    if not is_remote(folder) and not folder.is_dir():
+        fact = "is a file; give the folder of audio" if folder.exists() else "no such folder of audio"
+        raise UserError(f"{folder}: {fact}")
+
+
 def identify(root: Path, path: str) -> Input:
     """Hash one file: its size and its bytes, the middle of large ones left out."""
     try:
-        handle = os.open(root / path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
-        with os.fdopen(handle, "rb") as file:
+        with on_disk(root / path) as copy, open(copy, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return Input(path, "", ("unreadable", "not a regular file"))
@@ -93,6 +98,10 @@ def identify(root: Path, path: str) -> Input:
     except OSError as error:
         return Input(path, "", ("unreadable", error.strerror or str(error)))
     return Input(path, digest.hexdigest()[:32])
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for a writer
 
 
 def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:

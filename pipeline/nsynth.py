@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import UserError
+from shards.places import content
 
 Labels = dict[str, Any]
 
@@ -62,7 +63,7 @@ def read_examples(path: Path) -> dict[str, Labels]:
         UserError: it cannot be read, or is no object of objects.
     """
     try:
-        examples = json.loads(path.read_bytes())
+        examples = json.loads(content(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); mend it, or move it away to go by the names") from error
     if not isinstance(examples, dict) or not all(isinstance(labels, dict) for labels in examples.values()):

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.plan import Task
 from shards.errors import UserError
 from shards.files import PART
+from shards.places import listing
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Rank:
     def clear(self, out: Path, tasks: Sequence[Task]) -> None:
         """Delete the parts that a run which was killed has left: all, or those of its own `tasks` and of its name."""
         own = {Path(task.shard_name).stem for task in tasks}
-        for part in out.glob(f"*{PART}"):
-            if self.is_alone or part.name.partition(".")[0] in own or f".{self.name}-" in part.name:
-                part.unlink(missing_ok=True)
+        for name in listing(out):
+            theirs = not self.is_alone and name.partition(".")[0] not in own and f".{self.name}-" not in name
+            if name.endswith(PART) and not theirs:
+                (out / name).unlink(missing_ok=True)

@@ -4,6 +4,7 @@
 all that is needed to say whether a task of today's plan is the same one; who says so is `resume`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from shards.errors import ShardError
 from shards.files import write_json
 from shards.layout import json_object
 from shards.manifest import SHARD_NAME, Shard
+from shards.places import content
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def read_record(path: Path) -> Record:
     Raises:
         ShardError: damaged.
     """
-    value = json_object(path.read_bytes(), str(path))
+    value = json_object(content(path), str(path))
     try:
         return Record(
             shard=Shard(*(value[name] for name in ("name", "notes", "tokens", "bytes", "sha256"))),
@@ -52,11 +54,11 @@ def read_record(path: Path) -> Record:
         raise ShardError(f"{path}: is damaged ({type(error).__name__}: {error}); delete it and run again") from error
 
 
-def read_records(folder: Path) -> dict[str, Record]:
-    """All records in `folder`: shard name -> record."""
+def read_records(folder: Path, names: Iterable[str]) -> dict[str, Record]:
+    """Those of the files `names` in `folder` that are records: shard name -> record."""
     records = {}
-    for path in sorted(folder.glob("*-*.json")):
-        name = path.with_suffix(".tar").name
-        if SHARD_NAME.fullmatch(name):
-            records[name] = read_record(path)
+    for name in sorted(names):
+        shard = name.removesuffix(".json") + ".tar"
+        if name.endswith(".json") and SHARD_NAME.fullmatch(shard):
+            records[shard] = read_record(folder / name)
     return records

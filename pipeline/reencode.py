@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from shards.errors import ShardError
 from shards.layout import Note
 from shards.manifest import Manifest, read_manifest
+from shards.places import place
 from shards.reader import read_shard
 
 ALIKE = 0.99  # share of a note's codes; the last bits of another kind of processor change fewer
@@ -51,7 +52,7 @@ def reencode(
     """
     manifest = read_manifest(folder)
     settings = _settings_of(folder, manifest)
-    source = find_inputs(audio or Path(manifest.audio["source"]))
+    source = find_inputs(audio or place(manifest.audio["source"]))
     plan = make_plan(source.inputs, settings, source.examples)
     planned = {note.key: note for task in plan.tasks for note in task.notes}
     if precision is not None:

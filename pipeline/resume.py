@@ -14,6 +14,7 @@ from pipeline.records import Record, read_records
 from pipeline.settings import Settings
 from shards.errors import UserError
 from shards.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest
+from shards.places import listing
 
 LONGEST_VALUE = 16  # characters of a value that are shown: enough of a sha256
 
@@ -25,20 +26,21 @@ class Present:
     out: Path
     manifest: Manifest | None
     records: Mapping[str, Record]  # shard name -> record
+    files: Mapping[str, int]  # name -> bytes
 
     def is_done(self, task: Task, settings: Settings) -> bool:
         """Whether this very task's tar is in place. Its size is looked at; its bytes are for `verify`."""
         record = self.records.get(task.shard_name)
         if record is None or record.task_sha256 != task.digest(settings):
             return False
-        tar = self.out / record.shard.name
-        return tar.is_file() and tar.stat().st_size == record.shard.bytes
+        return self.files.get(record.shard.name) == record.shard.bytes
 
 
 def look(out: Path) -> Present:
     """Read the manifest, if there is one, and all records."""
-    manifest = read_manifest(out) if (out / MANIFEST).is_file() else None
-    return Present(out, manifest, read_records(out))
+    files = listing(out)
+    manifest = read_manifest(out) if MANIFEST in files else None
+    return Present(out, manifest, read_records(out, files), files)
 
 
 def settings_for(present: Present, wanted: Settings) -> Settings:

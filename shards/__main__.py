@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-SET = click.argument("folder", metavar="SET", type=click.Path(path_type=Path))
+from shards.places import PLACE
+
+SET = click.argument("folder", metavar="SET", type=PLACE)
 MOST_VALUES = 8  # values of a label that are shown in full; more are shown as a count and a range
 MB = 1_000_000
 
@@ -40,7 +42,7 @@ def inspect(folder: Path, as_json: bool, plot: Path | None) -> None:
         click.echo(line)
     if plot is not None:
         click.echo(f"Drew {plot}.")
-    click.echo(f"Next: python -m trainer train --shards {folder} --run runs/{folder.resolve().name}")
+    click.echo(f"Next: python -m trainer train --shards {folder} --run runs/{folder.absolute().name}")
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Whole files or none: a name that exists is a file that is complete and on the disk.
+"""Whole files or none: a name that exists is a file that is complete and on the disk, or an object that is whole.
 
 Knows nothing of what the files hold.
 """
@@ -6,12 +6,14 @@ Knows nothing of what the files hold.
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shards.errors import UserError
+from shards.places import is_remote, on_disk, upload
 
 PART = ".part"  # ending of a file that is still being written
 HASH_CHUNK = 1 << 20  # bytes read at a time, so that memory does not grow with the file
@@ -25,9 +27,18 @@ def atomic_write(path: Path, writer: str = "") -> Iterator[BinaryIO]:
     block raises, the part is removed and an older `path` stays as it was. Where several processes may write the same
     `path` at once, each gives its own name as `writer`, so that no two share a part.
 
+    Under a URL, the file is written on this machine and becomes one object when the block has ended well.
+
     Raises:
         UserError: the disk is full, or the folder cannot be written; names the path.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="note-tokens-") as folder:
+            copy = Path(folder) / path.name
+            with atomic_write(copy) as file:
+                yield file
+            upload(copy, path)
+        return
     part = path.with_name(f"{path.name}.{writer}{PART}" if writer else path.name + PART)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +67,7 @@ def write_json(path: Path, value: Any, writer: str = "") -> None:
 
 def sha256_of(path: Path) -> str:
     """The file's sha256, in hexadecimal."""
-    with path.open("rb") as file:
+    with on_disk(path) as copy, copy.open("rb") as file:
         return sha256_of_open(file)
 
 

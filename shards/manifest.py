@@ -12,6 +12,7 @@ from typing import Any
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.layout import Codec, json_object
+from shards.places import content, is_remote
 
 FORMAT = "codec-token-shards"
 VERSION = 1
@@ -80,13 +81,15 @@ def read_manifest(folder: Path) -> Manifest:
         ShardError: no folder, an unfinished set, another format or version, or fields that do not make sense.
     """
     path = folder / MANIFEST
-    if not folder.is_dir():
-        raise ShardError(f"{folder}: no such shard set; `make shards` makes one")
-    if not path.is_file():
+    try:
+        data = content(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not is_remote(folder) and not folder.is_dir():
+            raise ShardError(f"{folder}: no such shard set; `make shards` makes one") from error
         raise ShardError(
             f"{path}: missing, so this set is unfinished; run the same `make shards` or encode command again"
-        )
-    value = json_object(path.read_bytes(), str(path))
+        ) from error
+    value = json_object(data, str(path))
     if (value.get("format"), value.get("version")) != (FORMAT, VERSION):
         raise ShardError(
             f"{path}: format {value.get('format')!r} version {value.get('version')!r}, but this program reads "

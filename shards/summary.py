@@ -12,6 +12,7 @@ import numpy as np
 from shards.files import atomic_write
 from shards.layout import json_object, unflatten
 from shards.manifest import REJECTED, Manifest, read_manifest
+from shards.places import content
 from shards.reader import read_shard
 
 SECONDS_AN_HOUR = 3600
@@ -72,7 +73,10 @@ def _amounts(manifest: Manifest, split: str) -> dict[str, int]:
 
 def _rejected_by_reason(folder: Path) -> dict[str, int]:
     path = folder / REJECTED
-    lines = path.read_bytes().splitlines() if path.is_file() else []
+    try:
+        lines = content(path).splitlines()
+    except FileNotFoundError:
+        lines = []
     return dict(Counter(str(json_object(line, str(path)).get("reason")) for line in lines).most_common())
 
 

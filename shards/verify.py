@@ -10,6 +10,7 @@ from shards.errors import ShardError
 from shards.files import PART, sha256_of
 from shards.layout import check_tokens, json_object
 from shards.manifest import SHARD_NAME, Manifest, Shard, read_manifest
+from shards.places import content, listing, on_disk
 from shards.reader import read_shard
 
 
@@ -25,8 +26,8 @@ def find_faults(folder: Path) -> Iterator[str]:
         yield from _shard_faults(folder, shard, manifest, keys)
         yield from _record_faults(folder, shard)
     expected = {shard.name for shard in manifest.shards}
-    for path in sorted(folder.iterdir()):
-        name = path.name
+    for name in sorted(listing(folder)):
+        path = folder / name
         if name.endswith(PART):
             yield f"{path}: left by an interrupted run; delete it"
         elif name.endswith(".tar") and name not in expected:
@@ -43,14 +44,16 @@ def find_faults(folder: Path) -> Iterator[str]:
 
 def _shard_faults(folder: Path, shard: Shard, manifest: Manifest, keys: dict[str, str]) -> Iterator[str]:
     path = folder / shard.name
-    if not path.is_file():
+    try:
+        with on_disk(path) as copy:
+            size, sha256 = copy.stat().st_size, sha256_of(copy)
+    except FileNotFoundError:
         yield f"{path}: missing; encode this set again, finished shards are kept"
         return
-    size = path.stat().st_size
     if size != shard.bytes:
         yield f"{path}: {size} bytes, but the manifest says {shard.bytes}; delete it and encode this set again"
         return
-    if sha256_of(path) != shard.sha256:
+    if sha256 != shard.sha256:
         yield f"{path}: its sha256 is not the manifest's, so its bytes changed; delete it and encode this set again"
         return
     notes = tokens = 0
@@ -74,11 +77,11 @@ def _shard_faults(folder: Path, shard: Shard, manifest: Manifest, keys: dict[str
 
 def _record_faults(folder: Path, shard: Shard) -> Iterator[str]:
     path = folder / shard.record_name
-    if not path.is_file():
+    try:
+        record = json_object(content(path), str(path))
+    except FileNotFoundError:
         yield f"{path}: missing; encode this set again"
         return
-    try:
-        record = json_object(path.read_bytes(), str(path))
     except ShardError as error:
         yield error.message
         return

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from shards.places import PLACE
+
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Where to compute."
 )
@@ -24,8 +26,8 @@ def main() -> None:
 @click.option(
     "--shards",
     required=True,
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
+    type=PLACE,
+    metavar="FOLDER|URL",
     help="A shard set, as `python -m pipeline encode` writes it.",
 )
 @RUN

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from shards.cache import on_this_machine
 from shards.errors import ShardError, UserError
 from shards.layout import json_object, npy_array
 from shards.manifest import Manifest
@@ -127,7 +128,8 @@ class NoteFile:
 
 
 class NoteReader:
-    """The notes of one split by (shard, row); a tar's header scan happens when its first note is asked for."""
+    """The notes of one split by (shard, row); a tar is brought here, if it lies under a URL, and its headers
+    are scanned when its first note is asked for."""
 
     def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
         self.folder = folder
@@ -149,7 +151,7 @@ class NoteReader:
         file = self._files.get(shard)
         if file is None:
             entry = self.shards[shard]
-            file = self._files[shard] = NoteFile(self.folder / entry.name, entry.notes)
+            file = self._files[shard] = NoteFile(on_this_machine(self.folder, entry), entry.notes)
         return file.read(row)
 
     def facts(self, labels: tuple[str, ...]) -> Facts:

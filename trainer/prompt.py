@@ -4,6 +4,7 @@ from pathlib import Path
 
 from shards.layout import Codec, Note, read_token_file
 from shards.manifest import read_manifest
+from shards.places import place
 from trainer.data import NoteReader
 from trainer.errors import ConfigError
 from trainer.run import Record
@@ -35,11 +36,12 @@ def _note_of_set(text: str) -> tuple[Note, Codec]:
     folder, colon, key = text.rpartition(":")
     if not colon:
         raise ConfigError(f"--prompt {text}: is neither SET:KEY, such as shards/demo:NOTE, nor a token file, FILE.npy")
-    manifest = read_manifest(Path(folder))
+    where = place(folder)
+    manifest = read_manifest(where)
     for split in manifest.splits:
-        reader = NoteReader(Path(folder), manifest, split)
-        for place in reader.places():
-            found, tokens, labels = reader.read(*place)
+        reader = NoteReader(where, manifest, split)
+        for shard, row in reader.places():
+            found, tokens, labels = reader.read(shard, row)
             if found == key:
                 return Note(key, tokens, labels), manifest.codec
     raise ConfigError(f"--prompt {text}: {folder} has no note of this name")
