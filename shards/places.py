@@ -48,7 +48,9 @@ def place(text: str) -> Path:
     if not mark:
         return Path(text)
     if protocol not in PACKAGES:
-        raise UserError(f"{text}: a {protocol} URL; give a folder, or a URL that begins with {', '.join(PACKAGES)}")
+        raise UserError(
+            f"{text}: {protocol} URLs are not read; give a folder, or a URL that begins with {', '.join(PACKAGES)}"
+        )
     try:
         from upath import UPath
 

@@ -54,6 +54,16 @@ def write_set(folder: Path, splits: dict[str, list[list[Note]]], codec: Codec = 
 
 
 @pytest.fixture
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encode in this process: what workers add is tested in files of their own."""
+    import torch
+    from notes import encode_in_this_process
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr("pipeline.run.encode_batches", encode_in_this_process)
+
+
+@pytest.fixture
 def make_set(tmp_path: Path) -> Callable[..., Path]:
     """Make a set of random notes: `make_set(train=[5, 5], valid=[3])` gives shards of so many notes each."""
 

@@ -1,13 +1,19 @@
 """Small real notes on disk, for the tests of the pipeline."""
 
-from functools import cache
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
-from pipeline.choice import Choice, choose
+from pipeline.choice import Choice, choose, load_chosen
+from pipeline.codec import EnCodec
+from pipeline.encode import Batch, Encoder
+from pipeline.plan import Rejection
+from pipeline.pool import Result
+from shards.layout import Note
 
 RATE = 16_000  # Hz, as NSynth
 
@@ -50,6 +56,28 @@ def choice(**changes: Any) -> Choice:
         "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
     }  # fmt: skip
     return choose(**{**options, **changes})
+
+
+ENCODED: dict[Any, Note | Rejection] = {}  # the codec runs once for the same bytes and settings
+
+
+def encode_in_this_process(
+    make_encoder: partial[Encoder], batches: Iterable[Batch], workers: int
+) -> Iterator[tuple[Batch, Result]]:
+    """Stands for `pipeline.pool.encode_batches`, with a codec that is loaded once."""
+    chosen, root = make_encoder.args
+    encoder = Encoder(_codec(), chosen.settings, root)
+    for batch in batches:
+        [note] = batch.notes
+        what = (chosen.settings, note.key, note.input)
+        if what not in ENCODED:
+            [ENCODED[what]] = encoder.encode(batch)
+        yield batch, [ENCODED[what]]
+
+
+@cache
+def _codec() -> EnCodec:
+    return load_chosen(choice())
 
 
 class Silent:

@@ -10,7 +10,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = {"pipeline", "shards", "trainer"}
 AUDIO = {"encodec", "librosa", "soundfile", "soxr", "torchaudio"}
-HEAVY = {"datasets", "librosa", "matplotlib", "scipy", "soundfile", "torch", "webdataset", "x_transformers", "encodec"}
+HEAVY = {
+    "aiohttp",
+    "datasets",
+    "datatrove",
+    "fsspec",
+    "ray",
+    "upath",
+    "librosa",
+    "matplotlib",
+    "scipy",
+    "soundfile",
+    "torch",
+    "webdataset",
+    "x_transformers",
+    "encodec",
+}
 
 
 def imported(package: str) -> set[str]:

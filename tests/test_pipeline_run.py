@@ -6,29 +6,21 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from notes import Silent, choice, files_of, nsynth_folder, tone, write_note
 
 from pipeline.__main__ import main
-from pipeline.choice import load_chosen
-from pipeline.codec import EnCodec
-from pipeline.encode import Batch, Encoder
 from pipeline.hold import held
-from pipeline.plan import Rejection
-from pipeline.pool import Result
 from pipeline.rank import Rank
 from pipeline.run import Outcome, Request, encode_folder
 from shards.errors import UserError
-from shards.layout import Note
 from shards.manifest import read_manifest
 from shards.reader import read_shard
 from shards.verify import find_faults
@@ -40,34 +32,6 @@ def encode(
     audio: Path, out: Path, workers: int = 2, extend: bool = False, rank: Rank | None = None, **changes: Any
 ) -> Outcome:
     return encode_folder(Request(audio, out, lambda: choice(**changes), workers, extend, rank or Rank()), Silent())
-
-
-ENCODED: dict[Any, Note | Rejection] = {}  # the codec runs once for the same bytes and settings
-
-
-@pytest.fixture
-def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encode in this process, with a codec that is loaded once: what workers add is tested in another file."""
-    torch.set_num_threads(1)
-
-    def encode_batches(
-        make_encoder: partial[Encoder], batches: Iterable[Batch], workers: int
-    ) -> Iterator[tuple[Batch, Result]]:
-        chosen, root = make_encoder.args
-        encoder = Encoder(codec(), chosen.settings, root)
-        for batch in batches:
-            [note] = batch.notes
-            what = (chosen.settings, note.key, note.input)
-            if what not in ENCODED:
-                [ENCODED[what]] = encoder.encode(batch)
-            yield batch, [ENCODED[what]]
-
-    monkeypatch.setattr("pipeline.run.encode_batches", encode_batches)
-
-
-@cache
-def codec() -> EnCodec:
-    return load_chosen(choice())
 
 
 @pytest.fixture
