@@ -1,0 +1,133 @@
+"""Servers of this machine for tests: one that speaks S3 (moto's), and a web server that can break connections off."""
+
+import http.client
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BUCKET = "notes"
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """A bucket behind HTTP; yields its URL. Whatever speaks S3 finds it by the environment."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "any")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "any")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import s3fs
+
+        s3fs.S3FileSystem().mkdir(BUCKET)
+        yield f"s3://{BUCKET}"
+        forget_connections()
+    server.stop()
+
+
+def forget_connections() -> None:
+    """Let s3fs look at the environment again."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@dataclass
+class Behaviour:
+    """How a web server misbehaves, and what it was asked."""
+
+    breaks: Callable[[str], bool] = lambda path: False  # whether it hangs up in the middle of this file
+    says_length: bool = True
+    asked: list[str] = field(default_factory=list)
+
+    def count(self, ending: str) -> int:
+        return sum(path.endswith(ending) for path in self.asked)
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def __init__(self, *arguments: Any, behaviour: Behaviour, directory: str) -> None:
+        self.behaviour = behaviour
+        super().__init__(*arguments, directory=directory)
+
+    def do_GET(self) -> None:
+        self.behaviour.asked.append(self.path)
+        path = Path(self.translate_path(self.path))
+        if not path.is_file() or not self.behaviour.breaks(self.path):
+            super().do_GET()
+            return
+        data = path.read_bytes()
+        self.send_response(200)
+        if self.behaviour.says_length:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2])
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Passes requests that only read on to `behind`, and breaks answers off."""
+
+    def __init__(self, *arguments: Any, behaviour: Behaviour, behind: str) -> None:
+        self.behaviour, self.behind = behaviour, behind
+        super().__init__(*arguments)
+
+    def do_GET(self) -> None:
+        self.behaviour.asked.append(self.path)
+        connection = http.client.HTTPConnection(self.behind)
+        connection.request(self.command, self.path, headers=dict(self.headers))
+        answer = connection.getresponse()
+        data = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            self.send_header(name, value)
+        self.end_headers()
+        half = data and self.behaviour.breaks(self.path)
+        self.wfile.write(data[: len(data) // 2] if half else data)
+        self.close_connection = True
+        connection.close()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def s3_proxy(behaviour: Behaviour) -> Iterator[str]:
+    """The server of `s3_server`, behind one that breaks off; yields its URL."""
+    behind = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    with _serving(partial(_Proxy, behaviour=behaviour, behind=behind)) as url:
+        yield url
+
+
+@contextmanager
+def web_server(folder: Path, behaviour: Behaviour) -> Iterator[str]:
+    """Serve a folder; yields its URL."""
+    with _serving(partial(_Handler, behaviour=behaviour, directory=str(folder))) as url:
+        yield url
+
+
+@contextmanager
+def _serving(handler: Any) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

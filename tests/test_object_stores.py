@@ -1,0 +1,359 @@
+"""AUDIO, sets and the trainer's shards under URLs: what is true at home is true in a bucket and on a web server."""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import random_note, write_set
+from notes import Silent, choice, files_of, nsynth_folder, write_note
+from servers import Behaviour, forget_connections, s3_proxy, s3_server, web_server
+
+from pipeline.__main__ import main
+from pipeline.inputs import find_inputs
+from pipeline.rank import Rank
+from pipeline.run import Outcome, Request, encode_folder
+from shards import places
+from shards.cache import on_this_machine
+from shards.errors import ShardError, UserError
+from shards.files import atomic_write
+from shards.manifest import MANIFEST, read_manifest
+from shards.places import is_remote, place
+from shards.summary import summarize
+from shards.verify import find_faults
+from trainer.data import Batch, NoteReader, TrainStream, train_batches
+from trainer.order import Order, divided
+from trainer.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(2, 1024, labels=(("pitch", tuple(range(40, 77))),))
+STEPS = range(6)
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(server: str, tmp_path: Path) -> Path:
+    """A place in the bucket that no other test has."""
+    return place(f"{server}/{tmp_path.name}")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(places, "PAUSES", (0, 0))
+    return tmp_path / "cache/note-tokens/shards"
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    return nsynth_folder(tmp_path / "audio", train=7, valid=2)
+
+
+def encode(audio: Path, out: Path, rank: Rank | None = None) -> Outcome:
+    return encode_folder(Request(audio, out, choice, 1, rank=rank or Rank()), Silent())
+
+
+def objects(folder: Path) -> dict[str, bytes]:
+    """Every object of a set: name -> bytes."""
+    return {name: places.content(folder / name) for name in places.listing(folder)}
+
+
+def put(folder: Path, target: Path) -> Path:
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        places.upload(path, target / path.relative_to(folder).as_posix())
+    return target
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+def test_a_path_stays_a_path_and_a_url_is_none(bucket: Path) -> None:
+    assert place("shards/demo") == Path("shards/demo") and not is_remote(place("shards/demo"))
+    assert is_remote(bucket) and str(place("s3://bucket/set/") / "a.tar") == "s3://bucket/set/a.tar"
+
+
+@pytest.mark.parametrize(
+    ("url", "fact"),
+    [
+        ("pipe://touch exploded", "pipe URLs are not read"),
+        ("file:///etc", "file URLs are not read"),
+        ("gs://bucket/set", "needs the packages universal_pathlib and gcsfs; pip install"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_one_line(url: str, fact: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["encode", url, "--out", str(tmp_path / "set")])
+    assert result.exit_code == 2
+    assert fact in result.output and len(result.output.splitlines()) == 1
+
+
+def test_an_object_appears_when_its_block_has_ended_well(bucket: Path) -> None:
+    path = bucket / "file"
+    with atomic_write(path) as file:
+        file.write(b"all of it")
+        assert places.listing(bucket) == {}
+
+    def write_half() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half of")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half()
+    assert objects(bucket) == {"file": b"all of it"}
+
+
+def test_a_bucket_that_is_not_there_is_one_line(bucket: Path) -> None:
+    with (
+        pytest.raises(UserError, match="s3://no-such-bucket/file: cannot be written"),
+        atomic_write(place("s3://no-such-bucket/file")) as file,
+    ):
+        file.write(b"x")
+    with pytest.raises(ShardError, match=r"s3://no-such-bucket/set/manifest\.json: missing"):
+        read_manifest(place("s3://no-such-bucket/set"))
+    with pytest.raises(UserError, match="s3://no-such-bucket/audio: no audio in it"):
+        find_inputs(place("s3://no-such-bucket/audio"))
+
+
+# --- sets -------------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("without_workers")
+def test_a_set_in_a_bucket_is_the_set_on_disk_also_when_ranks_make_it(
+    audio: Path, bucket: Path, tmp_path: Path
+) -> None:
+    encode(audio, tmp_path / "set")
+    encode(audio, bucket / "one")
+    assert objects(bucket / "one") == files_of(tmp_path / "set")
+    assert encode(audio, bucket / "one").tasks_run == 0
+    assert encode(audio, bucket / "two", Rank(1, 2)).manifest is None
+    assert encode(audio, bucket / "two", Rank(0, 2)).manifest is not None
+    assert objects(bucket / "two") == files_of(tmp_path / "set")
+    assert summarize(bucket / "two") == summarize(tmp_path / "set")
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_an_upload_that_fails_anywhere_leaves_whole_objects_and_the_same_command_goes_on(
+    audio: Path, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(audio, tmp_path / "set")
+    whole = files_of(tmp_path / "set")
+    upload = places.upload
+    for last in itertools.count():
+        done = itertools.count()
+
+        def ending(copy: Path, path: Path, last: int = last, done: Iterator[int] = done) -> None:
+            if next(done) == last:
+                raise UserError("the network is gone")
+            upload(copy, path)
+
+        out = bucket / f"ended-{last}"
+        with monkeypatch.context() as patch:
+            patch.setattr("shards.files.upload", ending)
+            try:
+                encode(audio, out)
+            except UserError:
+                assert objects(out).items() < whole.items()
+            else:
+                break
+        encode(audio, out)
+        assert objects(out) == whole
+    assert last == len(whole)
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_verify_names_what_is_wrong_in_a_bucket(audio: Path, bucket: Path, tmp_path: Path) -> None:
+    encode(audio, bucket)
+    assert list(find_faults(bucket)) == []
+    changed = tmp_path / "changed"
+    changed.write_bytes(objects(bucket)["train-00000.tar"].replace(b"guitar", b"Guitar", 1))
+    places.upload(changed, bucket / "train-00000.tar")
+    places.upload(changed, bucket / "train-00009.tar")
+    (bucket / "train-00001.tar").unlink()
+    (bucket / "valid-00000.json").unlink()
+    faults = list(find_faults(bucket))
+    assert len(faults) == 4
+    assert "train-00000.tar: its sha256 is not the manifest's" in faults[0]
+    assert "train-00001.tar: missing" in faults[1]
+    assert "valid-00000.json: missing" in faults[2]
+    assert "train-00009.tar: is not in the manifest" in faults[3]
+
+
+def test_a_web_server_is_not_written_to(audio: Path) -> None:
+    with pytest.raises(UserError, match="a web server is only read from"):
+        encode(audio, place("http://127.0.0.1:9/set"))
+
+
+# --- audio ------------------------------------------------------------------------------------------------------------
+def test_audio_in_a_bucket_or_on_a_web_server_gives_the_same_shards(audio: Path, bucket: Path, tmp_path: Path) -> None:
+    write_note(audio / "more of it/a name, with ü & 100 %.wav")
+    (audio / "notes.txt").write_text("no audio")
+    (audio / "empty.wav").touch()
+    encode(audio, tmp_path / "set")
+    at_home = files_of(tmp_path / "set")
+    with web_server(audio, Behaviour()) as url:
+        for source in (put(audio, bucket), place(url)):
+            shutil.rmtree(tmp_path / "other", ignore_errors=True)
+            outcome = encode(source, tmp_path / "other")  # with real workers, which must connect for themselves
+            assert outcome.ignored == {".txt": 1}
+            there = files_of(tmp_path / "other")
+            assert {name for name in at_home if at_home[name] != there.get(name)} == {MANIFEST}
+            assert read_manifest(tmp_path / "other").audio["source"] == str(source)
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_a_broken_connection_is_tried_again_and_never_a_rejected_file(audio: Path, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def first_time(path: str) -> bool:
+        return path not in seen and not seen.add(path)
+
+    write_note(audio / "nsynth-guitar-train/guitar_acoustic_000-080-100.mp3")  # no other test has encoded it
+    with web_server(audio, Behaviour(breaks=first_time)) as url:
+        assert encode(place(url), tmp_path / "set").rejected == ()
+    with (
+        web_server(audio, Behaviour(breaks=lambda path: "080" in path)) as url,
+        pytest.raises(UserError, match=r"000-080-100\.mp3: cannot be read, in 3 tries .*run the same command again"),
+    ):
+        encode(place(url), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.usefixtures("without_workers")
+@pytest.mark.parametrize("fact", ["has changed", "is gone"])
+def test_audio_that_is_no_longer_what_was_listed_stops_the_run(audio: Path, tmp_path: Path, fact: str) -> None:
+    name = "nsynth-guitar-train/guitar_acoustic_000-081-100.mp3"
+    write_note(audio / name)
+
+    def choose_and_change() -> Any:
+        (audio / name).unlink() if fact == "is gone" else write_note(audio / name, np.full(9_000, 0.1))
+        return choice()
+
+    with web_server(audio, Behaviour()) as url, pytest.raises(UserError, match=rf"081-100\.mp3: {fact} since"):
+        encode_folder(Request(place(url), tmp_path / "set", choose_and_change, 1), Silent())
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+def batches(folder: Path, workers: int = 0) -> list[Batch]:
+    """The first batches of a training."""
+    notes = NoteReader(folder, read_manifest(folder), "train")
+    order = Order(notes.notes, seed=5, batch=4)
+    stream = TrainStream(notes, order, VOCABULARY, 600, 0.1, STEPS, divided(4, 0, 1))
+    return list(train_batches(stream, workers))
+
+
+def same(ours: list[Batch], theirs: list[Batch]) -> bool:
+    return all(
+        one.keys == other.keys and np.array_equal(one.codes, other.codes) and np.array_equal(one.labels, other.labels)
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.fixture
+def tokens(make_set: Callable[..., Path]) -> Path:
+    return make_set("tokens", train=[5, 3, 4], valid=[2])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_from_a_bucket_or_a_web_server_sees_the_batches_on_disk(
+    tokens: Path, bucket: Path, cache: Path, workers: int
+) -> None:
+    on_disk = batches(tokens)
+    behaviour = Behaviour()
+    with web_server(tokens, behaviour) as url:
+        assert same(batches(place(url), workers), on_disk)
+        assert behaviour.count(".tar") == 3  # each once, however many workers want it
+        assert same(batches(place(url), workers), on_disk)
+        assert behaviour.count(".tar") == 3
+    shutil.rmtree(cache)
+    assert same(batches(put(tokens, bucket), workers), on_disk)
+    assert len(list(cache.rglob("*.tar"))) == 3
+
+
+def test_a_bucket_whose_connections_break_is_read_again_or_named(
+    tokens: Path, bucket: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tokens, bucket)
+    breaks = iter([True, True, False, True, *itertools.repeat(False, 2), *itertools.repeat(True, 100)])
+    behaviour = Behaviour(breaks=lambda path: path.endswith(".tar") and next(breaks))
+    with s3_proxy(behaviour) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        forget_connections()
+        assert same(batches(bucket), batches(tokens))
+        shutil.rmtree(cache)
+        with pytest.raises(UserError, match=r"s3://.*/train-0000.\.tar: cannot be read, in 3 tries"):
+            batches(bucket)
+    forget_connections()
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_connection_that_breaks_in_the_middle_of_a_shard_is_tried_again(
+    tokens: Path, says_length: bool, workers: int
+) -> None:
+    breaks = iter([True, True, False, True, *itertools.repeat(False, 100)])
+    behaviour = Behaviour(breaks=lambda path: path.endswith(".tar") and next(breaks), says_length=says_length)
+    with web_server(tokens, behaviour) as url:
+        assert same(batches(place(url), workers), batches(tokens))
+    assert behaviour.count(".tar") == 3 + 3
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_connection_that_always_breaks_is_one_line_that_names_the_shard(
+    tokens: Path, cache: Path, says_length: bool, workers: int
+) -> None:
+    behaviour = Behaviour(breaks=lambda path: path.endswith("train-00001.tar"), says_length=says_length)
+    with (
+        web_server(tokens, behaviour) as url,
+        pytest.raises(UserError, match=rf"^{url}/train-00001\.tar: cannot be read, in 3 tries") as caught,
+    ):
+        batches(place(url), workers)
+    assert "\n" not in caught.value.message
+    assert behaviour.count("train-00001.tar") == 3
+    assert not [path for path in cache.rglob("*") if path.is_file() and "00001" in path.name]
+
+
+def test_a_server_that_is_gone_is_one_line(tokens: Path) -> None:
+    with web_server(tokens, Behaviour()) as url:
+        pass
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be read, in 3 tries"):
+        read_manifest(place(url))
+
+
+def test_a_shard_that_is_missing_or_has_other_bytes_is_named_and_not_kept(tokens: Path, cache: Path) -> None:
+    path = tokens / "train-00000.tar"
+    data = path.read_bytes()
+    with web_server(tokens, Behaviour()) as url:
+        path.write_bytes(data.replace(b"pitch", b"Pitch", 1))
+        with pytest.raises(ShardError, match=r"train-00000\.tar: its sha256 is not the manifest's"):
+            batches(place(url))
+        path.write_bytes(data + b"more")
+        with pytest.raises(UserError, match=rf"train-00000\.tar: .*came as {len(data) + 4} of {len(data)} bytes"):
+            batches(place(url))
+        path.unlink()
+        with pytest.raises(ShardError, match=r"train-00000\.tar: missing"):
+            batches(place(url))
+    assert not list(cache.rglob("train-00000*"))
+
+
+def test_a_copy_that_is_not_whole_is_fetched_again(tokens: Path, cache: Path) -> None:
+    with web_server(tokens, Behaviour()) as url:
+        batches(place(url))
+        for copy in cache.rglob("*.tar"):
+            copy.write_bytes(b"cut short")
+        assert same(batches(place(url)), batches(tokens))
+
+
+def test_a_manifest_decides_no_path_outside_the_cache(tmp_path: Path) -> None:
+    manifest = write_set(tmp_path / "set", {"train": [[random_note("a")]]})
+    hostile = replace(manifest.splits["train"][0], sha256="../../../../outside")
+    with pytest.raises(ShardError, match="is no sha256"):
+        on_this_machine(place("http://127.0.0.1:9/set"), hostile)
