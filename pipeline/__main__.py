@@ -195,6 +195,8 @@ def encode(
     A finished set is returned at once. Whatever stopped a run, the same command goes on from the last finished
     shard and ends with the same bytes.
 
+    AUDIO and SET can be URLs: s3:// or gs://, and http:// or https:// for AUDIO (pip install '.[remote]').
+
     Ranks divide the work: start the command N times, with --rank 0 to N-1 and --of N, wherever AUDIO and SET can be
     reached, or let --engine do so with --workers processes (1, if not said) a rank. The rank that ends last finishes
     the set; what a lost one left is done by starting it, or the command without a rank, again.
@@ -237,8 +239,10 @@ def encode(
         if len(outcome.rejected) > FEW:
             click.echo(f"  ... and {len(outcome.rejected) - FEW} more in {out / 'rejected.jsonl'}")
     shards = len(list(outcome.manifest.shards))
-    speed = f" at {bar.speed():.0f}x real time" if outcome.tasks_run else ", finished before: nothing to do"
-    click.echo(f"{out}: {ledger.encoded} notes in {shards} shards{speed}.")
+    how = f" at {bar.speed():.0f}x real time" if outcome.tasks_run else ", finished before: nothing to do"
+    if engine == "ray":
+        how = f", finished by {ranks} ranks on Ray"
+    click.echo(f"{out}: {ledger.encoded} notes in {shards} shards{how}.")
     if options["precision"] != "float32" and outcome.tasks_run:
         shares = mean_shares(
             list(reencode(out, COMPARED, None, options["weights"], options["device"], precision="float32"))

@@ -34,6 +34,15 @@ def test_a_failed_write_leaves_the_older_file_and_no_part(tmp_path: Path) -> Non
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_two_writers_of_one_path_share_no_part_and_the_last_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_write(path, "first") as first, atomic_write(path, "second") as second:
+        first.write(b"all of the first")
+        second.write(b"all of it")
+    assert path.read_bytes() == b"all of the first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_file_that_outgrows_its_limit_is_one_line_that_names_it_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "big"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
