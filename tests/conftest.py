@@ -1,5 +1,6 @@
 """What the tests share: a codec block, random notes, and a shard set made of them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from shards.writer import write_shard
 # A claim is about what the code does, not how long a busy machine takes over it.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# What tests compute is small, and threads that wait for each other make a machine that others use many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CODEC = Codec(
     "encodec_mini", "0" * 64, sample_rate=24_000, bandwidth=1.5, codebooks=2, codebook_size=1024, frame_rate=75
