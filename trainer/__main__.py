@@ -82,7 +82,11 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
     "--guidance", default=2.0, show_default=True, help="How far to follow labels; 1: as the model learned to."
 )
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="pitch=60, or a sweep: pitch=40:76:4.")
-@click.option("--prompt", metavar="SET:KEY|FILE.npy", help="Begin as this note of a shard set, or token file, does.")
+@click.option(
+    "--prompt",
+    metavar="SET:KEY|FILE.npy",
+    help="Begin as this note does; an audio file becomes one by `python -m pipeline encode`.",
+)
 @click.option("--prompt-seconds", default=0.5, show_default=True, help="How much of the prompt is kept.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Sample i of a seed stays the same.")
 @click.option("--checkpoint", "step", type=int, metavar="STEP", help="Which one; the newest if not said.")
