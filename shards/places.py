@@ -55,11 +55,11 @@ def place(text: str) -> Path:
         from upath import UPath
 
         # What is listed changes: other ranks write too.
-        path = UPath(text.rstrip("/"), use_listings_cache=False, **_web_options(protocol))
+        path = UPath(text.rstrip("/"), use_listings_cache=False, **_options(protocol))
         _ = path.fs
     except ImportError as error:
-        raise UserError(f"{text}: needs the packages universal_pathlib and {PACKAGES[protocol]}; "
-                        "pip install '.[remote]' has all but gcsfs") from error  # fmt: skip
+        needs = f"universal_pathlib and {PACKAGES[protocol]}"
+        raise UserError(f"{text}: needs {needs}; pip install '.[remote]' (and gcsfs, for gs://)") from error
     except ValueError as error:
         raise UserError(f"{text}: is no such URL ({error})") from error
     return cast(Path, path)
@@ -141,6 +141,8 @@ def upload(copy: Path, path: Path) -> None:
     try:
         target = _here(path)
         target.fs.put_file(str(copy), target.path)
+    except UserError:
+        raise  # a signal to stop
     except Exception as error:  # each library under fsspec has errors of its own
         raise UserError(f"{path}: cannot be written ({_reason(error)}); run the same command again") from error
 
@@ -183,7 +185,10 @@ def _here(path: Path) -> Any:
     return place(str(path))
 
 
-def _web_options(protocol: str) -> dict[str, Any]:
+def _options(protocol: str) -> dict[str, Any]:
+    """Of the file system that reads this kind of URL."""
+    if protocol == "s3":
+        return {"max_concurrency": 1}  # one piece of a large file in memory, not ten
     if protocol not in WEB:
         return {}
     import aiohttp

@@ -90,7 +90,7 @@ def test_a_path_stays_a_path_and_a_url_is_none(bucket: Path) -> None:
     [
         ("pipe://touch exploded", "pipe URLs are not read"),
         ("file:///etc", "file URLs are not read"),
-        ("gs://bucket/set", "needs the packages universal_pathlib and gcsfs; pip install"),
+        ("gs://bucket/set", "needs universal_pathlib and gcsfs; pip install"),
     ],
 )
 def test_a_url_that_cannot_be_read_is_one_line(url: str, fact: str, tmp_path: Path) -> None:
