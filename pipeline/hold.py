@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.errors import UserError
-from shards.places import can_be_written, is_remote
+from shards.places import is_on_web, is_remote
 
 NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -27,7 +27,7 @@ def held(out: Path, shared: bool) -> Iterator[None]:
         UserError: another run is on, or the folder cannot be made.
     """
     if is_remote(out):
-        if not can_be_written(out):
+        if is_on_web(out):
             raise UserError(f"{out}: a web server is only read from; give a folder, or an s3:// or gs:// URL, as --out")
         yield
         return

@@ -19,7 +19,7 @@ import click
 from shards.errors import UserError
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what reads each kind of URL
-WEB = ("http", "https")  # where nothing can be written
+WEB = ("http", "https")
 PAUSES = (1.0, 4.0)  # seconds before another try
 SILENCE = 60.0  # seconds without a byte after which a web server counts as gone
 
@@ -69,8 +69,9 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
-def can_be_written(path: Path) -> bool:
-    return not str(path).startswith(tuple(f"{protocol}://" for protocol in WEB))
+def is_on_web(path: Path) -> bool:
+    """Whether it lies on a web server, where nothing can be written, and folders may not be listed."""
+    return str(path).startswith(tuple(f"{protocol}://" for protocol in WEB))
 
 
 @contextmanager

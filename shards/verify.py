@@ -10,7 +10,7 @@ from shards.errors import ShardError
 from shards.files import PART, sha256_of
 from shards.layout import check_tokens, json_object
 from shards.manifest import SHARD_NAME, Manifest, Shard, read_manifest
-from shards.places import content, listing, on_disk
+from shards.places import content, is_on_web, listing, on_disk
 from shards.reader import read_shard
 
 
@@ -26,7 +26,7 @@ def find_faults(folder: Path) -> Iterator[str]:
         yield from _shard_faults(folder, shard, manifest, keys)
         yield from _record_faults(folder, shard)
     expected = {shard.name for shard in manifest.shards}
-    for name in sorted(listing(folder)):
+    for name in () if is_on_web(folder) else sorted(listing(folder)):
         path = folder / name
         if name.endswith(PART):
             yield f"{path}: left by an interrupted run; delete it"

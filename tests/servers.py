@@ -53,6 +53,7 @@ class Behaviour:
 
     breaks: Callable[[str], bool] = lambda path: False  # whether it hangs up in the middle of this file
     says_length: bool = True
+    lists_folders: bool = True
     asked: list[str] = field(default_factory=list)
 
     def count(self, ending: str) -> int:
@@ -67,6 +68,9 @@ class _Handler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         self.behaviour.asked.append(self.path)
         path = Path(self.translate_path(self.path))
+        if path.is_dir() and not self.behaviour.lists_folders:
+            self.send_error(403)
+            return
         if not path.is_file() or not self.behaviour.breaks(self.path):
             super().do_GET()
             return

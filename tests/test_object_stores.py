@@ -189,6 +189,15 @@ def test_verify_names_what_is_wrong_in_a_bucket(audio: Path, bucket: Path, tmp_p
     assert "train-00009.tar: is not in the manifest" in faults[3]
 
 
+def test_a_set_is_verified_and_trained_on_where_a_web_server_lists_nothing(tokens: Path) -> None:
+    with web_server(tokens, Behaviour(lists_folders=False)) as url:
+        assert list(find_faults(place(url))) == []
+        assert same(batches(place(url)), batches(tokens))
+        (tokens / "train-00001.tar").unlink()
+        [fault] = find_faults(place(url))
+        assert "train-00001.tar: missing" in fault
+
+
 def test_a_web_server_is_not_written_to(audio: Path) -> None:
     with pytest.raises(UserError, match="a web server is only read from"):
         encode(audio, place("http://127.0.0.1:9/set"))
