@@ -73,13 +73,13 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of token files.")
 @click.option("--count", type=click.IntRange(1), help="Samples; 16, or one of each combination of labels asked for.")
 @click.option(
-    "--temperature", default=1.0, show_default=True, help="Below 1 likelier, above 1 wilder; 0: the likeliest."
+    "--temperature", default=0.9, show_default=True, help="Below 1 likelier, above 1 wilder; 0: the likeliest."
 )
 @click.option("--top-k", default=0, show_default=True, help="Draw from the k likeliest codes only; 0: from all.")
 @click.option("--top-p", default=1.0, show_default=True, help="Draw from the likeliest codes that reach p together.")
 @click.option("--min-p", default=0.0, show_default=True, help="Leave out codes below this share of the likeliest.")
 @click.option(
-    "--guidance", default=2.0, show_default=True, help="How far to follow labels; 1: as the model learned to."
+    "--guidance", default=3.0, show_default=True, help="How far to follow labels; 1: as the model learned to."
 )
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="pitch=60, or a sweep: pitch=40:76:4.")
 @click.option(
