@@ -63,13 +63,19 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
-    first, third, fifth = QUINTIC
     gram = x @ x.T
-    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    for _ in range(ROUNDS):
-        polynomial = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
-        polynomial.diagonal().add_(first)
-        product = polynomial @ product
+    product = polynomial = _polynomial(gram)
+    for _ in range(ROUNDS - 1):
         gram = polynomial @ gram @ polynomial
+        polynomial = _polynomial(gram)
+        product = polynomial @ product
     x = product @ x
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """What a round multiplies by."""
+    first, third, fifth = QUINTIC
+    polynomial = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
+    polynomial.diagonal().add_(first)
+    return polynomial

@@ -1,6 +1,6 @@
 """Where a run's numbers go: `metrics.jsonl` (one object a step or evaluation) and TensorBoard, in the run's folder, and
-Weights & Biases if a project there is named. None of them makes the training wait: they write in threads or processes
-of their own.
+Weights & Biases if a project there is named. The training waits for none of them: a line goes into a buffer, the others
+write in threads and processes of their own.
 """
 
 import json

@@ -4,7 +4,6 @@ The state at a step is the weights and the optimizer's moments; the rest (the no
 the learning rate, the noise of dropout) is a function of the settings and the step. Knows no codec and no audio.
 """
 
-import logging
 import math
 import signal
 import sys
@@ -36,8 +35,6 @@ from trainer.order import Order, divided
 from trainer.ranks import Ranks, joined
 from trainer.run import Record, make_record
 from trainer.vocabulary import Vocabulary
-
-log = logging.getLogger(__name__)
 
 TUTORIAL_FRAMES = 125  # a note's start, on which models that see different lengths are compared
 EVALUATIONS = 5  # a run, if not said how often
@@ -130,7 +127,7 @@ class Training:
 
     def _loop(self, caught: list[int], metrics: Metrics | None, bar: tqdm) -> Outcome:
         checkpoint_every = self.config.train.checkpoint_every
-        batches = train_batches(self._stream(range(self.step, sys.maxsize)), self.config.data.workers)
+        batches = train_batches(self._stream(), self.config.data.workers)
         pace = Pace(self.config.train.minutes, self.step, self.seconds)
         stopped_by = 0
         clock = time.perf_counter()
@@ -274,7 +271,8 @@ class Training:
         total, number, ranks, proposal = self.ranks.sum(found).tolist()
         return total, number // ranks if ranks else 0, proposal
 
-    def _stream(self, steps: range) -> TrainStream:
+    def _stream(self) -> TrainStream:
+        """From this step on, without end: whoever reads knows when to stop."""
         data = self.config.data
         return TrainStream(
             reader=self.train_notes,
@@ -282,7 +280,7 @@ class Training:
             vocabulary=self.record.vocabulary,
             window=self.record.window,
             label_dropout=data.label_dropout,
-            steps=steps,
+            steps=range(self.step, sys.maxsize),
             lanes=divided(data.batch, self.ranks.rank, self.ranks.world),
         )
 
