@@ -9,7 +9,7 @@ from torch import nn
 
 from trainer.config import ModelConfig, load_config
 from trainer.errors import ConfigError
-from trainer.generate import CachedDecoder, Sampling, cast_weights, draw, filtered, generate
+from trainer.generate import CachedDecoder, Sampling, arrange, draw, filtered, generate
 from trainer.model import NoteModel
 from trainer.vocabulary import Vocabulary
 
@@ -133,7 +133,7 @@ def test_bfloat16_is_as_near_as_its_digits() -> None:
     model = tiny()
     ids = model.inputs(asked(model, 3), torch.randint(32, (3, 10)))
     exact = CachedDecoder(model, 3).feed(ids)
-    cast_weights(model, torch.bfloat16)
+    arrange(model, torch.bfloat16)
     assert torch.allclose(CachedDecoder(model, 3).feed(ids).float(), exact, atol=0.1)
     codes, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling())
     assert codes.shape == (3, 12) and likelihoods.dtype == torch.float32

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from trainer.errors import ConfigError
@@ -54,6 +54,8 @@ class CachedDecoder:
         self.cache = self.final.new_empty(kept)  # (layer, keys and values, note, head, position, feature)
         angles, _ = layers.rotary_pos_emb.forward_from_seq_len(model.positions)  # (1, position, turning feature)
         angles = angles[0, :, ::2]  # neighbours turn together: one complex number, one angle
+        still = angles.new_zeros(len(angles), self.layers[0].head_width // 2 - angles.shape[1])
+        angles = torch.cat([angles, still], dim=1)[:, None, None]  # (position, 1, 1, pair of features)
         self.turns = torch.polar(torch.ones_like(angles), angles)
         self.place = 0
 
@@ -75,7 +77,7 @@ class Layer:
 
     def __init__(self, attention_norm: Any, attention: Any, feed_norm: Any, feed: Any) -> None:
         self.norms = norm_weight(attention_norm), norm_weight(feed_norm)
-        self.project = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
+        self.project = by_columns(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
         self.to_out, self.feed = attention.to_out, feed
         self.heads = attention.heads
         self.head_width = len(attention.to_k.weight) // self.heads
@@ -85,13 +87,13 @@ class Layer:
         `cache`, (keys and values, note, head, position, feature)."""
         normed = layer_norm(x, x.shape[-1:], self.norms[0])
         projected = linear(normed, self.project).view(*x.shape[:2], 3, self.heads, self.head_width)
-        queries_keys_values = projected.permute(2, 0, 3, 1, 4)  # (3, note, head, position, feature)
-        turning = queries_keys_values[:2, ..., : 2 * turns.shape[-1]]
-        pairs = torch.view_as_complex(turning.float().view(*turning.shape[:-1], -1, 2))
-        turning.copy_(torch.view_as_real(pairs * turns).flatten(-2))
-        cache[:, :, :, new] = queries_keys_values[1:]
+        pairs = torch.view_as_complex(projected[:, :, :2].float().unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * turns).flatten(-2).type_as(x)  # (note, position, 2, head, feature)
+        queries, keys = turned.transpose(1, 3).unbind(2)  # (note, head, position, feature)
+        cache[0, :, :, new] = keys
+        cache[1, :, :, new] = projected[:, :, 2].transpose(1, 2)
         keys, values = cache[:, :, :, : new.stop]
-        out = scaled_dot_product_attention(queries_keys_values[0], keys, values, is_causal=x.shape[1] > 1)
+        out = scaled_dot_product_attention(queries, keys, values, is_causal=x.shape[1] > 1)
         return self.to_out(out.transpose(1, 2).flatten(2))
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -108,10 +110,25 @@ def in_pairs(layers: Any) -> Iterable[tuple[Any, Any]]:
     return zip(layers[::2], layers[1::2], strict=True)
 
 
-def cast_weights(model: NoteModel, dtype: torch.dtype) -> None:
-    """Compute in another precision from now on. Buffers stay: angles of rotary positions need all of float32."""
+def arrange(model: NoteModel, dtype: torch.dtype) -> None:
+    """Make the model ready to generate: in this precision, its weights in the order in which they are read.
+
+    Buffers keep theirs: angles of rotary positions need all of float32.
+    """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = by_columns(module.weight.data)
+
+
+def by_columns(weight: Tensor) -> Tensor:
+    """The same matrix, stored column by column if it has more rows than columns.
+
+    With a few notes, a product takes as long as reading the matrix. Read by rows, a tall one takes up to three times as
+    long on a CPU.
+    """
+    return weight.t().contiguous().t() if len(weight) > weight.shape[1] else weight
 
 
 @torch.inference_mode()

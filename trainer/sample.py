@@ -11,7 +11,7 @@ from tqdm import tqdm
 from shards.layout import Note, write_token_file
 from trainer.checkpoint import find_checkpoint, read_checkpoint
 from trainer.device import peak_memory, resolve_device, resolve_dtype
-from trainer.generate import Sampling, cast_weights, generate
+from trainer.generate import Sampling, arrange, generate
 from trainer.labels import Labels, combinations, completed
 from trainer.model import NoteModel
 from trainer.prompt import find_prompt
@@ -61,7 +61,7 @@ def sample(run: Path, out: Path, request: Request, device: str = "auto") -> Samp
     labels = [completed(asked[index % len(asked)], record, request.seed, index) for index in range(count)]
     model, step = _load(record, path, target)
     dtype = resolve_dtype(request.dtype, target)
-    cast_weights(model, dtype)
+    arrange(model, dtype)
     made_by = {
         "run": str(run),
         "checkpoint": path.name,
