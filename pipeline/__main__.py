@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -498,14 +499,25 @@ def page(
 @click.option(
     "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The weights: .safetensors."
 )
+@click.option(
+    "--start", metavar="CODEC", help="Go on from encodec_mini, or from a file of its form.  [default: from nothing]"
+)
 @click.option("--minutes", default=95.0, show_default=True, help="How long to train.")
 @click.option("--steps", type=click.IntRange(1), help="Train so many steps instead, however long they take.")
 @click.option("--seed", default=0, show_default=True, help="Of the first weights and of everything drawn.")
 @DEVICE
 def train_codec_command(
-    audio: tuple[Path, ...], out: Path, minutes: float, steps: int | None, seed: int, device: str
+    audio: tuple[Path, ...],
+    out: Path,
+    start: str | None,
+    minutes: float,
+    steps: int | None,
+    seed: int,
+    device: str,
 ) -> None:
     """Train a codec of encodec_mini's form on your own notes.
+
+    From nothing, that takes hours. From a codec that is trained already (--start), minutes show what it will be.
 
     Each folder in AUDIO is drawn from as often as the square root of its number of notes.
 
@@ -515,15 +527,20 @@ def train_codec_command(
 
     \b
     Example:
-      python -m pipeline train-codec demo-notes --out runs/codec/mine.safetensors --minutes 95
+      python -m pipeline train-codec demo-notes --start encodec_mini --out runs/codec/mine.safetensors --minutes 20
       python -m pipeline score-codec demo-notes/nsynth-guitar-valid --weights runs/codec/mine.safetensors
     """
+    from pipeline.codec import load_codec
     from pipeline.codec_run import Length, train_codec
-    from pipeline.codec_training import Recipe
+    from pipeline.codec_training import FURTHER_RATE, Recipe
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: weights are written as .safetensors; name the file so")
-    trained = train_codec(list(audio), out, Recipe(seed=seed), Length(minutes, steps), device)
+    recipe, first = Recipe(seed=seed), None
+    if start is not None:
+        recipe = replace(recipe, rate=FURTHER_RATE)
+        first = load_codec("encodec_mini", weights=None if start == "encodec_mini" else Path(start))
+    trained = train_codec(list(audio), out, recipe, Length(minutes, steps), device, first)
     click.echo(
         f"{out}: {trained.steps} steps in {trained.minutes:.1f} minutes, log-mel distance {trained.distance:.3f} on "
         f"notes held out. Next: python -m pipeline score-codec FOLDER --weights {out}"

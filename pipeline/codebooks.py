@@ -16,7 +16,7 @@ DEAD = 0.01  # latents a step: entries chosen less often, on average, are replac
 ROUNDS = 15  # of k-means
 AT_ONCE = 8_192  # latents compared with a codebook at a time
 TINY = 1e-12  # squared distance: no draw has all weights zero
-NO_DISTANCE = 0.1  # squared, added under the logarithm of `crowding`: silent frames are all alike, and may be
+NO_DISTANCE = 0.1  # squared, added under the logarithm of `crowding`: nothing is gained from telling such neighbours
 
 
 @dataclass
@@ -59,15 +59,21 @@ class Codebooks:
 
 def fit_codebooks(latents: Tensor, codebooks: int, size: int, per_step: int, generator: torch.Generator) -> Codebooks:
     """Residual k-means: (frame, channel) -> codebooks of `size` entries that expect `per_step` latents a step."""
-    residual, entries, uses = latents, [], []
+    residual, entries = latents, []
     for _ in range(codebooks):
         centres = kmeans(residual, size, generator)
-        chosen = nearest(residual, centres)
-        residual = residual - centres[chosen]
+        residual = residual - centres[nearest(residual, centres)]
         entries.append(centres)
-        uses.append(torch.bincount(chosen, minlength=size) * (per_step / len(latents)) + DEAD)
-    fitted, expected = torch.stack(entries), torch.stack(uses)
-    return Codebooks(fitted, expected, fitted * expected[..., None])
+    return count_uses(torch.stack(entries), latents, per_step)
+
+
+def count_uses(entries: Tensor, latents: Tensor, per_step: int) -> Codebooks:
+    """Codebooks of these entries, (codebook, entry, channel), that expect `per_step` latents a step like these."""
+    books = Codebooks(entries, torch.zeros(entries.shape[:2]).to(entries), torch.zeros_like(entries))
+    for uses, codes in zip(books.uses, books.quantize(latents)[1], strict=True):
+        uses.copy_(torch.bincount(codes, minlength=len(uses)) * (per_step / len(latents)) + DEAD)
+    books.sums.copy_(books.entries * books.uses[..., None])
+    return books
 
 
 def kmeans(points: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -110,13 +116,17 @@ def commitment(latents: Tensor, books: Codebooks) -> Tensor:
     return nn.functional.mse_loss(latents, quantized) / books.entries[0].var(0).mean()
 
 
-def crowding(latents: Tensor, books: Codebooks) -> Tensor:
+def crowding(latents: Tensor, books: Codebooks, sounds: Tensor) -> Tensor:
     """Minus the mean log distance of a latent to its nearest neighbour: (frame, channel) -> scalar.
 
     Low if latents fill their space evenly, so that all entries are used alike (Sablayrolles et al., "Spreading vectors
-    for similarity search", 2019, https://arxiv.org/abs/1806.03198).
+    for similarity search", 2019, https://arxiv.org/abs/1806.03198). Only of frames that are in `sounds`, (frame,) bool:
+    silence is all alike, and one entry is enough for it.
     """
-    least = books.entries[0].std(0).mean()  # a batch of silence is not blown up
+    latents = latents[sounds]
+    if len(latents) < 2:
+        return latents.new_zeros(())
+    least = books.entries[0].std(0).mean()  # a batch that is all alike is not blown up
     spread = latents / torch.maximum(latents.std(0).mean(), least)
     squares = spread.square().sum(1)
     distances = squares[:, None] + squares - 2 * spread @ spread.T  # squared

@@ -70,6 +70,10 @@ class EnCodec:
         """(note, codebook, frame) -> (note, sample) float32, frames * hop samples."""
         return self.model.decode([(codes.to(self.device), None)])[:, 0]  # type: ignore[operator]
 
+    def entries(self) -> Tensor:
+        """Of the codebooks: (codebook, entry, channel)."""
+        return torch.stack([layer._codebook.embed for layer in self.model.quantizer.vq.layers])  # type: ignore[union-attr]
+
 
 def load_codec(name: str, bandwidth: float = 1.5, weights: Path | None = None, device: str = "cpu") -> EnCodec:
     """A codec ready for use on `device`.

@@ -21,6 +21,7 @@ PITCH_WINDOWS = (2048, 4096)  # samples: bins 12 and 6 Hz wide
 PITCH_BAND = 2_500.0  # Hz: fundamentals and the first harmonics
 OVERLAP = 4  # windows over each sample, when scoring; in training 2 do, because crops start anywhere
 FLOOR = 3e-3  # magnitude under the logarithm, so that silence does not dominate
+SOUNDS = 1e-3  # peak of a frame that is not silence, where 1 is full scale
 LINEAR_WEIGHT = 2.0  # of the magnitudes themselves beside their logarithms
 
 

@@ -16,7 +16,7 @@ import torch
 
 from pipeline.audio import load
 from pipeline.codebooks import perplexity
-from pipeline.codec import CODEBOOK_SIZE, SAMPLE_RATE, resolve_device, write_weights
+from pipeline.codec import CODEBOOK_SIZE, SAMPLE_RATE, EnCodec, resolve_device, write_weights
 from pipeline.codec_loss import mel_distance
 from pipeline.codec_training import Recipe, Training
 from pipeline.crops import read_notes
@@ -55,10 +55,13 @@ class Trained:
     distance: float  # log-mel, on notes of the valid split
 
 
-def train_codec(audio: list[Path], out: Path, recipe: Recipe, length: Length, device: str) -> Trained:
+def train_codec(
+    audio: list[Path], out: Path, recipe: Recipe, length: Length, device: str, start: EnCodec | None = None
+) -> Trained:
     """Train on the notes in `audio` and write the weights to `out`; a training that was interrupted goes on.
 
-    What it needs to go on, and TensorBoard's events, are in the folder `out` with the ending `.training`.
+    `start`: a codec of encodec_mini's form whose weights are the first ones. What it takes to go on with an interrupted
+    training, and TensorBoard's events, are in the folder `out` with the ending `.training`.
 
     Raises:
         UserError: no notes to train or to validate on, or a training that was begun with other notes or another recipe.
@@ -76,9 +79,13 @@ def train_codec(audio: list[Path], out: Path, recipe: Recipe, length: Length, de
             "move the notes of an instrument or two into one"
         )
     folder = out.with_suffix(".training")
-    identity = {"recipe": asdict(recipe), "notes": _digest([path for paths in train for path in paths])}
+    identity = {
+        "recipe": asdict(recipe),
+        "notes": _digest([path for paths in train for path in paths]),
+        "start": start and start.spec.weights_sha256,
+    }
     saved = _read_checkpoint(folder / CHECKPOINT, identity)
-    training = Training(read_notes(train, SAMPLE_RATE), recipe, resolve_device(device))
+    training = Training(read_notes(train, SAMPLE_RATE), recipe, resolve_device(device), start)
     seconds = 0.0
     if saved is not None:
         training.restore(saved["training"])

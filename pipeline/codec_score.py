@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.audio import load
 from pipeline.codebooks import perplexity
 from pipeline.codec import EnCodec, load_codec
-from pipeline.codec_loss import mel_distance
+from pipeline.codec_loss import SOUNDS, mel_distance
 from pipeline.inputs import find_inputs
 from pipeline.nsynth import labels_of
 from pipeline.progress import Progress
@@ -30,7 +30,6 @@ PITCHES = range(40, 85)  # MIDI pitches whose fundamental is looked for
 PITCH_SPAN = (0.1, 1.25)  # seconds of a note in which it is: after the pluck, before most decays end
 YIN_RANGE = (60.0, 1_500.0)  # Hz, a little more than PITCHES
 NEAR = 50.0  # cents: nearer to the right note than to its neighbours
-SOUNDS = 1e-3  # peak of a frame that is not silence, where 1 is full scale
 
 
 @dataclass(frozen=True)

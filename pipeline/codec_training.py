@@ -4,8 +4,10 @@ Stages, by share of the training:
 1. `latent`: encoder and decoder without codebooks, mostly on the waveform, until latents mean something.
 2. `joint`: codebooks from k-means, then all three together, with straight-through gradients. The encoder learns more
    slowly than the decoder, so that codebooks and decoder can follow it.
-3. `decoder`: encoder and codes are final. Codebooks are fitted once more, and the decoder alone learns what these codes
-   sound like, at two thirds of the cost of a step.
+3. `decoder`: encoder and codes are final, and the decoder alone learns what these codes sound like, at two thirds of
+   the cost of a step.
+
+A training that goes on from a codec begins with the second stage.
 
 What is kept is a moving average of the weights: at batches this small it is far better than the weights themselves.
 Knows nothing of files and clocks: `codec_run.py` does.
@@ -23,18 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.codebooks import Codebooks, commitment, crowding, fit_codebooks, straight_through
-from pipeline.codec import CODEBOOK_SIZE, HOP, MINI_CODEBOOKS, untrained_mini
-from pipeline.codec_loss import MEL_WINDOWS, mel_distance, pitch_distance, waveform_error
+from pipeline.codebooks import Codebooks, commitment, count_uses, crowding, fit_codebooks, straight_through
+from pipeline.codec import CODEBOOK_SIZE, HOP, MINI_CODEBOOKS, EnCodec, untrained_mini
+from pipeline.codec_loss import MEL_WINDOWS, SOUNDS, mel_distance, pitch_distance, waveform_error
 from pipeline.codec_start import initialise
 from pipeline.crops import Notes, batch
 from pipeline.muon import Muon
 
 WEIGHTS = {  # of the terms of the loss
     "latent": {"mel": 0.4, "pitch": 0.1, "waveform": 1.0},
-    "joint": {"mel": 1.0, "pitch": 0.3, "waveform": 0.04, "commitment": 0.3, "crowding": 0.05},
+    "joint": {"mel": 1.0, "pitch": 0.3, "waveform": 0.04, "commitment": 0.3, "crowding": 0.03},
     "decoder": {"mel": 1.0, "pitch": 0.3, "waveform": 0.02},
 }
+FURTHER_RATE = 4e-4  # learning rate for weights that are trained already
 OVERLAP = 2  # of the windows of the spectra: half of what scoring uses, at half the cost, because crops start anywhere
 LONGEST_GRADIENT = 3.0  # a longer one is scaled down
 APART = (
@@ -52,31 +55,35 @@ class Recipe:
     mel_windows: int = 3  # of `MEL_WINDOWS`, drawn anew at each step
     latent_until: float = 0.12  # share of the training
     joint_until: float = 0.75
-    rate: float = (
-        8e-4  # learning rate at its highest; falls by a cosine to `least` of it, and from `again` of it to zero
-    )
+    rate: float = 2.5e-3  # learning rate at its highest; falls by a cosine to `least`, and from `again` of it to zero
     warmup: int = 200  # steps
     least: float = 0.15
     again: float = 0.6
     encoder_share: float = 0.25  # of the learning rate, from the joint stage on
     averaging: float = 0.999  # of the average of the weights, a step
-    fit_frames: int = 15_000  # latents that codebooks are fitted to
+    fit_frames: int = 15_000  # latents that codebooks are fitted to, or counted on
 
 
 class Training:
     """A model in training. `progress`, from 0 to 1, is set from outside: only a clock or a count of steps knows it."""
 
-    def __init__(self, notes: Notes, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, notes: Notes, recipe: Recipe, device: torch.device, start: EnCodec | None = None) -> None:
+        """`start`: a small codec to go on from, which begins in the joint stage."""
         self.notes, self.recipe, self.device = notes, recipe, device
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.model = untrained_mini("none").to(device)
-        initialise(self.model, self._crops(0))
-        self.average = deepcopy(self.model).requires_grad_(False)
         self.books: Codebooks | None = None
         self.stage = "latent"
         self.step = 0
         self.progress = 0.0
+        if start is None:
+            initialise(self.model, self._crops(0))
+        else:
+            self.model.load_state_dict(start.model.state_dict())
+            self.stage = "joint"
+            self.books = count_uses(start.entries().to(device), self._some_latents(), self._frames())
+        self.average = deepcopy(self.model).requires_grad_(False)
         self.optimizer = self._optimizer()
 
     def advance(self) -> dict[str, float]:
@@ -164,26 +171,32 @@ class Training:
         if self.stage == "joint":
             assert self.books is not None
             terms["commitment"] = commitment(latents, self.books)
-            terms["crowding"] = crowding(latents, self.books)
+            peaks = real.abs().unflatten(1, (-1, HOP)).amax(2)  # (crop, frame)
+            terms["crowding"] = crowding(latents, self.books, peaks.flatten() >= SOUNDS)
         return terms
 
     def _change_stage(self) -> None:
         if self.stage == "latent" and self.progress >= self.recipe.latent_until:
-            self.stage, self.books = "joint", self._fit(self.model.encoder)
+            self.stage = "joint"
+            self.books = fit_codebooks(
+                self._some_latents(), MINI_CODEBOOKS, CODEBOOK_SIZE, self._frames(), self.generator
+            )
         if self.stage == "joint" and self.progress >= self.recipe.joint_until:
-            self.stage, self.books = "decoder", self._fit(self.average.encoder)
+            self.stage = "decoder"
             self.model.load_state_dict(self.average.state_dict())
             self.optimizer = self._optimizer()
         for group in self.optimizer.param_groups:
             group["share"] = self.recipe.encoder_share if group["half"] == "encoder" and self.stage == "joint" else 1.0
 
-    def _fit(self, encoder: nn.Module) -> Codebooks:
-        """Codebooks for the latents of many crops."""
-        frames = self.recipe.crops * self.recipe.frames  # a batch
-        numbers = range(APART + self.step, APART + self.step + math.ceil(self.recipe.fit_frames / frames))
+    def _some_latents(self) -> Tensor:
+        """Of many crops: (frame of all crops, channel)."""
+        numbers = range(APART + self.step, APART + self.step + math.ceil(self.recipe.fit_frames / self._frames()))
         with torch.no_grad():
-            found = [_flat(encoder(self._crops(number)[:, None])) for number in numbers]
-        return fit_codebooks(torch.cat(found), MINI_CODEBOOKS, CODEBOOK_SIZE, frames, self.generator)
+            return torch.cat([_flat(self.model.encoder(self._crops(number)[:, None])) for number in numbers])
+
+    def _frames(self) -> int:
+        """Of a batch."""
+        return self.recipe.crops * self.recipe.frames
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -12,15 +12,15 @@ import numpy as np
 
 PCM_PEAK = 32_767  # notes are kept as 16 bit: 0.2 MB each
 PEAKS = (0.01, 0.95)  # of the note, drawn evenly in its logarithm: recorded notes have all levels
-NEAR_OWN = 0.5  # share of the crops that have about their own level instead
-NEAR = 2.0  # at most so many times louder or quieter
+NEAR_OWN = 0.9  # share of the crops that have about their own level instead
+NEAR = 1.6  # at most so many times louder or quieter
 AT_ONSET = 0.3  # share of the crops that start where the note starts
 HELD = 0.75  # share of a note before its release, after which there is little but silence
-WHILE_HELD = 0.75  # share of the other crops that start there
+WHILE_HELD = 0.5  # share of the other crops that start there
 SPEEDS = (0.944, 1.06)  # a semitone down to a semitone up
-RESPEED = 0.5  # share of the crops that are played faster or slower
+RESPEED = 0.2  # share of the crops that are played faster or slower
 TILT = 0.6  # most of the sample before that is added: darker, or brighter if subtracted
-RETILT = 0.25  # share of the crops that are made darker or brighter
+RETILT = 0.15  # share of the crops that are made darker or brighter
 
 
 @dataclass(frozen=True)

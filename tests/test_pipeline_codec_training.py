@@ -124,6 +124,21 @@ def test_the_start_passes_sound_on_at_full_strength() -> None:
     assert float(decoded.std()) == pytest.approx(0.07, rel=0.01)
 
 
+def test_going_on_from_a_codec_begins_with_its_sound_and_its_codes(notes: Notes) -> None:
+    start = load_codec("encodec_mini")
+    samples = torch.from_numpy(plucks(2))
+    training = Training(notes, SMALL, CPU, start)
+    assert training.stage == "joint"
+    decoded, codes = training.round_trip(samples)
+    assert codes is not None
+    assert torch.equal(codes, start.encode(samples).permute(1, 0, 2).flatten(1))
+    assert torch.allclose(decoded, start.decode(start.encode(samples))[:, : samples.shape[1]], atol=1e-5)
+    before = [weight.clone() for weight in start.model.parameters()]
+    run(training, 2)
+    for weight, kept in zip(start.model.parameters(), before, strict=True):
+        assert torch.equal(weight, kept)
+
+
 # Codebooks
 
 
@@ -171,15 +186,19 @@ def test_perplexity_counts_codes_that_are_used_alike() -> None:
     assert perplexity(torch.zeros(64, dtype=torch.long), 1024) == pytest.approx(1)
 
 
-def test_crowding_is_lower_for_latents_that_are_spread_and_finite_in_silence() -> None:
+def test_crowding_is_lower_for_latents_that_are_spread_and_only_of_frames_that_sound() -> None:
     generator = torch.Generator().manual_seed(0)
     books = Codebooks(torch.randn(2, 8, 4), torch.ones(2, 8), torch.zeros(2, 8, 4))
     evenly = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
     in_two_heaps = evenly.sign()[:, :1] + 0.01 * torch.randn(16, 4, generator=generator)
-    assert crowding(evenly, books) < crowding(in_two_heaps, books)
-    silence = torch.zeros(10, 4, requires_grad=True)
-    crowding(silence, books).backward()  # type: ignore[no-untyped-call]
-    assert silence.grad is not None and silence.grad.isfinite().all()
+    every = torch.ones(16, dtype=torch.bool)
+    assert crowding(evenly, books, every) < crowding(in_two_heaps, books, every)
+    with_silence = torch.cat([evenly, torch.zeros(9, 4)])
+    assert crowding(with_silence, books, torch.arange(25) < 16) == crowding(evenly, books, every)
+    assert crowding(evenly, books, ~every) == 0
+    alike = torch.zeros(16, 4, requires_grad=True)
+    crowding(alike, books, every).backward()  # type: ignore[no-untyped-call]
+    assert alike.grad is not None and alike.grad.isfinite().all()
     assert commitment(torch.zeros(10, 4), books).isfinite()
 
 
@@ -280,6 +299,8 @@ def test_a_training_that_stops_and_goes_on_ends_in_weights_that_load(
     assert list(out.with_suffix(".training").glob("events*"))
     with pytest.raises(UserError, match="begun with other recipe"):
         train_codec([audio], out, replace(recipe, seed=1), length, "cpu")
+    with pytest.raises(UserError, match="begun with other start"):
+        train_codec([audio], out, recipe, length, "cpu", load_codec("encodec_mini"))
 
 
 @pytest.mark.parametrize(("missing", "words"), [("valid", "ends in -valid"), ("train", "no notes to train on")])
