@@ -171,7 +171,7 @@ class Training:
         if self.stage == "joint":
             assert self.books is not None
             terms["commitment"] = commitment(latents, self.books)
-            peaks = real.abs().unflatten(1, (-1, HOP)).amax(2)  # (crop, frame)
+            peaks = real.abs().unfold(1, HOP, HOP).amax(2)  # (crop, frame)
             terms["crowding"] = crowding(latents, self.books, peaks.flatten() >= SOUNDS)
         return terms
 

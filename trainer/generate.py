@@ -87,7 +87,8 @@ class Layer:
         `cache`, (keys and values, note, head, position, feature)."""
         normed = layer_norm(x, x.shape[-1:], self.norms[0])
         projected = linear(normed, self.project).view(*x.shape[:2], 3, self.heads, self.head_width)
-        pairs = torch.view_as_complex(projected[:, :, :2].float().unflatten(-1, (-1, 2)))
+        turning = projected[:, :, :2].float()
+        pairs = torch.view_as_complex(turning.view(*turning.shape[:-1], -1, 2))
         turned = torch.view_as_real(pairs * turns).flatten(-2).type_as(x)  # (note, position, 2, head, feature)
         queries, keys = turned.transpose(1, 3).unbind(2)  # (note, head, position, feature)
         cache[0, :, :, new] = keys
