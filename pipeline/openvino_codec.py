@@ -30,17 +30,13 @@ class OpenVinoEnCodec(EnCodec):
         self._hint = HINTS[precision]
         self._requests: dict[tuple[int, ...], Any] = {}  # shape -> compiled encoder
 
-    @torch.inference_mode()
-    def encode(self, samples: Tensor) -> Tensor:
-        """(note, sample) float32 -> (note, codebook, frame) int64."""
+    def latents(self, samples: Tensor) -> Tensor:
+        """(note, sample) float32 -> (note, channel, frame) float32."""
         waves = samples[:, None]  # (note, channel, sample)
         if waves.shape not in self._requests:
             self._requests[waves.shape] = self._compile(waves.shape)
-        request = self._requests[waves.shape]
-        latent = torch.from_numpy(next(iter(request.infer([waves.numpy()]).values())))  # (note, channel, frame)
-        model: Any = self.model  # an encodec.EncodecModel
-        codes: Tensor = model.quantizer.encode(latent, model.frame_rate, model.bandwidth)
-        return codes.transpose(0, 1)  # the package has codebooks first
+        [latents] = self._requests[waves.shape].infer([waves.numpy()]).values()
+        return torch.from_numpy(latents)
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         model: Any = self.model

@@ -4,8 +4,6 @@ In bfloat16 the encoder's convolutions and LSTM keep 8 bits of each number; find
 A few codes in a hundred become others, so the precision is part of a set's settings.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -15,14 +13,10 @@ from pipeline.codec import EnCodec
 class BFloat16EnCodec(EnCodec):
     """A codec that encodes in bfloat16; it decodes as ever."""
 
-    @torch.inference_mode()
-    def encode(self, samples: Tensor) -> Tensor:
-        """(note, sample) float32 -> (note, codebook, frame) int64."""
-        model: Any = self.model  # an encodec.EncodecModel
+    def latents(self, samples: Tensor) -> Tensor:
+        """(note, sample) -> (note, channel, frame) float32."""
         with torch.autocast(self.device.type, torch.bfloat16):
-            latent = model.encoder(samples.to(self.device)[:, None])  # (note, channel, frame)
-        codes: Tensor = model.quantizer.encode(latent.float(), model.frame_rate, model.bandwidth)
-        return codes.transpose(0, 1)  # the package has codebooks first
+            return super().latents(samples).float()
 
 
 def with_precision(codec: EnCodec, precision: str) -> EnCodec:

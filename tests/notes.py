@@ -11,9 +11,7 @@ import soundfile
 from pipeline.choice import Choice, choose, load_chosen
 from pipeline.codec import EnCodec
 from pipeline.encode import Batch, Encoder
-from pipeline.plan import Rejection
 from pipeline.pool import Result
-from shards.layout import Note
 
 RATE = 16_000  # Hz, as NSynth
 
@@ -58,7 +56,7 @@ def choice(**changes: Any) -> Choice:
     return choose(**{**options, **changes})
 
 
-ENCODED: dict[Any, Note | Rejection] = {}  # the codec runs once for the same bytes and settings
+ENCODED: dict[Any, Result] = {}  # the codec runs once for the same bytes and settings
 
 
 def encode_in_this_process(
@@ -68,11 +66,10 @@ def encode_in_this_process(
     chosen, root = make_encoder.args
     encoder = Encoder(_codec(), chosen.settings, root)
     for batch in batches:
-        [note] = batch.notes
-        what = (chosen.settings, note.key, note.input)
+        what = (chosen.settings, *((note.key, note.input) for note in batch.notes))
         if what not in ENCODED:
-            [ENCODED[what]] = encoder.encode(batch)
-        yield batch, [ENCODED[what]]
+            ENCODED[what] = encoder.encode(batch)
+        yield batch, ENCODED[what]
 
 
 @cache

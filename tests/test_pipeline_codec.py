@@ -20,12 +20,12 @@ from pipeline.codec import (
     CodecError,
     EnCodec,
     load_codec,
-    pad1d,
     read_weights,
     resolve_device,
     untrained_24khz,
     untrained_mini,
 )
+from pipeline.seanet import pad1d
 from shards.errors import UserError
 from shards.files import sha256_of
 

@@ -94,7 +94,9 @@ def compare(home: Path) -> None:
         theirs = {note.key: tutorial(model, folder.root / note.input.path) for note in notes}
         took[TUTORIAL] += time.perf_counter() - began
         for name, choice in choices.items():
-            ours, seconds, memory = encode(partial(make_encoder, choice, folder.root), notes, workers)
+            ours, seconds, memory = encode(
+                partial(make_encoder, choice, folder.root), notes, choice.settings.batch, workers
+            )
             took[name] += seconds
             peaks[name] = max(peaks[name], memory)
             equal[name] += [ours[key] == tokens for key, tokens in theirs.items()]
@@ -111,22 +113,24 @@ def compare(home: Path) -> None:
 
 
 def encode(
-    encoder: partial[Encoder], notes: Sequence[PlannedNote], workers: int
+    encoder: partial[Encoder], notes: Sequence[PlannedNote], size: int, workers: int
 ) -> tuple[dict[str, np.ndarray], float, int]:
-    """The notes' tokens, the seconds that took with workers that had started, and a worker's peak of memory in MB."""
+    """Encode notes, `size` at a time: their tokens, the seconds that took with workers that had started, and a worker's
+    peak of memory in MB."""
     began = 0.0
 
     def batches() -> Iterator[Batch]:
         nonlocal began
         yield from (Batch((note,)) for note in notes[:workers])  # to start the workers
         began = time.perf_counter()  # one of them is ready; that the others are not quite yet counts against us
-        yield from (Batch((note,)) for note in notes)
+        yield from (Batch(tuple(notes[first : first + size])) for first in range(0, len(notes), size))
 
     tokens = {}
     memory = 0
-    for _, [note] in encode_batches(encoder, batches(), workers):
-        assert isinstance(note, Note)
-        tokens[note.key] = note.tokens
+    for _, result in encode_batches(encoder, batches(), workers):
+        for note in result:
+            assert isinstance(note, Note)
+            tokens[note.key] = note.tokens
         memory = max(memory, *map(peak_memory, multiprocessing.active_children()))
     return tokens, time.perf_counter() - began, memory
 
