@@ -30,7 +30,7 @@ from pipeline.settings import BACKENDS
 from shards.layout import Note
 
 ROUNDS = 4
-NOTES_A_ROUND = 8
+NOTES_A_ROUND = 16
 SECONDS = 4.0  # a note
 RATE = 16_000  # Hz, as NSynth
 BANDWIDTH = 1.5  # kbps
