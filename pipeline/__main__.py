@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -532,15 +531,14 @@ def train_codec_command(
     """
     from pipeline.codec import load_codec
     from pipeline.codec_run import Length, train_codec
-    from pipeline.codec_training import FURTHER_RATE, Recipe
+    from pipeline.codec_training import Recipe
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: weights are written as .safetensors; name the file so")
-    recipe, first = Recipe(seed=seed), None
+    first = None
     if start is not None:
-        recipe = replace(recipe, rate=FURTHER_RATE)
         first = load_codec("encodec_mini", weights=None if start == "encodec_mini" else Path(start))
-    trained = train_codec(list(audio), out, recipe, Length(minutes, steps), device, first)
+    trained = train_codec(list(audio), out, Recipe(seed=seed), Length(minutes, steps), device, first)
     click.echo(
         f"{out}: {trained.steps} steps in {trained.minutes:.1f} minutes, log-mel distance {trained.distance:.3f} on "
         f"notes held out. Next: python -m pipeline score-codec FOLDER --weights {out}"

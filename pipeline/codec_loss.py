@@ -51,6 +51,11 @@ def waveform_error(decoded: Tensor, real: Tensor) -> Tensor:
     return ((decoded - real).square().mean(-1) / energy).mean()
 
 
+def sounding(samples: Tensor, hop: int) -> Tensor:
+    """Which frames are not silence: (note, sample) -> (note, frame) bool."""
+    return samples.abs().unfold(1, hop, hop).amax(2) >= SOUNDS
+
+
 def magnitudes(samples: Tensor, window: int, overlap: int) -> Tensor:
     """|STFT|, scaled so that white noise has the same level at every window: (note, sample) -> (note, frame, bin)."""
     hann = _hann(window).to(samples.device)

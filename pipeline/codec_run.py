@@ -64,7 +64,7 @@ def train_codec(
     training, and TensorBoard's events, are in the folder `out` with the ending `.training`.
 
     Raises:
-        UserError: no notes to train or to validate on, or a training that was begun with other notes or another recipe.
+        UserError: no notes to train or to validate on, or a training that was begun with other notes, recipe or start.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm

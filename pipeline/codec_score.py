@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.audio import load
 from pipeline.codebooks import perplexity
 from pipeline.codec import EnCodec, load_codec
-from pipeline.codec_loss import SOUNDS, mel_distance
+from pipeline.codec_loss import mel_distance, sounding
 from pipeline.inputs import find_inputs
 from pipeline.nsynth import labels_of
 from pipeline.progress import Progress
@@ -103,7 +103,7 @@ def _score(codec: EnCodec, paths: list[Path], progress: Progress) -> Iterator[_N
     codes = codec.encode(real).cpu()
     decoded = codec.decode(codes).cpu()[:, : real.shape[1]]
     decoded_one = codec.decode(codes[:, :1]).cpu()[:, : real.shape[1]]
-    peaks = real.abs().unfold(1, codec.spec.hop, codec.spec.hop).amax(2)  # (note, frame)
+    sounds = sounding(real, codec.spec.hop)  # (note, frame)
     for index, path in enumerate(paths):
         only = slice(index, index + 1)
         yield _Note(
@@ -111,7 +111,7 @@ def _score(codec: EnCodec, paths: list[Path], progress: Progress) -> Iterator[_N
             distance_one=float(mel_distance(decoded_one[only], real[only])),
             silence=float(mel_distance(torch.zeros_like(real[only]), real[only])),
             codes=codes[index].numpy(),
-            sounds=(peaks[index] >= SOUNDS).numpy(),
+            sounds=sounds[index].numpy(),
             kept=_kept(path, real[index], decoded[index], rate),
         )
         progress.step(1, DURATION)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.codebooks import Codebooks, commitment, count_uses, crowding, fit_codebooks, straight_through
 from pipeline.codec import CODEBOOK_SIZE, HOP, MINI_CODEBOOKS, EnCodec, untrained_mini
-from pipeline.codec_loss import MEL_WINDOWS, SOUNDS, mel_distance, pitch_distance, waveform_error
+from pipeline.codec_loss import MEL_WINDOWS, mel_distance, pitch_distance, sounding, waveform_error
 from pipeline.codec_start import initialise
 from pipeline.crops import Notes, batch
 from pipeline.muon import Muon
@@ -37,7 +37,6 @@ WEIGHTS = {  # of the terms of the loss
     "joint": {"mel": 1.0, "pitch": 0.3, "waveform": 0.04, "commitment": 0.3, "crowding": 0.03},
     "decoder": {"mel": 1.0, "pitch": 0.3, "waveform": 0.02},
 }
-FURTHER_RATE = 4e-4  # learning rate for weights that are trained already
 OVERLAP = 2  # of the windows of the spectra: half of what scoring uses, at half the cost, because crops start anywhere
 LONGEST_GRADIENT = 3.0  # a longer one is scaled down
 APART = (
@@ -56,6 +55,7 @@ class Recipe:
     latent_until: float = 0.12  # share of the training
     joint_until: float = 0.75
     rate: float = 2.5e-3  # learning rate at its highest; falls by a cosine to `least`, and from `again` of it to zero
+    further_rate: float = 4e-4  # in place of `rate`, for weights that are trained already
     warmup: int = 200  # steps
     least: float = 0.15
     again: float = 0.6
@@ -70,6 +70,7 @@ class Training:
     def __init__(self, notes: Notes, recipe: Recipe, device: torch.device, start: EnCodec | None = None) -> None:
         """`start`: a small codec to go on from, which begins in the joint stage."""
         self.notes, self.recipe, self.device = notes, recipe, device
+        self.highest_rate = recipe.rate if start is None else recipe.further_rate
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.model = untrained_mini("none").to(device)
@@ -111,9 +112,15 @@ class Training:
         """The learning rate at this step."""
         recipe = self.recipe
         if self.stage == "decoder":
-            return recipe.rate * recipe.again * _cosine((self.progress - recipe.joint_until) / (1 - recipe.joint_until))
+            return (
+                self.highest_rate
+                * recipe.again
+                * _cosine((self.progress - recipe.joint_until) / (1 - recipe.joint_until))
+            )
         warm = min(1.0, (self.step + 1) / recipe.warmup)
-        return recipe.rate * warm * (recipe.least + (1 - recipe.least) * _cosine(self.progress / recipe.joint_until))
+        return (
+            self.highest_rate * warm * (recipe.least + (1 - recipe.least) * _cosine(self.progress / recipe.joint_until))
+        )
 
     @torch.inference_mode()
     def round_trip(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -171,8 +178,7 @@ class Training:
         if self.stage == "joint":
             assert self.books is not None
             terms["commitment"] = commitment(latents, self.books)
-            peaks = real.abs().unfold(1, HOP, HOP).amax(2)  # (crop, frame)
-            terms["crowding"] = crowding(latents, self.books, peaks.flatten() >= SOUNDS)
+            terms["crowding"] = crowding(latents, self.books, sounding(real, HOP).flatten())
         return terms
 
     def _change_stage(self) -> None:

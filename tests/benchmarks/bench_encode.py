@@ -9,7 +9,8 @@ import importlib.util
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from pipeline.choice import choose, default_workers
 from pipeline.codec import untrained_24khz
 from pipeline.encode import Batch, Encoder, make_encoder
 from pipeline.inputs import find_inputs
-from pipeline.plan import PlannedNote, make_plan
+from pipeline.plan import Task, make_plan
 from pipeline.pool import encode_batches
 from pipeline.settings import BACKENDS
 from shards.layout import Note
@@ -89,13 +90,13 @@ def compare(home: Path) -> None:
     peaks = dict.fromkeys(choices, 0)  # MB
     equal: dict[str, list[np.ndarray]] = {name: [] for name in choices}  # (token,) of each note
     for start in range(0, len(task.notes), NOTES_A_ROUND):
-        notes = task.notes[start : start + NOTES_A_ROUND]
+        part = replace(task, notes=task.notes[start : start + NOTES_A_ROUND])
         began = time.perf_counter()
-        theirs = {note.key: tutorial(model, folder.root / note.input.path) for note in notes}
+        theirs = {note.key: tutorial(model, folder.root / note.input.path) for note in part.notes}
         took[TUTORIAL] += time.perf_counter() - began
         for name, choice in choices.items():
             ours, seconds, memory = encode(
-                partial(make_encoder, choice, folder.root), notes, choice.settings.batch, workers
+                partial(make_encoder, choice, folder.root), part, choice.settings.batch, workers
             )
             took[name] += seconds
             peaks[name] = max(peaks[name], memory)
@@ -112,18 +113,16 @@ def compare(home: Path) -> None:
         )
 
 
-def encode(
-    encoder: partial[Encoder], notes: Sequence[PlannedNote], size: int, workers: int
-) -> tuple[dict[str, np.ndarray], float, int]:
-    """Encode notes, `size` at a time: their tokens, the seconds that took with workers that had started, and a worker's
-    peak of memory in MB."""
+def encode(encoder: partial[Encoder], task: Task, size: int, workers: int) -> tuple[dict[str, np.ndarray], float, int]:
+    """Encode a task, `size` notes at a time: their tokens, the seconds that took with workers that had started, and a
+    worker's peak of memory in MB."""
     began = 0.0
 
     def batches() -> Iterator[Batch]:
         nonlocal began
-        yield from (Batch((note,)) for note in notes[:workers])  # to start the workers
+        yield from (Batch((note,)) for note in task.notes[:workers])  # to start the workers
         began = time.perf_counter()  # one of them is ready; that the others are not quite yet counts against us
-        yield from (Batch(tuple(notes[first : first + size])) for first in range(0, len(notes), size))
+        yield from map(Batch, task.batches(size))
 
     tokens = {}
     memory = 0
