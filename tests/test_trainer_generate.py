@@ -9,7 +9,7 @@ from torch import nn
 
 from trainer.config import ModelConfig, load_config
 from trainer.errors import ConfigError
-from trainer.generate import CachedDecoder, Sampling, arrange, draw, filtered, generate
+from trainer.generate import CachedDecoder, Sampling, arrange, draw, filtered, generate, layers_of
 from trainer.model import NoteModel
 from trainer.vocabulary import Vocabulary
 
@@ -77,7 +77,7 @@ def test_logits_of_each_preset_equal_the_full_forward_pass(preset: str) -> None:
     ids = asked(model, 2)
     codes = torch.randint(1024, (2, 40))
     inputs = model.inputs(ids, codes[:, : 40 - model.group])
-    decoder = CachedDecoder(model, 2)
+    decoder = CachedDecoder(model, layers_of(model), 2)
     with torch.inference_mode():
         whole = model.net(inputs)
         steps = torch.cat([decoder.feed(inputs[:, place : place + 1]) for place in range(inputs.shape[1])], dim=1)
@@ -132,9 +132,9 @@ def test_likelihoods_are_those_of_the_model() -> None:
 def test_bfloat16_is_as_near_as_its_digits() -> None:
     model = tiny()
     ids = model.inputs(asked(model, 3), torch.randint(32, (3, 10)))
-    exact = CachedDecoder(model, 3).feed(ids)
+    exact = CachedDecoder(model, layers_of(model), 3).feed(ids)
     arrange(model, torch.bfloat16)
-    assert torch.allclose(CachedDecoder(model, 3).feed(ids).float(), exact, atol=0.1)
+    assert torch.allclose(CachedDecoder(model, layers_of(model), 3).feed(ids).float(), exact, atol=0.1)
     codes, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling())
     assert codes.shape == (3, 12) and likelihoods.dtype == torch.float32
 

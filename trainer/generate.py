@@ -5,16 +5,23 @@ row of a buffer and reads the rest. Every token comes from the head of its own c
 be decoded. Knows no files.
 """
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
+from trainer import kernels
 from trainer.errors import ConfigError
 from trainer.model import NoteModel
+
+FEW = 8  # notes with which a layer's products are faster as loops than as torch's
+SHARE = 4  # notes that are worth a thread
 
 
 @dataclass(frozen=True)
@@ -38,40 +45,6 @@ class Sampling:
             raise ConfigError(f"--min-p {self.min_p:g}: must be between 0 and 1")
 
 
-class CachedDecoder:
-    """A `NoteModel`'s decoder that takes a few positions at a time and remembers the ones before."""
-
-    @torch.inference_mode()
-    def __init__(self, model: NoteModel, notes: int) -> None:
-        layers = model.net.attn_layers
-        self.embed = model.net.token_emb
-        self.layers = [
-            Layer(attention_norms[0], attention, feed_norms[0], feed)
-            for (attention_norms, attention, _), (feed_norms, feed, _) in in_pairs(layers.layers)
-        ]
-        self.final = norm_weight(layers.final_norm)
-        kept = (len(self.layers), 2, notes, self.layers[0].heads, model.positions, self.layers[0].head_width)
-        self.cache = self.final.new_empty(kept)  # (layer, keys and values, note, head, position, feature)
-        angles, _ = layers.rotary_pos_emb.forward_from_seq_len(model.positions)  # (1, position, turning feature)
-        angles = angles[0, :, ::2]  # neighbours turn together: one complex number, one angle
-        still = angles.new_zeros(len(angles), self.layers[0].head_width // 2 - angles.shape[1])
-        angles = torch.cat([angles, still], dim=1)[:, None, None]  # (position, 1, 1, pair of features)
-        self.turns = torch.polar(torch.ones_like(angles), angles)
-        self.place = 0
-
-    @torch.inference_mode()
-    def feed(self, ids: Tensor) -> Tensor:
-        """Take the next positions, (note, position, id); return their hidden states, (note, position, width)."""
-        assert self.place == 0 or ids.shape[1] == 1, "several positions at once only at the beginning"
-        new = slice(self.place, self.place + ids.shape[1])
-        x = self.embed(ids)
-        for layer, cache in zip(self.layers, self.cache, strict=True):
-            x = x + layer.attend(x, cache, new, self.turns[new])
-            x = x + layer.feed_forward(x)
-        self.place = new.stop
-        return layer_norm(x, x.shape[-1:], self.final)
-
-
 class Layer:
     """Attention and feed-forward of one depth, with the weights of x-transformers' modules."""
 
@@ -81,15 +54,27 @@ class Layer:
         self.to_out, self.feed = attention.to_out, feed
         self.heads = attention.heads
         self.head_width = len(attention.to_k.weight) // self.heads
+        widen, narrow = feed.ff[0][0], feed.ff[-1]
+        self.arrays: list[np.ndarray] = []  # for `kernels.layer`, matrices as (in, out)
+        if compilable(self.project):
+            weights = [
+                *(self.norms[0], self.project, attention.to_out.weight),
+                *(self.norms[1], widen.weight, widen.bias, narrow.weight, narrow.bias),
+            ]
+            self.arrays = [by_columns(weight.detach()).numpy().T for weight in weights]
+
+    def projected(self, x: Tensor) -> Tensor:
+        """(note, position, width) -> (note, position, queries and keys and values, head, feature)."""
+        normed = layer_norm(x, x.shape[-1:], self.norms[0])
+        return linear(normed, self.project).view(*x.shape[:2], 3, self.heads, self.head_width)
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, turns: Tensor) -> Tensor:
         """What attention adds to x, (note, position, width), the positions `new`; it keeps their keys and values in
         `cache`, (keys and values, note, head, position, feature)."""
-        normed = layer_norm(x, x.shape[-1:], self.norms[0])
-        projected = linear(normed, self.project).view(*x.shape[:2], 3, self.heads, self.head_width)
+        projected = self.projected(x)
         turning = projected[:, :, :2].float()
         pairs = torch.view_as_complex(turning.view(*turning.shape[:-1], -1, 2))
-        turned = torch.view_as_real(pairs * turns).flatten(-2).type_as(x)  # (note, position, 2, head, feature)
+        turned = torch.view_as_real(pairs * turns[:, None, None]).flatten(-2).type_as(x)
         queries, keys = turned.transpose(1, 3).unbind(2)  # (note, head, position, feature)
         cache[0, :, :, new] = keys
         cache[1, :, :, new] = projected[:, :, 2].transpose(1, 2)
@@ -101,9 +86,63 @@ class Layer:
         return self.feed(layer_norm(x, x.shape[-1:], self.norms[1]))
 
 
+class CachedDecoder:
+    """A `NoteModel`'s decoder that takes a few positions at a time and remembers the ones before."""
+
+    @torch.inference_mode()
+    def __init__(self, model: NoteModel, layers: Sequence[Layer], notes: int) -> None:
+        """`layers`: the model's, as `layers_of` has them; decoders may share them."""
+        self.embed = model.net.token_emb
+        self.layers = layers
+        self.final = norm_weight(model.net.attn_layers.final_norm)
+        kept = (len(self.layers), 2, notes, self.layers[0].heads, model.positions, self.layers[0].head_width)
+        self.cache = self.final.new_empty(kept)  # (layer, keys and values, note, head, position, feature)
+        angles, _ = model.net.attn_layers.rotary_pos_emb.forward_from_seq_len(model.positions)
+        angles = angles[0, :, ::2]  # neighbours turn together: one complex number, one angle
+        still = angles.new_zeros(len(angles), self.layers[0].head_width // 2 - angles.shape[1])
+        angles = torch.cat([angles, still], dim=1)
+        self.turns = torch.polar(torch.ones_like(angles), angles)  # (position, pair of features)
+        self.place = 0
+
+    @torch.inference_mode()
+    def feed(self, ids: Tensor) -> Tensor:
+        """Take the next positions, (note, position, id); return their hidden states, (note, position, width)."""
+        assert self.place == 0 or ids.shape[1] == 1, "several positions at once only at the beginning"
+        x = self.embed(ids)
+        if ids.shape[1] == 1 and compilable(x):
+            self._feed_one(x)
+        else:
+            new = slice(self.place, self.place + ids.shape[1])
+            for layer, cache in zip(self.layers, self.cache, strict=True):
+                x = x + layer.attend(x, cache, new, self.turns[new])
+                x = x + layer.feed_forward(x)
+        self.place += ids.shape[1]
+        return layer_norm(x, x.shape[-1:], self.final)
+
+    def _feed_one(self, x: Tensor) -> None:
+        """All layers at one position; changes x, (note, 1, width)."""
+        turns, caches, state = torch.view_as_real(self.turns[self.place]).numpy(), self.cache.numpy(), x[:, 0].numpy()
+        for layer, cache in zip(self.layers, caches, strict=True):
+            if len(x) <= FEW:
+                kernels.layer(state, *layer.arrays, turns, cache, self.place)
+            else:
+                mixed = torch.empty(len(x), layer.heads, layer.head_width)
+                kernels.attend(layer.projected(x)[:, 0].numpy(), turns, cache, self.place, mixed.numpy())
+                x += layer.to_out(mixed.flatten(1)[:, None])
+                x += layer.feed_forward(x)
+
+
 def norm_weight(norm: Any) -> Tensor:
     """The scale of x-transformers' LayerNorm, which it keeps as the difference from 1."""
     return norm.gamma + float(norm.unit_offset)
+
+
+def layers_of(model: NoteModel) -> list[Layer]:
+    """The layers of a model's decoder."""
+    return [
+        Layer(attention_norms[0], attention, feed_norms[0], feed)
+        for (attention_norms, attention, _), (feed_norms, feed, _) in in_pairs(model.net.attn_layers.layers)
+    ]
 
 
 def in_pairs(layers: Any) -> Iterable[tuple[Any, Any]]:
@@ -112,7 +151,7 @@ def in_pairs(layers: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def arrange(model: NoteModel, dtype: torch.dtype) -> None:
-    """Make the model ready to generate: in this precision, its weights in the order in which they are read.
+    """Make the model ready to generate: in this precision, its matrices in the order in which they are read.
 
     Buffers keep theirs: angles of rotary positions need all of float32.
     """
@@ -124,15 +163,19 @@ def arrange(model: NoteModel, dtype: torch.dtype) -> None:
 
 
 def by_columns(weight: Tensor) -> Tensor:
-    """The same matrix, stored column by column if it has more rows than columns.
+    """The same matrix, stored column by column; a vector as it is.
 
-    With a few notes, a product takes as long as reading the matrix. Read by rows, a tall one takes up to three times as
-    long on a CPU.
+    With a few notes, torch's product with a matrix that has more rows than columns takes up to three times as long if
+    it is stored by rows.
     """
-    return weight.t().contiguous().t() if len(weight) > weight.shape[1] else weight
+    return weight.t().contiguous().t()
 
 
-@torch.inference_mode()
+def compilable(tensor: Tensor) -> bool:
+    """Whether the loops in `kernels` are made for it."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
 def generate(
     model: NoteModel,
     labels: Tensor,
@@ -146,24 +189,67 @@ def generate(
     labels: (note, label) ids. uniforms: (note, token) numbers in [0, 1), one for each token of the result: a note's
     stream of chance is its own, whatever batch it is in. prompts: (note, token) raw codes, whole frames that the
     notes begin with. Returns raw codes with the prompts, (note, token), and each one's log-likelihood, (note, token).
+
+    On a CPU the notes are shared out among torch's threads. A step's products are too small to gain from several.
     """
+    layers = layers_of(model)
+    threads = min(torch.get_num_threads(), len(uniforms) // SHARE) if labels.device.type == "cpu" else 1
+    if threads < 2:
+        return _generate(model, layers, labels, uniforms, sampling, prompts, progress)
+    stopped, lock = threading.Event(), threading.Lock()
+
+    def report(tokens: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError("another thread has stopped")
+        with lock:
+            progress(tokens)
+
+    given = [None] * threads if prompts is None else prompts.tensor_split(threads)
+    shares = zip(labels.tensor_split(threads), uniforms.tensor_split(threads), given, strict=True)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(_generate, model, layers, *share[:2], sampling, share[2], report) for share in shares]
+        try:
+            results = [future.result() for future in futures]
+        finally:
+            stopped.set()  # Ctrl-C waits for a step, not for the notes
+            torch.set_num_threads(before)
+    codes, likelihoods = zip(*results, strict=True)
+    return torch.cat(codes), torch.cat(likelihoods)
+
+
+@torch.inference_mode()
+def _generate(
+    model: NoteModel,
+    layers: Sequence[Layer],
+    labels: Tensor,
+    uniforms: Tensor,
+    sampling: Sampling,
+    prompts: Tensor | None,
+    progress: Callable[[int], object],
+) -> tuple[Tensor, Tensor]:
+    """`generate`, in this thread."""
     notes, length = uniforms.shape
     codebooks = model.vocabulary.codebooks
     guided = sampling.guidance != 1 and labels.shape[1] > 0
     if guided:
         labels = torch.cat([labels, labels.new_tensor([model.vocabulary.nones()]).expand_as(labels)])
-    decoder = CachedDecoder(model, len(labels))
+
+    def twice(codes: Tensor) -> Tensor:  # for the notes without labels
+        return torch.cat([codes, codes]) if guided else codes
+
+    decoder = CachedDecoder(model, layers, len(labels))
     codes = torch.zeros(notes, length, dtype=torch.long, device=labels.device)
     likelihoods = torch.zeros(notes, length, device=labels.device)
     given = 0 if prompts is None else prompts.shape[1]
     if prompts is not None:
         codes[:, :given] = prompts
-    ids = model.inputs(labels, codes[:, :given].repeat(1 + guided, 1))
+    ids = model.inputs(labels, twice(codes[:, :given]))
     for first in range(given, length, model.group):
         hidden = decoder.feed(ids)[:, -1]  # (note, width)
         for place in range(first, first + model.group):
             codebook = place % codebooks
-            frame = codes[:, place - codebook : place].repeat(1 + guided, 1)
+            frame = twice(codes[:, place - codebook : place])
             logits = model.code_logits(hidden, codebook, frame).float()  # (note, code)
             if guided:
                 told, untold = logits.chunk(2)
@@ -171,8 +257,7 @@ def generate(
             drawn = draw(logits, uniforms[:, place], sampling)
             codes[:, place] = drawn
             likelihoods[:, place] = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0]
-        last = codes[:, first : first + model.group].repeat(1 + guided, 1)
-        ids = model.ids(labels, last, first)
+        ids = model.ids(labels, twice(codes[:, first : first + model.group]), first)
         progress(notes * model.group)
     return codes, likelihoods
 
