@@ -1,5 +1,7 @@
 """Sampling: the fast way against the plain one, and what can never be sampled."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from trainer.config import ModelConfig, load_config
 from trainer.errors import ConfigError
-from trainer.generate import CachedDecoder, Sampling, arrange, draw, filtered, generate, layers_of
+from trainer.generate import FEW, SHARE, CachedDecoder, Sampling, arrange, draw, filtered, generate, layers_of
 from trainer.model import NoteModel
 from trainer.vocabulary import Vocabulary
 
@@ -49,6 +51,10 @@ def plain(model: NoteModel, labels: torch.Tensor, uniforms: torch.Tensor, sampli
     return codes
 
 
+FEW_AND_MANY = pytest.mark.parametrize("notes", [5, FEW + 3])  # each has its own way through a layer
+
+
+@FEW_AND_MANY
 @pytest.mark.parametrize("position", ["token", "frame"])
 @pytest.mark.parametrize(
     "sampling",
@@ -62,22 +68,23 @@ def plain(model: NoteModel, labels: torch.Tensor, uniforms: torch.Tensor, sampli
         Sampling(guidance=0.0),
     ],
 )
-def test_the_cache_changes_nothing(position: str, sampling: Sampling) -> None:
+def test_the_cache_changes_nothing(position: str, sampling: Sampling, notes: int) -> None:
     model = tiny(position)
-    codes, _ = generate(model, asked(model, 5), chance(5, 12), sampling)
-    assert torch.equal(codes, plain(model, asked(model, 5), chance(5, 12), sampling))
+    codes, _ = generate(model, asked(model, notes), chance(notes, 12), sampling)
+    assert torch.equal(codes, plain(model, asked(model, notes), chance(notes, 12), sampling))
 
 
+@FEW_AND_MANY
 @pytest.mark.parametrize("preset", ["tutorial", "small", "base"])
-def test_logits_of_each_preset_equal_the_full_forward_pass(preset: str) -> None:
+def test_logits_of_each_preset_equal_the_full_forward_pass(preset: str, notes: int) -> None:
     torch.manual_seed(0)
     config = load_config(preset).model
     labels = LABELS if config.labels else ()
     model = NoteModel(config, Vocabulary(2, 1024, config.shared_vocabulary, labels), 40).eval()
-    ids = asked(model, 2)
-    codes = torch.randint(1024, (2, 40))
+    ids = asked(model, notes)
+    codes = torch.randint(1024, (notes, 40))
     inputs = model.inputs(ids, codes[:, : 40 - model.group])
-    decoder = CachedDecoder(model, layers_of(model), 2)
+    decoder = CachedDecoder(model, layers_of(model), notes)
     with torch.inference_mode():
         whole = model.net(inputs)
         steps = torch.cat([decoder.feed(inputs[:, place : place + 1]) for place in range(inputs.shape[1])], dim=1)
@@ -101,6 +108,45 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
     for note in range(7):
         alone, _ = generate(model, asked(model, 7)[note : note + 1], chance(7, 12)[note : note + 1], Sampling())
         assert torch.equal(alone[0], together[note])
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("frames", [0, 3])
+def test_threads_share_the_notes_and_change_nothing(frames: int) -> None:
+    model, notes = tiny(), 2 * SHARE + 1
+    prompts = torch.randint(32, (notes, 2 * frames)) if frames else None
+    counted: list[int] = []
+    shared = generate(model, asked(model, notes), chance(notes, 12), Sampling(), prompts, counted.append)
+    assert torch.get_num_threads() == 2
+    assert sum(counted) == notes * (12 - 2 * frames)
+    torch.set_num_threads(1)
+    alone = generate(model, asked(model, notes), chance(notes, 12), Sampling(), prompts)
+    assert torch.equal(shared[0], alone[0])
+    assert torch.allclose(shared[1], alone[1], atol=1e-4)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_stops_one_thread_stops_all() -> None:
+    model, notes = tiny(frames=500), 2 * SHARE
+    counted: list[int] = []
+
+    def interrupt(tokens: int) -> None:
+        counted.append(tokens)
+        if len(counted) == 20:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        generate(model, asked(model, notes), chance(notes, 1000), Sampling(), progress=interrupt)
+    assert len(counted) < 250  # of 1,000
+    assert torch.get_num_threads() == 2
 
 
 def test_guidance_of_one_is_no_guidance() -> None:

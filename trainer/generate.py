@@ -7,7 +7,7 @@ be decoded. Knows no files.
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ class CachedDecoder:
         self.layers = layers
         self.final = norm_weight(model.net.attn_layers.final_norm)
         kept = (len(self.layers), 2, notes, self.layers[0].heads, model.positions, self.layers[0].head_width)
-        self.cache = self.final.new_empty(kept)  # (layer, keys and values, note, head, position, feature)
+        self.cache = empty(kept, self.final)  # (layer, keys and values, note, head, position, feature)
         angles, _ = model.net.attn_layers.rotary_pos_emb.forward_from_seq_len(model.positions)
         angles = angles[0, :, ::2]  # neighbours turn together: one complex number, one angle
         still = angles.new_zeros(len(angles), self.layers[0].head_width // 2 - angles.shape[1])
@@ -124,7 +124,7 @@ class CachedDecoder:
         turns, caches, state = torch.view_as_real(self.turns[self.place]).numpy(), self.cache.numpy(), x[:, 0].numpy()
         for layer, cache in zip(self.layers, caches, strict=True):
             if len(x) <= FEW:
-                kernels.layer(state, *layer.arrays, turns, cache, self.place)
+                kernels.layer(state, turns, cache, self.place, *layer.arrays)
             else:
                 mixed = torch.empty(len(x), layer.heads, layer.head_width)
                 kernels.attend(layer.projected(x)[:, 0].numpy(), turns, cache, self.place, mixed.numpy())
@@ -171,6 +171,11 @@ def by_columns(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t()
 
 
+def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A buffer. On a CPU numpy's, which asks the system for large pages: they are read faster."""
+    return torch.from_numpy(np.empty(shape, np.float32)) if compilable(like) else like.new_empty(shape)
+
+
 def compilable(tensor: Tensor) -> bool:
     """Whether the loops in `kernels` are made for it."""
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
@@ -210,11 +215,12 @@ def generate(
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(_generate, model, layers, *share[:2], sampling, share[2], report) for share in shares]
         try:
-            results = [future.result() for future in futures]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
         finally:
-            stopped.set()  # Ctrl-C waits for a step, not for the notes
+            stopped.set()  # Ctrl-C, or a fault in one thread, waits for a step of the others, not for their notes
             torch.set_num_threads(before)
-    codes, likelihoods = zip(*results, strict=True)
+    codes, likelihoods = zip(*(future.result() for future in futures), strict=True)
     return torch.cat(codes), torch.cat(likelihoods)
 
 

@@ -15,7 +15,7 @@ compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})  # sum
 
 
 @compiled
-def attend(projected, turns, cache, place, out):
+def attend(projected: np.ndarray, turns: np.ndarray, cache: np.ndarray, place: int, out: np.ndarray) -> None:
     """One position's attention to itself and those before, which `cache` holds and where it adds itself.
 
     projected (note, queries and keys and values, head, feature). turns (pair of features, cosine and sine) of the
@@ -50,7 +50,7 @@ def attend(projected, turns, cache, place, out):
 
 
 @compiled
-def turn(features, turns, out):
+def turn(features: np.ndarray, turns: np.ndarray, out: np.ndarray) -> None:
     """Rotary position: (feature,) -> (feature,), neighbours as one complex number."""
     for pair in range(len(turns)):
         real, imaginary = features[2 * pair], features[2 * pair + 1]
@@ -60,7 +60,20 @@ def turn(features, turns, out):
 
 
 @compiled
-def layer(x, attention_norm, project, to_out, feed_norm, widen, widen_bias, narrow, narrow_bias, turns, cache, place):
+def layer(
+    x: np.ndarray,
+    turns: np.ndarray,
+    cache: np.ndarray,
+    place: int,
+    attention_norm: np.ndarray,
+    project: np.ndarray,
+    to_out: np.ndarray,
+    feed_norm: np.ndarray,
+    widen: np.ndarray,
+    widen_bias: np.ndarray,
+    narrow: np.ndarray,
+    narrow_bias: np.ndarray,
+) -> None:
     """Attention and feed-forward of one depth at one position; changes x, (note, feature), and `cache`, as `attend`."""
     notes, width = x.shape
     heads, head_width = cache.shape[2], cache.shape[4]
@@ -85,7 +98,7 @@ def layer(x, attention_norm, project, to_out, feed_norm, widen, widen_bias, narr
 
 
 @compiled
-def norm(x, scale, out):
+def norm(x: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
     """LayerNorm without a bias: (note, feature) -> (note, feature)."""
     for note in range(len(x)):
         mean = x[note].mean()
@@ -94,7 +107,7 @@ def norm(x, scale, out):
 
 
 @compiled
-def add_product(x, matrix, out):
+def add_product(x: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
     """Add x @ matrix: (note, in), (in, out) -> (note, out). Reads the matrix once, four rows at a time."""
     fours = len(matrix) // 4 * 4
     for row in range(0, fours, 4):
