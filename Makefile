@@ -58,7 +58,7 @@ demo: setup
 
 # --- what must hold ---------------------------------------------------------------------------------------------------
 test: lint
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses auto --dist loadfile
 
 test-long: .venv/installed-dev
 	@$(PY) -m pytest -m long
