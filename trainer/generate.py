@@ -137,6 +137,7 @@ def norm_weight(norm: Any) -> Tensor:
     return norm.gamma + float(norm.unit_offset)
 
 
+@torch.inference_mode()
 def layers_of(model: NoteModel) -> list[Layer]:
     """The layers of a model's decoder."""
     return [
