@@ -199,7 +199,8 @@ def generate(
     On a CPU the notes are shared out among torch's threads. A step's products are too small to gain from several.
     """
     layers = layers_of(model)
-    threads = min(torch.get_num_threads(), len(uniforms) // SHARE) if labels.device.type == "cpu" else 1
+    before = torch.get_num_threads()
+    threads = min(before, len(uniforms) // SHARE) if labels.device.type == "cpu" else 1
     if threads < 2:
         return _generate(model, layers, labels, uniforms, sampling, prompts, progress)
     stopped, lock = threading.Event(), threading.Lock()
@@ -212,7 +213,6 @@ def generate(
 
     given = [None] * threads if prompts is None else prompts.tensor_split(threads)
     shares = zip(labels.tensor_split(threads), uniforms.tensor_split(threads), given, strict=True)
-    before = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(_generate, model, layers, *share[:2], sampling, share[2], report) for share in shares]
         try:
