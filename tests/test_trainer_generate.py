@@ -175,14 +175,34 @@ def test_likelihoods_are_those_of_the_model() -> None:
     assert torch.allclose(likelihoods, -losses.flatten(1), atol=1e-4)
 
 
-def test_bfloat16_is_as_near_as_its_digits() -> None:
+@FEW_AND_MANY
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_bfloat16_is_float32_with_rounded_weights_and_a_rounded_cache(notes: int, at_once: int) -> None:
+    """On a CPU; a few positions at once, or all one by one."""
     model = tiny()
-    ids = model.inputs(asked(model, 3), torch.randint(32, (3, 10)))
-    exact = CachedDecoder(model, layers_of(model), 3).feed(ids)
+    ids = model.inputs(asked(model, notes), torch.randint(32, (notes, 8)))  # five positions
+    exact = CachedDecoder(model, layers_of(model), notes).feed(ids)
     arrange(model, torch.bfloat16)
-    assert torch.allclose(CachedDecoder(model, layers_of(model), 3).feed(ids).float(), exact, atol=0.1)
-    codes, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling())
-    assert codes.shape == (3, 12) and likelihoods.dtype == torch.float32
+    half = CachedDecoder(model, layers_of(model), notes)
+    hidden = torch.cat([half.feed(part) for part in ids.split_with_sizes([at_once] * (5 // at_once), 1)], dim=1)
+    assert (half.cache.dtype, hidden.dtype) == (torch.bfloat16, torch.float32)
+    assert not torch.equal(hidden, exact) and torch.allclose(hidden, exact, atol=0.05)
+    arrange(model, torch.float32)  # the same rounded weights
+    rounded = CachedDecoder(model, layers_of(model), notes)
+    assert torch.allclose(hidden, rounded.feed(ids), atol=0.02)
+    kept = rounded.cache[0, :, :, :, :5].bfloat16()  # the first layer's keys and values are of the same inputs
+    assert torch.allclose(half.cache[0, :, :, :, :5].float(), kept.float(), rtol=2**-7)  # but for a last digit
+
+
+@pytest.mark.parametrize("position", ["token", "frame"])
+def test_a_sample_is_the_same_in_any_batch_in_bfloat16(position: str) -> None:
+    model = tiny(position)
+    arrange(model, torch.bfloat16)
+    together, likelihoods = generate(model, asked(model, 7), chance(7, 12), Sampling())
+    assert likelihoods.dtype == torch.float32
+    for note in range(7):
+        alone, _ = generate(model, asked(model, 7)[note : note + 1], chance(7, 12)[note : note + 1], Sampling())
+        assert torch.equal(alone[0], together[note])
 
 
 def test_progress_counts_every_token() -> None:

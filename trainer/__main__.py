@@ -90,7 +90,13 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
 @click.option("--prompt-seconds", default=0.5, show_default=True, help="How much of the prompt is kept.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Sample i of a seed stays the same.")
 @click.option("--checkpoint", "step", type=int, metavar="STEP", help="Which one; the newest if not said.")
-@click.option("--dtype", default="auto", show_default=True, type=click.Choice(["auto", "float32", "bfloat16"]))
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="What weights and cache are kept in. A CPU computes in float32 either way; auto is bfloat16 if it has units.",
+)
 @DEVICE
 def sample(
     run: Path,

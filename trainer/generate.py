@@ -5,6 +5,7 @@ row of a buffer and reads the rest. Every token comes from the head of its own c
 be decoded. Knows no files.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
 from trainer import kernels
 from trainer.errors import ConfigError
@@ -46,27 +47,34 @@ class Sampling:
 
 
 class Layer:
-    """Attention and feed-forward of one depth, with the weights of x-transformers' modules."""
+    """Attention and feed-forward of one depth, with the weights of x-transformers' modules.
+
+    On a CPU all is computed in float32, whatever the weights are kept in: few have units for anything narrower.
+    """
 
     def __init__(self, attention_norm: Any, attention: Any, feed_norm: Any, feed: Any) -> None:
-        self.norms = norm_weight(attention_norm), norm_weight(feed_norm)
-        self.project = by_columns(torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]))
-        self.to_out, self.feed = attention.to_out, feed
+        widen, narrow = feed.ff[0][0], feed.ff[-1]
+        kept = [
+            *(
+                norm_weight(attention_norm),
+                torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]),
+            ),
+            *(attention.to_out.weight, norm_weight(feed_norm)),
+            *(widen.weight, widen.bias, narrow.weight, narrow.bias),
+        ]
+        self.kept = kept[1].dtype
         self.heads = attention.heads
         self.head_width = len(attention.to_k.weight) // self.heads
-        widen, narrow = feed.ff[0][0], feed.ff[-1]
+        on_cpu = kept[1].device.type == "cpu"
+        self.weights = [by_columns(weight.float() if on_cpu else weight) for weight in kept]
         self.arrays: list[np.ndarray] = []  # for `kernels.layer`, matrices as (in, out)
-        if compilable(self.project):
-            weights = [
-                *(self.norms[0], self.project, attention.to_out.weight),
-                *(self.norms[1], widen.weight, widen.bias, narrow.weight, narrow.bias),
-            ]
-            self.arrays = [by_columns(weight.detach()).numpy().T for weight in weights]
+        if on_cpu:
+            self.arrays = [array(by_columns(weight) if weight.ndim > 1 else weight.float()).T for weight in kept]
 
     def projected(self, x: Tensor) -> Tensor:
         """(note, position, width) -> (note, position, queries and keys and values, head, feature)."""
-        normed = layer_norm(x, x.shape[-1:], self.norms[0])
-        return linear(normed, self.project).view(*x.shape[:2], 3, self.heads, self.head_width)
+        norm, project = self.weights[:2]
+        return linear(layer_norm(x, x.shape[-1:], norm), project).view(*x.shape[:2], 3, self.heads, self.head_width)
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, turns: Tensor) -> Tensor:
         """What attention adds to x, (note, position, width), the positions `new`; it keeps their keys and values in
@@ -78,12 +86,16 @@ class Layer:
         queries, keys = turned.transpose(1, 3).unbind(2)  # (note, head, position, feature)
         cache[0, :, :, new] = keys
         cache[1, :, :, new] = projected[:, :, 2].transpose(1, 2)
-        keys, values = cache[:, :, :, : new.stop]
-        out = scaled_dot_product_attention(queries, keys, values, is_causal=x.shape[1] > 1)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        keys, values = cache[:, :, :, : new.stop].type_as(x)
+        return self.mixed(scaled_dot_product_attention(queries, keys, values, is_causal=x.shape[1] > 1).transpose(1, 2))
+
+    def mixed(self, attended: Tensor) -> Tensor:
+        """(note, position, head, feature) -> (note, position, width)."""
+        return linear(attended.flatten(2), self.weights[2])
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return self.feed(layer_norm(x, x.shape[-1:], self.norms[1]))
+        norm, widen, widen_bias, narrow, narrow_bias = self.weights[3:]
+        return linear(gelu(linear(layer_norm(x, x.shape[-1:], norm), widen, widen_bias)), narrow, narrow_bias)
 
 
 class CachedDecoder:
@@ -94,9 +106,11 @@ class CachedDecoder:
         """`layers`: the model's, as `layers_of` has them; decoders may share them."""
         self.embed = model.net.token_emb
         self.layers = layers
-        self.final = norm_weight(model.net.attn_layers.final_norm)
+        self.final = norm_weight(model.net.attn_layers.final_norm).to(self.layers[0].weights[0].dtype)
         kept = (len(self.layers), 2, notes, self.layers[0].heads, model.positions, self.layers[0].head_width)
-        self.cache = empty(kept, self.final)  # (layer, keys and values, note, head, position, feature)
+        self.cache = empty(
+            kept, self.layers[0].kept, self.final.device
+        )  # (layer, keys and values, note, head, position, feature)
         angles, _ = model.net.attn_layers.rotary_pos_emb.forward_from_seq_len(model.positions)
         angles = angles[0, :, ::2]  # neighbours turn together: one complex number, one angle
         still = angles.new_zeros(len(angles), self.layers[0].head_width // 2 - angles.shape[1])
@@ -109,7 +123,7 @@ class CachedDecoder:
         """Take the next positions, (note, position, id); return their hidden states, (note, position, width)."""
         assert self.place == 0 or ids.shape[1] == 1, "several positions at once only at the beginning"
         x = self.embed(ids)
-        if ids.shape[1] == 1 and compilable(x):
+        if ids.shape[1] == 1 and x.device.type == "cpu":
             self._feed_one(x)
         else:
             new = slice(self.place, self.place + ids.shape[1])
@@ -121,14 +135,14 @@ class CachedDecoder:
 
     def _feed_one(self, x: Tensor) -> None:
         """All layers at one position; changes x, (note, 1, width)."""
-        turns, caches, state = torch.view_as_real(self.turns[self.place]).numpy(), self.cache.numpy(), x[:, 0].numpy()
+        turns, caches, state = torch.view_as_real(self.turns[self.place]).numpy(), array(self.cache), x[:, 0].numpy()
         for layer, cache in zip(self.layers, caches, strict=True):
             if len(x) <= FEW:
                 kernels.layer(state, turns, cache, self.place, *layer.arrays)
             else:
-                mixed = torch.empty(len(x), layer.heads, layer.head_width)
-                kernels.attend(layer.projected(x)[:, 0].numpy(), turns, cache, self.place, mixed.numpy())
-                x += layer.to_out(mixed.flatten(1)[:, None])
+                attended = torch.empty(len(x), 1, layer.heads, layer.head_width)
+                kernels.attend(layer.projected(x)[:, 0].numpy(), turns, cache, self.place, attended[:, 0].numpy())
+                x += layer.mixed(attended)
                 x += layer.feed_forward(x)
 
 
@@ -154,9 +168,11 @@ def in_pairs(layers: Any) -> Iterable[tuple[Any, Any]]:
 def arrange(model: NoteModel, dtype: torch.dtype) -> None:
     """Make the model ready to generate: in this precision, its matrices in the order in which they are read.
 
-    Buffers keep theirs: angles of rotary positions need all of float32.
+    On a CPU the layers alone, of which each step reads all. Buffers keep theirs: angles of rotary positions need all of
+    float32.
     """
-    for parameter in model.parameters():
+    on_cpu = model.offsets.device.type == "cpu"
+    for parameter in (model.net.attn_layers if on_cpu else model).parameters():
         parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -172,14 +188,18 @@ def by_columns(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t()
 
 
-def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A buffer. On a CPU numpy's, which asks the system for large pages: they are read faster."""
-    return torch.from_numpy(np.empty(shape, np.float32)) if compilable(like) else like.new_empty(shape)
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
 
 
-def compilable(tensor: Tensor) -> bool:
-    """Whether the loops in `kernels` are made for it."""
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+def array(tensor: Tensor) -> np.ndarray:
+    """The same memory for numpy; bfloat16 as uint16, as `kernels` has it."""
+    made: np.ndarray = tensor.detach().view(torch.uint16 if tensor.dtype == torch.bfloat16 else tensor.dtype).numpy()
+    return made
 
 
 def generate(

@@ -23,28 +23,34 @@ def main() -> None:
     layers = Decoder(dim=WIDTH, depth=DEPTH, heads=HEADS, rotary_pos_emb=True)
     net = TransformerWrapper(num_tokens=1024, max_seq_len=TOKENS, attn_layers=layers).to(device).eval()
     same = model("token", shared=True).to(device)
+    half = model("token", shared=True, dtype=torch.bfloat16).to(device)
     frame = model("frame", shared=False).to(device)
     for notes in (1, NOTES):  # the trainer's loops are compiled once, and kept on disk
         ours(same, notes, device, tokens=2)
+        ours(half, notes, device, tokens=2)
     rows: list[tuple[str, int, Callable[[], object]]] = [
         ("the tutorial's loop, one clip", TOKENS, lambda: tutorial(net, device)),
         ("cached generate, one clip", TOKENS, lambda: cached(net, 1, device)),
         ("trainer, one clip", TOKENS, lambda: ours(same, 1, device)),
         (f"cached generate, {NOTES} clips", NOTES * TOKENS, lambda: cached(net, NOTES, device)),
         (f"trainer, {NOTES} clips", NOTES * TOKENS, lambda: ours(same, NOTES, device)),
+        ("trainer in bfloat16, one clip", TOKENS, lambda: ours(half, 1, device)),
+        (f"trainer in bfloat16, {NOTES} clips", NOTES * TOKENS, lambda: ours(half, NOTES, device)),
         (f"trainer, a position a frame, {NOTES} clips", NOTES * TOKENS, lambda: ours(frame, NOTES, device)),
     ]
-    speeds = {}
+    speeds = []
     for name, tokens, way in rows:
         start = time.perf_counter()
         way()
-        speeds[name] = tokens / (time.perf_counter() - start)
-        sys.stdout.write(f"{name:<45} {speeds[name]:>8,.0f} tokens/s\n")
+        speeds.append(tokens / (time.perf_counter() - start))
+        sys.stdout.write(f"{name:<45} {speeds[-1]:>8,.0f} tokens/s\n")
         sys.stdout.flush()
-    first, one, our_one, many, our_many, our_frames = speeds.values()
+    loop, cached_one, one, cached_many, many, half_one, half_many, frames = speeds
     sys.stdout.write(
-        f"against cached generate: {our_one / one:.1f} for one clip, {our_many / many:.1f} for {NOTES}; "
-        f"against the tutorial's loop: {our_many / first:.0f}, with a position a frame {our_frames / first:.0f}\n"
+        f"against cached generate in float32: {one / cached_one:.1f} for one clip, {many / cached_many:.1f} for {NOTES}"
+        f"; in bfloat16 {half_one / cached_one:.1f} and {half_many / cached_many:.1f}\n"
+        f"against the tutorial's loop: {many / loop:.0f}, in bfloat16 {half_many / loop:.0f}, "
+        f"with a position a frame {frames / loop:.0f}\n"
     )
 
 
@@ -69,8 +75,8 @@ def ours(model: NoteModel, notes: int, device: torch.device, tokens: int = TOKEN
     return generate(model, labels, chance, Sampling())[0]
 
 
-def model(position: str, shared: bool) -> NoteModel:
+def model(position: str, shared: bool, dtype: torch.dtype = torch.float32) -> NoteModel:
     shape = ModelConfig(width=WIDTH, depth=DEPTH, heads=HEADS, position=position, shared_vocabulary=shared)
     made = NoteModel(shape, Vocabulary(2, 1024, shared), TOKENS).eval()
-    arrange(made, torch.float32)
+    arrange(made, dtype)
     return made
