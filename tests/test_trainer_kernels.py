@@ -6,7 +6,7 @@ import torch
 from numba import njit
 
 from trainer.generate import array
-from trainer.kernels import add_product, attend, exponentials, narrowed, widened
+from trainer.kernels import add_product, attend, exponentials, gelu, narrowed, widened
 
 WIDTH, HEADS, PLACES = 12, 2, 7  # no whole number of fours or eights
 
@@ -74,9 +74,17 @@ def test_attention_is_torch_s(dtype: torch.dtype, notes: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_are_torch_s(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("notes", [1, 3, 8, 21])
+def test_products_are_torch_s(dtype: torch.dtype, notes: int) -> None:
     torch.manual_seed(0)
-    x, matrix, out = torch.randn(3, 7), torch.randn(7, 5).to(dtype), torch.randn(3, 5)
-    expected = out + x @ matrix.float()
+    x, matrix, out = torch.randn(notes, 13), torch.randn(7, 13).to(dtype), torch.randn(notes, 7)
+    expected = out + x @ matrix.float().T
     add_product(x.numpy(), array(matrix), out.numpy())
     assert torch.allclose(out, expected, atol=1e-5)
+
+
+def test_gelu_is_torch_s() -> None:
+    numbers = torch.linspace(-30, 30, 60_001)
+    expected = torch.nn.functional.gelu(numbers.double())
+    gelu(numbers.numpy())
+    assert torch.allclose(numbers.double(), expected, atol=1e-6, rtol=1e-6)

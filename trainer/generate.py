@@ -21,7 +21,6 @@ from trainer import kernels
 from trainer.errors import ConfigError
 from trainer.model import NoteModel
 
-FEW = 8  # notes with which a layer's products are faster as loops than as torch's
 SHARE = 4  # notes that are worth a thread
 
 
@@ -66,20 +65,17 @@ class Layer:
         self.heads = attention.heads
         self.head_width = len(attention.to_k.weight) // self.heads
         on_cpu = kept[1].device.type == "cpu"
-        self.weights = [by_columns(weight.float() if on_cpu else weight) for weight in kept]
-        self.arrays: list[np.ndarray] = []  # for `kernels.layer`, matrices as (in, out)
+        self.weights = [weight.float() if on_cpu else weight for weight in kept]
+        self.arrays: list[np.ndarray] = []  # for `kernels.layer`: vectors in float32, matrices as they are kept
         if on_cpu:
-            self.arrays = [array(by_columns(weight) if weight.ndim > 1 else weight.float()).T for weight in kept]
-
-    def projected(self, x: Tensor) -> Tensor:
-        """(note, position, width) -> (note, position, queries and keys and values, head, feature)."""
-        norm, project = self.weights[:2]
-        return linear(layer_norm(x, x.shape[-1:], norm), project).view(*x.shape[:2], 3, self.heads, self.head_width)
+            self.arrays = [array(weight.contiguous() if weight.ndim > 1 else weight.float()) for weight in kept]
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, turns: Tensor) -> Tensor:
         """What attention adds to x, (note, position, width), the positions `new`; it keeps their keys and values in
         `cache`, (keys and values, note, head, position, feature)."""
-        projected = self.projected(x)
+        norm, project, to_out = self.weights[:3]
+        projected = linear(layer_norm(x, x.shape[-1:], norm), project)
+        projected = projected.view(*x.shape[:2], 3, self.heads, self.head_width)
         turning = projected[:, :, :2].float()
         pairs = torch.view_as_complex(turning.view(*turning.shape[:-1], -1, 2))
         turned = torch.view_as_real(pairs * turns[:, None, None]).flatten(-2).type_as(x)
@@ -87,11 +83,8 @@ class Layer:
         cache[0, :, :, new] = keys
         cache[1, :, :, new] = projected[:, :, 2].transpose(1, 2)
         keys, values = cache[:, :, :, : new.stop].type_as(x)
-        return self.mixed(scaled_dot_product_attention(queries, keys, values, is_causal=x.shape[1] > 1).transpose(1, 2))
-
-    def mixed(self, attended: Tensor) -> Tensor:
-        """(note, position, head, feature) -> (note, position, width)."""
-        return linear(attended.flatten(2), self.weights[2])
+        out = scaled_dot_product_attention(queries, keys, values, is_causal=x.shape[1] > 1)
+        return linear(out.transpose(1, 2).flatten(2), to_out)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         norm, widen, widen_bias, narrow, narrow_bias = self.weights[3:]
@@ -137,13 +130,7 @@ class CachedDecoder:
         """All layers at one position; changes x, (note, 1, width)."""
         turns, caches, state = torch.view_as_real(self.turns[self.place]).numpy(), array(self.cache), x[:, 0].numpy()
         for layer, cache in zip(self.layers, caches, strict=True):
-            if len(x) <= FEW:
-                kernels.layer(state, turns, cache, self.place, *layer.arrays)
-            else:
-                attended = torch.empty(len(x), 1, layer.heads, layer.head_width)
-                kernels.attend(layer.projected(x)[:, 0].numpy(), turns, cache, self.place, attended[:, 0].numpy())
-                x += layer.mixed(attended)
-                x += layer.feed_forward(x)
+            kernels.layer(state, turns, cache, self.place, *layer.arrays)
 
 
 def norm_weight(norm: Any) -> Tensor:
