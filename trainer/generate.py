@@ -52,23 +52,18 @@ class Layer:
     """
 
     def __init__(self, attention_norm: Any, attention: Any, feed_norm: Any, feed: Any) -> None:
+        project = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
         widen, narrow = feed.ff[0][0], feed.ff[-1]
         kept = [
-            *(
-                norm_weight(attention_norm),
-                torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]),
-            ),
-            *(attention.to_out.weight, norm_weight(feed_norm)),
-            *(widen.weight, widen.bias, narrow.weight, narrow.bias),
+            *(norm_weight(attention_norm), project, attention.to_out.weight),
+            *(norm_weight(feed_norm), widen.weight, widen.bias, narrow.weight, narrow.bias),
         ]
-        self.kept = kept[1].dtype
+        self.kept = project.dtype
         self.heads = attention.heads
         self.head_width = len(attention.to_k.weight) // self.heads
-        on_cpu = kept[1].device.type == "cpu"
+        on_cpu = project.device.type == "cpu"
         self.weights = [weight.float() if on_cpu else weight for weight in kept]
-        self.arrays: list[np.ndarray] = []  # for `kernels.layer`: vectors in float32, matrices as they are kept
-        if on_cpu:
-            self.arrays = [array(weight.contiguous() if weight.ndim > 1 else weight.float()) for weight in kept]
+        self.arrays = [array(weight.contiguous()) for weight in kept] if on_cpu else []  # for `kernels.layer`
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, turns: Tensor) -> Tensor:
         """What attention adds to x, (note, position, width), the positions `new`; it keeps their keys and values in
@@ -99,7 +94,7 @@ class CachedDecoder:
         """`layers`: the model's, as `layers_of` has them; decoders may share them."""
         self.embed = model.net.token_emb
         self.layers = layers
-        self.final = norm_weight(model.net.attn_layers.final_norm).to(self.layers[0].weights[0].dtype)
+        self.final = norm_weight(model.net.attn_layers.final_norm)
         kept = (len(self.layers), 2, notes, self.layers[0].heads, model.positions, self.layers[0].head_width)
         self.cache = empty(
             kept, self.layers[0].kept, self.final.device
@@ -155,11 +150,14 @@ def in_pairs(layers: Any) -> Iterable[tuple[Any, Any]]:
 def arrange(model: NoteModel, dtype: torch.dtype) -> None:
     """Make the model ready to generate: in this precision, its matrices in the order in which they are read.
 
-    On a CPU the layers alone, of which each step reads all. Buffers keep theirs: angles of rotary positions need all of
-    float32.
+    On a CPU only the layers' matrices are in this precision: they are what each step reads. Buffers keep theirs: angles
+    of rotary positions need all of float32.
     """
-    on_cpu = model.offsets.device.type == "cpu"
-    for parameter in (model.net.attn_layers if on_cpu else model).parameters():
+    if model.offsets.device.type == "cpu":
+        chosen = [parameter for parameter in model.net.attn_layers.parameters() if parameter.ndim > 1]
+    else:
+        chosen = [*model.parameters()]
+    for parameter in chosen:
         parameter.data = parameter.data.to(dtype)
     for module in model.modules():
         if isinstance(module, nn.Linear):
