@@ -23,10 +23,10 @@ def main() -> None:
     device = resolve_device("auto")
     layers = Decoder(dim=WIDTH, depth=DEPTH, heads=HEADS, rotary_pos_emb=True)
     net = TransformerWrapper(num_tokens=1024, max_seq_len=TOKENS, attn_layers=layers).to(device).eval()
-    same = model("token", shared=True).to(device)
-    half = model("token", shared=True, dtype=torch.bfloat16).to(device)
+    same = model(device, "token", shared=True)
+    half = model(device, "token", shared=True, dtype=torch.bfloat16)
     half_net = deepcopy(net).bfloat16()
-    frame = model("frame", shared=False).to(device)
+    frame = model(device, "frame", shared=False)
     for notes in (1, NOTES):  # the trainer's loops are compiled once, and kept on disk
         ours(same, notes, device, tokens=2)
         ours(half, notes, device, tokens=2)
@@ -79,8 +79,8 @@ def ours(model: NoteModel, notes: int, device: torch.device, tokens: int = TOKEN
     return generate(model, labels, chance, Sampling())[0]
 
 
-def model(position: str, shared: bool, dtype: torch.dtype = torch.float32) -> NoteModel:
+def model(device: torch.device, position: str, shared: bool, dtype: torch.dtype = torch.float32) -> NoteModel:
     shape = ModelConfig(width=WIDTH, depth=DEPTH, heads=HEADS, position=position, shared_vocabulary=shared)
-    made = NoteModel(shape, Vocabulary(2, 1024, shared), TOKENS).eval()
+    made = NoteModel(shape, Vocabulary(2, 1024, shared), TOKENS).to(device).eval()
     arrange(made, dtype)
     return made
