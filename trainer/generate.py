@@ -95,13 +95,13 @@ class CachedDecoder:
         self.embed = model.net.token_emb
         self.layers = layers
         self.final = norm_weight(model.net.attn_layers.final_norm)
-        kept = (len(self.layers), 2, notes, self.layers[0].heads, model.positions, self.layers[0].head_width)
-        self.cache = empty(
-            kept, self.layers[0].kept, self.final.device
-        )  # (layer, keys and values, note, head, position, feature)
+        one = self.layers[0]
+        shape = (len(layers), 2, notes, one.heads, model.positions, one.head_width)
+        # (layer, keys and values, note, head, position, feature)
+        self.cache = empty(shape, one.kept, self.final.device)
         angles, _ = model.net.attn_layers.rotary_pos_emb.forward_from_seq_len(model.positions)
         angles = angles[0, :, ::2]  # neighbours turn together: one complex number, one angle
-        still = angles.new_zeros(len(angles), self.layers[0].head_width // 2 - angles.shape[1])
+        still = angles.new_zeros(len(angles), one.head_width // 2 - angles.shape[1])
         angles = torch.cat([angles, still], dim=1)
         self.turns = torch.polar(torch.ones_like(angles), angles)  # (position, pair of features)
         self.place = 0

@@ -130,12 +130,8 @@ def add_mixture(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> Non
     """Add weights @ values: (position,), (position, feature) -> (feature,). Four positions at a time."""
     fours = len(values) // 4 * 4
     for position in range(0, fours, 4):
-        first, second, third, fourth = (
-            values[position],
-            values[position + 1],
-            values[position + 2],
-            values[position + 3],
-        )
+        first, second = values[position], values[position + 1]
+        third, fourth = values[position + 2], values[position + 3]
         a, b, c, d = weights[position], weights[position + 1], weights[position + 2], weights[position + 3]
         for feature in range(len(out)):
             out[feature] += (
