@@ -25,7 +25,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in; "auto" is bfloat16 where the hardware has units for it."""
+    """What matrix products are computed in, or, when sampling on a CPU, what weights and cache are kept in.
+
+    "auto" is bfloat16 where the hardware has units for it.
+    """
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     return torch.bfloat16 if _has_bfloat16(device) else torch.float32

@@ -1,8 +1,8 @@
 """A layer at one position, as loops that numba compiles: what a CPU does at each step of sampling, in float32.
 
 With few notes a step takes as long as reading the weights, with many as long as reading the keys and values of all
-positions before. These loops read both once, at the speed of memory, which torch's products of so small matrices do
-not; and a layer is one call instead of some thirty. They release Python's lock, so threads run side by side.
+positions before. These loops read both at the speed of memory, which torch's products of so small matrices do not;
+and a layer is one call instead of some thirty. They release Python's lock, so threads run side by side.
 
 Matrices and the cache may be kept in bfloat16, which is half as much to read. numpy has no such numbers: they are
 uint16 here, the upper halves of float32's bits.
