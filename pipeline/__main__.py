@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from shards.errors import UserError
-from shards.places import PLACE
+from shards.storage import PATH_OR_URL
 
 FEW = 5  # lines of a list that are shown in full
 COMPARED = 16  # notes that are encoded again to say what a precision costs
@@ -106,7 +106,7 @@ def demo_notes(out: Path, seed: int, velocities: int, pitches: tuple[int, int]) 
       python -m pipeline demo-notes demo-notes
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini
     """
-    from pipeline.demo_notes import Recipe, make_demo_notes, notes_of
+    from pipeline.notes.demo import Recipe, make_demo_notes, notes_of
 
     recipe = Recipe(seed, velocities, *pitches)
     made = make_demo_notes(out, recipe)
@@ -132,8 +132,8 @@ def download(out: Path) -> None:
     """
     from tqdm import tqdm
 
-    from pipeline.download import NSYNTH_GUITAR
-    from pipeline.download import download as fetch
+    from pipeline.notes.download import NSYNTH_GUITAR
+    from pipeline.notes.download import download as fetch
 
     with tqdm(total=NSYNTH_GUITAR.size, unit="B", unit_scale=True, desc="download", leave=False) as bar:
         folder = fetch(NSYNTH_GUITAR, out, bar.update)
@@ -141,9 +141,9 @@ def download(out: Path) -> None:
 
 
 @main.command()
-@click.argument("audio", type=PLACE)
+@click.argument("audio", type=PATH_OR_URL)
 @click.option(
-    "--out", type=PLACE, required=True, metavar="SET", help="The shard set: shards/NAME, or s3://BUCKET/NAME."
+    "--out", type=PATH_OR_URL, required=True, metavar="SET", help="The shard set: shards/NAME, or s3://BUCKET/NAME."
 )
 @encoding_options
 @click.option(
@@ -208,11 +208,11 @@ def encode(
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini --engine ray --of 4
       python -m shards inspect shards/demo
     """
-    from pipeline.choice import choose
+    from pipeline.encode.options import choose
+    from pipeline.encode.ranks import Rank
+    from pipeline.encode.reencode import mean_shares, reencode
+    from pipeline.encode.run import Request, count_reasons, encode_folder
     from pipeline.progress import NoteBar
-    from pipeline.rank import Rank
-    from pipeline.reencode import mean_shares, reencode
-    from pipeline.run import Request, count_reasons, encode_folder
 
     _check_engine(engine, rank, ranks, sbatch)
     if engine != "local":
@@ -279,10 +279,10 @@ def _run_on_cluster(
 ) -> bool:
     """Start the ranks; returns whether all have ended well. Slurm's are only submitted."""
     try:
-        from pipeline.engines import Job, run_on_ray, submit_to_slurm
+        from pipeline.encode.cluster import Job, run_on_ray, submit_to_slurm
     except ModuleNotFoundError as error:
         raise UserError(f"--engine {engine}: needs {error.name}; pip install '.[cluster]'") from error
-    from pipeline.inputs import check_folder
+    from pipeline.notes.folder import check_folder
 
     check_folder(audio)
     weights = options["weights"]
@@ -300,7 +300,7 @@ def _run_on_cluster(
 
 
 @main.command()
-@click.argument("audio", type=PLACE)
+@click.argument("audio", type=PATH_OR_URL)
 @encoding_options
 @click.option("--workers", type=click.IntRange(1), help="To estimate the time for.  [default: as encode]")
 def plan(audio: Path, workers: int | None, **options: Any) -> None:
@@ -312,9 +312,9 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
     Example:
       python -m pipeline plan data/NSYNTH_GUITAR_MP3 --codec encodec_24khz
     """
-    from pipeline.choice import choose, default_workers
-    from pipeline.inputs import find_inputs
-    from pipeline.preview import preview
+    from pipeline.encode.estimate import preview
+    from pipeline.encode.options import choose, default_workers
+    from pipeline.notes.folder import find_inputs
 
     folder = find_inputs(audio)
     choice = choose(**options)
@@ -344,11 +344,11 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("folder", metavar="SET", type=PLACE)
+@click.argument("folder", metavar="SET", type=PATH_OR_URL)
 @click.option(
     "--reencode", "count", type=click.IntRange(0), default=20, show_default=True, help="Notes to encode again."
 )
-@click.option("--audio", type=PLACE, help="Where the set's audio is now.  [default: where it was]")
+@click.option("--audio", type=PATH_OR_URL, help="Where the set's audio is now.  [default: where it was]")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of notes.")
 @WEIGHTS
 @DEVICE
@@ -363,7 +363,7 @@ def verify(folder: Path, count: int, audio: Path | None, seed: int, weights: Pat
     """
     from tqdm import tqdm
 
-    from pipeline.reencode import mean_shares, reencode
+    from pipeline.encode.reencode import mean_shares, reencode
     from shards.verify import find_faults
 
     faults = list(find_faults(folder))
@@ -399,7 +399,7 @@ def decode(folder: Path, out: Path, form: str, ecdc: bool, weights: Path | None,
       python -m pipeline decode samples/demo/tokens --out samples/demo
       python -m pipeline decode shards/demo --out decoded --format flac
     """
-    from pipeline.decode import decode_folder
+    from pipeline.decode.run import decode_folder
     from pipeline.progress import NoteBar
 
     with NoteBar("decode") as bar:
@@ -441,8 +441,8 @@ def score(samples: tuple[Path, ...], shards: Path | None, notes: int, weights: P
     """
     from tqdm import tqdm
 
-    from pipeline.score import score as measure
-    from pipeline.scores import table
+    from pipeline.score.measure import score as measure
+    from pipeline.score.scores import table
 
     with tqdm(total=len(samples) * 3, leave=False, bar_format="{desc} {bar} {elapsed}") as bar:
 
@@ -485,7 +485,7 @@ def page(
       python -m pipeline page samples/demo
       python -m pipeline page samples/demo --beside samples/longer
     """
-    from pipeline.page import write_page
+    from pipeline.page.page import write_page
 
     written = write_page(samples, run, shards, real, beside, weights, device)
     for fault in written.faults:
@@ -529,9 +529,9 @@ def train_codec_command(
       python -m pipeline train-codec demo-notes --start encodec_mini --out runs/codec/mine.safetensors --minutes 20
       python -m pipeline score-codec demo-notes/nsynth-guitar-valid --weights runs/codec/mine.safetensors
     """
-    from pipeline.codec import load_codec
-    from pipeline.codec_run import Length, train_codec
-    from pipeline.codec_training import Recipe
+    from pipeline.codec.model import load_codec
+    from pipeline.codec.training.run import Length, train_codec
+    from pipeline.codec.training.trainer import Recipe
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: weights are written as .safetensors; name the file so")
@@ -564,7 +564,7 @@ def score_codec(audio: Path, codec: str, weights: Path | None, count: int | None
     """
     import json
 
-    from pipeline.codec_score import score_folder
+    from pipeline.codec.evaluate import score_folder
     from pipeline.progress import NoteBar
 
     with NoteBar("score") as bar:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from shards.places import PLACE
+from shards.storage import PATH_OR_URL
 
-SET = click.argument("folder", metavar="SET", type=PLACE)
+SET = click.argument("folder", metavar="SET", type=PATH_OR_URL)
 MOST_VALUES = 8  # values of a label that are shown in full; more are shown as a count and a range
 MB = 1_000_000
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.files import atomic_write, sha256_of_open
 from shards.manifest import Shard
-from shards.places import bring, is_remote
+from shards.storage import fetch, is_remote
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def on_this_machine(folder: Path, shard: Shard) -> Path:
+def cached_shard(folder: Path, shard: Shard) -> Path:
     """The shard's file: in the set, or a copy that has the size and the sha256 which the manifest says.
 
     Raises:
@@ -47,7 +47,7 @@ def _is_kept(kept: Path, shard: Shard) -> bool:
 def _fetch(path: Path, shard: Shard, kept: Path) -> None:
     with atomic_write(kept, writer=secrets.token_hex(4)) as file:
         try:
-            bring(path, Path(file.name), shard.bytes)
+            fetch(path, Path(file.name), shard.bytes)
         except FileNotFoundError as error:
             raise ShardError(f"{path}: missing; encode this set again") from error
         if sha256_of_open(file) != shard.sha256:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shards.errors import UserError
-from shards.places import is_remote, on_disk, upload
+from shards.storage import is_remote, local_copy, upload
 
 PART = ".part"  # ending of a file that is still being written
 HASH_CHUNK = 1 << 20  # bytes read at a time, so that memory does not grow with the file
@@ -67,7 +67,7 @@ def write_json(path: Path, value: Any, writer: str = "") -> None:
 
 def sha256_of(path: Path) -> str:
     """The file's sha256, in hexadecimal."""
-    with on_disk(path) as copy, copy.open("rb") as file:
+    with local_copy(path) as copy, copy.open("rb") as file:
         return sha256_of_open(file)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.layout import Codec, json_object
-from shards.places import content, is_remote
+from shards.note import Codec, json_object
+from shards.storage import is_remote, read_bytes
 
 FORMAT = "codec-token-shards"
 VERSION = 1
@@ -82,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        data = content(path)
+        data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not is_remote(folder) and not folder.is_dir():
             raise ShardError(f"{folder}: no such shard set; `make shards` makes one") from error

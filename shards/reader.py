@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from shards.errors import ShardError
-from shards.layout import Note, json_object, npy_array
-from shards.places import on_disk
+from shards.note import Note, json_object, npy_array
+from shards.storage import local_copy
 
 BLOCK = tarfile.BLOCKSIZE  # bytes
 END_OF_TAR = bytes(2 * BLOCK)  # POSIX: two blocks of zeros, without which a tar was cut short
@@ -39,7 +39,7 @@ def read_shard(path: Path) -> Iterator[Note]:
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
     """(key, ending, bytes) of each member of the tar."""
     try:
-        with on_disk(path) as copy, copy.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with local_copy(path) as copy, copy.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 key, _, kind = info.name.partition(".")
                 if not info.isreg() or "/" in info.name or not key:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from shards.files import atomic_write
-from shards.layout import json_object, unflatten
 from shards.manifest import REJECTED, Manifest, read_manifest
-from shards.places import content
+from shards.note import json_object, unflatten
 from shards.reader import read_shard
+from shards.storage import read_bytes
 
 SECONDS_AN_HOUR = 3600
 
@@ -74,7 +74,7 @@ def _amounts(manifest: Manifest, split: str) -> dict[str, int]:
 def _rejected_by_reason(folder: Path) -> dict[str, int]:
     path = folder / REJECTED
     try:
-        lines = content(path).splitlines()
+        lines = read_bytes(path).splitlines()
     except FileNotFoundError:
         lines = []
     return dict(Counter(str(json_object(line, str(path)).get("reason")) for line in lines).most_common())

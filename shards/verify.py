@@ -8,10 +8,10 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.files import PART, sha256_of
-from shards.layout import check_tokens, json_object
 from shards.manifest import SHARD_NAME, Manifest, Shard, read_manifest
-from shards.places import content, is_on_web, listing, on_disk
+from shards.note import check_tokens, json_object
 from shards.reader import read_shard
+from shards.storage import is_http, list_files, local_copy, read_bytes
 
 
 def find_faults(folder: Path) -> Iterator[str]:
@@ -26,7 +26,7 @@ def find_faults(folder: Path) -> Iterator[str]:
         yield from _shard_faults(folder, shard, manifest, keys)
         yield from _record_faults(folder, shard)
     expected = {shard.name for shard in manifest.shards}
-    for name in () if is_on_web(folder) else sorted(listing(folder)):
+    for name in () if is_http(folder) else sorted(list_files(folder)):
         path = folder / name
         if name.endswith(PART):
             yield f"{path}: left by an interrupted run; delete it"
@@ -45,7 +45,7 @@ def find_faults(folder: Path) -> Iterator[str]:
 def _shard_faults(folder: Path, shard: Shard, manifest: Manifest, keys: dict[str, str]) -> Iterator[str]:
     path = folder / shard.name
     try:
-        with on_disk(path) as copy:
+        with local_copy(path) as copy:
             size, sha256 = copy.stat().st_size, sha256_of(copy)
     except FileNotFoundError:
         yield f"{path}: missing; encode this set again, finished shards are kept"
@@ -78,7 +78,7 @@ def _shard_faults(folder: Path, shard: Shard, manifest: Manifest, keys: dict[str
 def _record_faults(folder: Path, shard: Shard) -> Iterator[str]:
     path = folder / shard.record_name
     try:
-        record = json_object(content(path), str(path))
+        record = json_object(read_bytes(path), str(path))
     except FileNotFoundError:
         yield f"{path}: missing; encode this set again"
         return

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shards.files import atomic_write, sha256_of_open
-from shards.layout import Note, npy_bytes
 from shards.manifest import Shard
+from shards.note import Note, npy_bytes
 
 
 def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import random_note, write_set
-from notes import Silent, choice, files_of, nsynth_folder, write_note
-from servers import Behaviour, forget_connections, s3_proxy, s3_server, web_server
 
 from pipeline.__main__ import main
-from pipeline.inputs import find_inputs
-from pipeline.rank import Rank
-from pipeline.run import Outcome, Request, encode_folder
-from shards import places
-from shards.cache import on_this_machine
+from pipeline.encode.ranks import Rank
+from pipeline.encode.run import Outcome, Request, encode_folder
+from pipeline.notes.folder import find_inputs
+from shards import storage as places
+from shards.cache import cached_shard
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
 from shards.manifest import MANIFEST, read_manifest
-from shards.places import is_remote, place
+from shards.storage import is_remote, parse_path
 from shards.summary import summarize
 from shards.verify import find_faults
+from tests.support.notes import Silent, choice, files_of, nsynth_folder, write_note
+from tests.support.servers import Behaviour, forget_connections, s3_proxy, s3_server, web_server
+from tests.support.shard_sets import random_note, write_set
 from trainer.data import Batch, NoteReader, TrainStream, train_batches
 from trainer.order import Order, divided
 from trainer.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def bucket(server: str, tmp_path: Path) -> Path:
     """A place in the bucket that no other test has."""
-    return place(f"{server}/{tmp_path.name}")
+    return parse_path(f"{server}/{tmp_path.name}")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def encode(audio: Path, out: Path, rank: Rank | None = None) -> Outcome:
 
 def objects(folder: Path) -> dict[str, bytes]:
     """Every object of a set: name -> bytes."""
-    return {name: places.content(folder / name) for name in places.listing(folder)}
+    return {name: places.read_bytes(folder / name) for name in places.list_files(folder)}
 
 
 def put(folder: Path, target: Path) -> Path:
@@ -81,8 +81,8 @@ def put(folder: Path, target: Path) -> Path:
 
 # --- places -----------------------------------------------------------------------------------------------------------
 def test_a_path_stays_a_path_and_a_url_is_none(bucket: Path) -> None:
-    assert place("shards/demo") == Path("shards/demo") and not is_remote(place("shards/demo"))
-    assert is_remote(bucket) and str(place("s3://bucket/set/") / "a.tar") == "s3://bucket/set/a.tar"
+    assert parse_path("shards/demo") == Path("shards/demo") and not is_remote(parse_path("shards/demo"))
+    assert is_remote(bucket) and str(parse_path("s3://bucket/set/") / "a.tar") == "s3://bucket/set/a.tar"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_an_object_appears_when_its_block_has_ended_well(bucket: Path) -> None:
     path = bucket / "file"
     with atomic_write(path) as file:
         file.write(b"all of it")
-        assert places.listing(bucket) == {}
+        assert places.list_files(bucket) == {}
 
     def write_half() -> None:
         with atomic_write(path) as file:
@@ -118,13 +118,13 @@ def test_an_object_appears_when_its_block_has_ended_well(bucket: Path) -> None:
 def test_a_bucket_that_is_not_there_is_one_line(bucket: Path) -> None:
     with (
         pytest.raises(UserError, match="s3://no-such-bucket/file: cannot be written"),
-        atomic_write(place("s3://no-such-bucket/file")) as file,
+        atomic_write(parse_path("s3://no-such-bucket/file")) as file,
     ):
         file.write(b"x")
     with pytest.raises(ShardError, match=r"s3://no-such-bucket/set/manifest\.json: missing"):
-        read_manifest(place("s3://no-such-bucket/set"))
+        read_manifest(parse_path("s3://no-such-bucket/set"))
     with pytest.raises(UserError, match="s3://no-such-bucket/audio: no audio in it"):
-        find_inputs(place("s3://no-such-bucket/audio"))
+        find_inputs(parse_path("s3://no-such-bucket/audio"))
 
 
 # --- sets -------------------------------------------------------------------------------------------------------------
@@ -191,16 +191,16 @@ def test_verify_names_what_is_wrong_in_a_bucket(audio: Path, bucket: Path, tmp_p
 
 def test_a_set_is_verified_and_trained_on_where_a_web_server_lists_nothing(tokens: Path) -> None:
     with web_server(tokens, Behaviour(lists_folders=False)) as url:
-        assert list(find_faults(place(url))) == []
-        assert same(batches(place(url)), batches(tokens))
+        assert list(find_faults(parse_path(url))) == []
+        assert same(batches(parse_path(url)), batches(tokens))
         (tokens / "train-00001.tar").unlink()
-        [fault] = find_faults(place(url))
+        [fault] = find_faults(parse_path(url))
         assert "train-00001.tar: missing" in fault
 
 
 def test_a_web_server_is_not_written_to(audio: Path) -> None:
     with pytest.raises(UserError, match="a web server is only read from"):
-        encode(audio, place("http://127.0.0.1:9/set"))
+        encode(audio, parse_path("http://127.0.0.1:9/set"))
 
 
 # --- audio ------------------------------------------------------------------------------------------------------------
@@ -214,8 +214,8 @@ def test_audio_in_a_bucket_or_on_a_web_server_gives_the_same_shards(audio: Path,
     command = ["encode", str(source), "--out", str(tmp_path / "bucket"), *OPTIONS]
     subprocess.run([sys.executable, "-m", "pipeline", *command], check=True, capture_output=True)
     with web_server(audio, Behaviour()) as url:
-        assert encode(place(url), tmp_path / "web").ignored == {".txt": 1}
-    for name, origin in (("bucket", str(source)), ("web", str(place(url)))):
+        assert encode(parse_path(url), tmp_path / "web").ignored == {".txt": 1}
+    for name, origin in (("bucket", str(source)), ("web", str(parse_path(url)))):
         there = files_of(tmp_path / name)
         assert {name for name in at_home if at_home[name] != there.get(name)} == {MANIFEST}
         assert read_manifest(tmp_path / name).audio["source"] == origin
@@ -230,12 +230,12 @@ def test_a_broken_connection_is_tried_again_and_never_a_rejected_file(audio: Pat
 
     write_note(audio / "nsynth-guitar-train/guitar_acoustic_000-080-100.mp3")  # no other test has encoded it
     with web_server(audio, Behaviour(breaks=first_time)) as url:
-        assert encode(place(url), tmp_path / "set").rejected == ()
+        assert encode(parse_path(url), tmp_path / "set").rejected == ()
     with (
         web_server(audio, Behaviour(breaks=lambda path: "080" in path)) as url,
         pytest.raises(UserError, match=r"000-080-100\.mp3: cannot be read, in 3 tries .*run the same command again"),
     ):
-        encode(place(url), tmp_path / "other")
+        encode(parse_path(url), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -250,7 +250,7 @@ def test_audio_that_is_no_longer_what_was_listed_stops_the_run(audio: Path, tmp_
         return choice()
 
     with web_server(audio, Behaviour()) as url, pytest.raises(UserError, match=rf"081-100\.mp3: {fact} since"):
-        encode_folder(Request(place(url), tmp_path / "set", choose_and_change, 1), Silent())
+        encode_folder(Request(parse_path(url), tmp_path / "set", choose_and_change, 1), Silent())
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -281,9 +281,9 @@ def test_training_from_a_bucket_or_a_web_server_sees_the_batches_on_disk(
     on_disk = batches(tokens)
     behaviour = Behaviour()
     with web_server(tokens, behaviour) as url:
-        assert same(batches(place(url), workers), on_disk)
+        assert same(batches(parse_path(url), workers), on_disk)
         assert behaviour.count(".tar") == 3  # each once, however many workers want it
-        assert same(batches(place(url), workers), on_disk)
+        assert same(batches(parse_path(url), workers), on_disk)
         assert behaviour.count(".tar") == 3
     shutil.rmtree(cache)
     assert same(batches(put(tokens, bucket), workers), on_disk)
@@ -315,7 +315,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_shard_is_tried_again(
     breaks = iter([True, True, False, True, *itertools.repeat(False, 100)])
     behaviour = Behaviour(breaks=lambda path: path.endswith(".tar") and next(breaks), says_length=says_length)
     with web_server(tokens, behaviour) as url:
-        assert same(batches(place(url), workers), batches(tokens))
+        assert same(batches(parse_path(url), workers), batches(tokens))
     assert behaviour.count(".tar") == 3 + 3
 
 
@@ -329,7 +329,7 @@ def test_a_connection_that_always_breaks_is_one_line_that_names_the_shard(
         web_server(tokens, behaviour) as url,
         pytest.raises(UserError, match=rf"^{url}/train-00001\.tar: cannot be read, in 3 tries") as caught,
     ):
-        batches(place(url), workers)
+        batches(parse_path(url), workers)
     assert "\n" not in caught.value.message
     assert behaviour.count("train-00001.tar") == 3
     assert not [path for path in cache.rglob("*") if path.is_file() and "00001" in path.name]
@@ -339,7 +339,7 @@ def test_a_server_that_is_gone_is_one_line(tokens: Path) -> None:
     with web_server(tokens, Behaviour()) as url:
         pass
     with pytest.raises(UserError, match=r"manifest\.json: cannot be read, in 3 tries"):
-        read_manifest(place(url))
+        read_manifest(parse_path(url))
 
 
 def test_a_shard_that_is_missing_or_has_other_bytes_is_named_and_not_kept(tokens: Path, cache: Path) -> None:
@@ -348,26 +348,26 @@ def test_a_shard_that_is_missing_or_has_other_bytes_is_named_and_not_kept(tokens
     with web_server(tokens, Behaviour()) as url:
         path.write_bytes(data.replace(b"pitch", b"Pitch", 1))
         with pytest.raises(ShardError, match=r"train-00000\.tar: its sha256 is not the manifest's"):
-            batches(place(url))
+            batches(parse_path(url))
         path.write_bytes(data + b"more")
         with pytest.raises(UserError, match=rf"train-00000\.tar: .*came as {len(data) + 4} of {len(data)} bytes"):
-            batches(place(url))
+            batches(parse_path(url))
         path.unlink()
         with pytest.raises(ShardError, match=r"train-00000\.tar: missing"):
-            batches(place(url))
+            batches(parse_path(url))
     assert not list(cache.rglob("train-00000*"))
 
 
 def test_a_copy_that_is_not_whole_is_fetched_again(tokens: Path, cache: Path) -> None:
     with web_server(tokens, Behaviour()) as url:
-        batches(place(url))
+        batches(parse_path(url))
         for copy in cache.rglob("*.tar"):
             copy.write_bytes(b"cut short")
-        assert same(batches(place(url)), batches(tokens))
+        assert same(batches(parse_path(url)), batches(tokens))
 
 
 def test_a_manifest_decides_no_path_outside_the_cache(tmp_path: Path) -> None:
     manifest = write_set(tmp_path / "set", {"train": [[random_note("a")]]})
     hostile = replace(manifest.splits["train"][0], sha256="../../../../outside")
     with pytest.raises(ShardError, match="is no sha256"):
-        on_this_machine(place("http://127.0.0.1:9/set"), hostile)
+        cached_shard(parse_path("http://127.0.0.1:9/set"), hostile)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from shards.places import PLACE
+from shards.storage import PATH_OR_URL
 
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Where to compute."
@@ -26,7 +26,7 @@ def main() -> None:
 @click.option(
     "--shards",
     required=True,
-    type=PLACE,
+    type=PATH_OR_URL,
     metavar="FOLDER|URL",
     help="A shard set, as `python -m pipeline encode` writes it.",
 )

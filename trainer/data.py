@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from shards.cache import on_this_machine
+from shards.cache import cached_shard
 from shards.errors import ShardError, UserError
-from shards.layout import json_object, npy_array
 from shards.manifest import Manifest
+from shards.note import json_object, npy_array
 from trainer.config import DataConfig
 from trainer.order import Order, Place, divided
 from trainer.vocabulary import Vocabulary, label_value
@@ -151,7 +151,7 @@ class NoteReader:
         file = self._files.get(shard)
         if file is None:
             entry = self.shards[shard]
-            file = self._files[shard] = NoteFile(on_this_machine(self.folder, entry), entry.notes)
+            file = self._files[shard] = NoteFile(cached_shard(self.folder, entry), entry.notes)
         return file.read(row)
 
     def facts(self, labels: tuple[str, ...]) -> Facts:

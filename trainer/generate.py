@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
-from trainer import kernels
+from trainer import cpu_kernels
 from trainer.errors import ConfigError
 from trainer.model import NoteModel
 
@@ -63,7 +63,7 @@ class Layer:
         self.head_width = len(attention.to_k.weight) // self.heads
         on_cpu = project.device.type == "cpu"
         self.weights = [weight.float() if on_cpu else weight for weight in kept]
-        self.arrays = [array(weight.contiguous()) for weight in kept] if on_cpu else []  # for `kernels.layer`
+        self.arrays = [array(weight.contiguous()) for weight in kept] if on_cpu else []  # for `cpu_kernels.layer`
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, turns: Tensor) -> Tensor:
         """What attention adds to x, (note, position, width), the positions `new`; it keeps their keys and values in
@@ -125,7 +125,7 @@ class CachedDecoder:
         """All layers at one position; changes x, (note, 1, width)."""
         turns, caches, state = torch.view_as_real(self.turns[self.place]).numpy(), array(self.cache), x[:, 0].numpy()
         for layer, cache in zip(self.layers, caches, strict=True):
-            kernels.layer(state, turns, cache, self.place, *layer.arrays)
+            cpu_kernels.layer(state, turns, cache, self.place, *layer.arrays)
 
 
 def norm_weight(norm: Any) -> Tensor:
@@ -182,7 +182,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 
 
 def array(tensor: Tensor) -> np.ndarray:
-    """The same memory for numpy; bfloat16 as uint16, as `kernels` has it."""
+    """The same memory for numpy; bfloat16 as uint16, as `cpu_kernels` has it."""
     made: np.ndarray = tensor.detach().view(torch.uint16 if tensor.dtype == torch.bfloat16 else tensor.dtype).numpy()
     return made
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from shards.layout import Codec, Note, read_token_file
 from shards.manifest import read_manifest
-from shards.places import place
+from shards.note import Codec, Note, read_token_file
+from shards.storage import parse_path
 from trainer.data import NoteReader
 from trainer.errors import ConfigError
 from trainer.run import Record
@@ -36,7 +36,7 @@ def _note_of_set(text: str) -> tuple[Note, Codec]:
     folder, colon, key = text.rpartition(":")
     if not colon:
         raise ConfigError(f"--prompt {text}: is neither SET:KEY, such as shards/demo:NOTE, nor a token file, FILE.npy")
-    where = place(folder)
+    where = parse_path(folder)
     manifest = read_manifest(where)
     for split in manifest.splits:
         reader = NoteReader(where, manifest, split)

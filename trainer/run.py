@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from shards.files import write_json
-from shards.layout import Codec, json_object
 from shards.manifest import Manifest
+from shards.note import Codec, json_object
 from trainer.config import Config, differing, same_length
 from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
-from trainer.length import Plans
 from trainer.order import Order
 from trainer.ranks import Ranks
+from trainer.schedule import Plans
 from trainer.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from shards.layout import Note, write_token_file
+from shards.note import Note, write_token_file
 from trainer.checkpoint import find_checkpoint, read_checkpoint
-from trainer.device import peak_memory, resolve_device, resolve_dtype
+from trainer.conditioning import Labels, combinations, completed
 from trainer.generate import Sampling, arrange, generate
-from trainer.labels import Labels, combinations, completed
 from trainer.model import NoteModel
 from trainer.prompt import find_prompt
 from trainer.run import Record, read_record
+from trainer.runtime import peak_memory, resolve_device, resolve_dtype
 
 BATCH = 64  # notes at a time
 COUNT = 16  # samples, if neither a number nor labels are asked for
@@ -28,9 +28,9 @@ class Request:
     count: int | None = None  # None: one of each combination of the labels asked for
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
-    labels: tuple[str, ...] = ()  # as `trainer.labels.combinations` reads them
+    labels: tuple[str, ...] = ()  # as `trainer.conditioning.combinations` reads them
     step: int | None = None  # of the checkpoint; None: the newest
-    dtype: str = "auto"  # as `trainer.device.resolve_dtype` reads it
+    dtype: str = "auto"  # as `trainer.runtime.resolve_dtype` reads it
     prompt: str | None = None  # as `trainer.prompt.find_prompt` reads it
     prompt_seconds: float = 0.5
 

@@ -25,15 +25,15 @@ from shards.manifest import Manifest, read_manifest
 from trainer.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
-from trainer.device import peak_memory, resolve_device, resolve_dtype
 from trainer.errors import TrainError
-from trainer.length import Pace, planned
 from trainer.metrics import Metrics
 from trainer.model import NoteModel
-from trainer.optimizer import follow, learning_rate, make_optimizers, restore_state, state_tensors
+from trainer.optim import follow, learning_rate, make_optimizers, restore_state, state_tensors
 from trainer.order import Order, divided
 from trainer.ranks import Ranks, joined
 from trainer.run import Record, make_record
+from trainer.runtime import peak_memory, resolve_device, resolve_dtype
+from trainer.schedule import Pace, planned
 from trainer.vocabulary import Vocabulary
 
 TUTORIAL_FRAMES = 125  # a note's start, on which models that see different lengths are compared

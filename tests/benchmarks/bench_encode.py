@@ -21,14 +21,14 @@ import soxr
 import torch
 from safetensors.torch import save_file
 
-from pipeline.choice import choose, default_workers
-from pipeline.codec import untrained_24khz
-from pipeline.encode import Batch, Encoder, make_encoder
-from pipeline.inputs import find_inputs
-from pipeline.plan import Task, make_plan
-from pipeline.pool import encode_batches
-from pipeline.settings import BACKENDS
-from shards.layout import Note
+from pipeline.codec.model import untrained_24khz
+from pipeline.encode.encoder import Batch, Encoder, make_encoder
+from pipeline.encode.options import choose, default_workers
+from pipeline.encode.plan import Task, make_plan
+from pipeline.encode.settings import BACKENDS
+from pipeline.encode.workers import encode_batches
+from pipeline.notes.folder import find_inputs
+from shards.note import Note
 
 ROUNDS = 4
 NOTES_A_ROUND = 16

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import webdataset as wds
 
-from shards.layout import Codec, Note
 from shards.manifest import Ledger, Manifest, read_manifest, write_manifest
+from shards.note import Codec, Note
 from shards.writer import write_shard
 from trainer.data import NoteReader, TrainStream, train_batches
 from trainer.order import Order

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig
-from trainer.device import resolve_device
 from trainer.generate import Sampling, arrange, generate
 from trainer.model import NoteModel
+from trainer.runtime import resolve_device
 from trainer.vocabulary import Vocabulary
 
 NOTES, TOKENS = 64, 600

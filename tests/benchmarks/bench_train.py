@@ -9,9 +9,9 @@ from torch import nn
 from x_transformers import Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig, TrainConfig
-from trainer.device import resolve_device, resolve_dtype
 from trainer.model import NoteModel
-from trainer.optimizer import make_optimizers
+from trainer.optim import make_optimizers
+from trainer.runtime import resolve_device, resolve_dtype
 from trainer.vocabulary import Vocabulary
 
 NOTES, TOKENS = 16, 600

@@ -1,0 +1,266 @@
+"""Samples <-> codes: EnCodec, loaded from weights that can be checked, used for inference.
+
+The only import of the `encodec` package. Knows nothing of files of audio, of token layout, or of how weights are
+trained: `codec_training.py` takes the untrained small model from here.
+
+EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022, https://arxiv.org/abs/2210.13438
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import pickle
+import sys
+import types
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.codec.seanet import encode_in_pieces, pad1d
+from shards.errors import UserError
+from shards.files import atomic_write, sha256_of
+from shards.note import Codec
+
+SAMPLE_RATE = 24_000  # samples/s
+HOP = 320  # samples a frame: 75 frames/s
+CODEBOOK_SIZE = 1024  # entries, so 10 bits a code
+BANDWIDTHS = {"encodec_24khz": (1.5, 3.0, 6.0, 12.0, 24.0), "encodec_mini": (1.5,)}  # kbit/s
+NO_48KHZ = (
+    "encodec_48khz: not supported, because it keeps a loudness scale for each segment, which a flat sequence of codes "
+    "cannot carry; use encodec_24khz"
+)
+
+OFFICIAL_FILE = "encodec_24khz-d7cc33bc.th"  # the name ends with the first 8 hex digits of its sha256
+OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
+MINI_FILE = "encodec_mini.safetensors"
+
+MINI_FILTERS = 8  # EnCodec has 32; everything else is EnCodec's
+MINI_CODEBOOKS = 2
+LATENT = 128  # channels of a latent frame
+
+TRAINING_ONLY = ("cluster_size", "embed_avg", "inited")  # a codebook's buffers that encoding and decoding never read
+
+
+class CodecError(UserError):
+    """A codec that cannot be had, or cannot do what was asked."""
+
+
+class EnCodec:
+    """A loaded codec. `spec` says which one, for manifests and token files."""
+
+    def __init__(self, model: nn.Module, spec: Codec, device: torch.device) -> None:
+        self.model = model
+        self.spec = spec
+        self.device = device
+
+    @torch.inference_mode()
+    def encode(self, samples: Tensor) -> Tensor:
+        """(note, sample) float32 at `spec.sample_rate` -> (note, codebook, frame) int64, ceil(samples / hop) frames."""
+        model: Any = self.model  # an encodec.EncodecModel
+        codes: Tensor = model.quantizer.encode(self.latents(samples.to(self.device)), model.frame_rate, model.bandwidth)
+        return codes.transpose(0, 1)  # the package has codebooks first
+
+    def latents(self, samples: Tensor) -> Tensor:
+        """What is quantized: (note, sample) -> (note, channel, frame)."""
+        encoder: Any = self.model.encoder
+        waves = samples[:, None]  # (note, channel, sample)
+        latents: Tensor = encode_in_pieces(encoder, waves) if self.device.type == "cpu" else encoder(waves)
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """(note, codebook, frame) -> (note, sample) float32, frames * hop samples."""
+        return self.model.decode([(codes.to(self.device), None)])[:, 0]  # type: ignore[operator]
+
+    def entries(self) -> Tensor:
+        """Of the codebooks: (codebook, entry, channel)."""
+        return torch.stack([layer._codebook.embed for layer in self.model.quantizer.vq.layers])  # type: ignore[union-attr]
+
+
+def load_codec(name: str, bandwidth: float = 1.5, weights: Path | None = None, device: str = "cpu") -> EnCodec:
+    """A codec ready for use on `device`.
+
+    `weights`: the official `.th` or a `.safetensors`; without it, `encodec_mini` has its own in this package and
+    `encodec_24khz` uses torch's cache, downloading into it once. Raises CodecError.
+    """
+    if name == "encodec_48khz":
+        raise CodecError(NO_48KHZ)
+    if name not in BANDWIDTHS:
+        raise CodecError(f"{name}: no such codec; choose from {', '.join(BANDWIDTHS)}")
+    if bandwidth not in BANDWIDTHS[name]:
+        choices = ", ".join(f"{choice:g}" for choice in BANDWIDTHS[name])
+        raise CodecError(f"bandwidth {bandwidth:g}: {name} has {choices} kbps")
+    target = resolve_device(device)
+    model = untrained_mini() if name == "encodec_mini" else untrained_24khz()
+    with _weights_file(name, weights) as path:
+        sha256 = sha256_of(path)
+        if path.name == OFFICIAL_FILE and not sha256.startswith(Path(OFFICIAL_FILE).stem.split("-")[1]):
+            raise CodecError(f"{path}: damaged (its sha256 is {sha256[:8]}...); delete it, it will be downloaded again")
+        _load_weights(model, read_weights(path), path, name)
+    model.set_target_bandwidth(bandwidth)
+    _fold_weight_norm(model)
+    model.eval().requires_grad_(False).to(target)
+    spec = Codec(
+        name=name,
+        weights_sha256=sha256,
+        sample_rate=SAMPLE_RATE,
+        bandwidth=float(bandwidth),
+        codebooks=model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, bandwidth),
+        codebook_size=CODEBOOK_SIZE,
+        frame_rate=model.frame_rate,
+    )
+    return EnCodec(model, spec, target)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the fastest device this machine has."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, here in available.items() if here)
+    if not available.get(name.split(":")[0], False):
+        raise UserError(f"device {name}: not available here; use --device auto")
+    return torch.device(name)
+
+
+def untrained_mini(norm: str = "weight_norm") -> Any:
+    """The small model, with the `encodec` package's own initialisation: an `EncodecModel` with 8 filters for 32.
+
+    `norm="none"` leaves weight norm out: the same function with fewer parameters, and faster to train.
+    """
+    encodec = _import_encodec()
+    shape = {"channels": 1, "causal": True, "dimension": LATENT, "n_filters": MINI_FILTERS, "norm": norm}
+    with _quiet_weight_norm():
+        return encodec.EncodecModel(
+            encodec.modules.SEANetEncoder(**shape),
+            encodec.modules.SEANetDecoder(**shape),
+            encodec.quantization.ResidualVectorQuantizer(dimension=LATENT, n_q=MINI_CODEBOOKS, bins=CODEBOOK_SIZE),
+            target_bandwidths=list(BANDWIDTHS["encodec_mini"]),
+            sample_rate=SAMPLE_RATE,
+            channels=1,
+            name="encodec_mini",
+        )
+
+
+def untrained_24khz() -> Any:
+    """EnCodec as published, random."""
+    with _quiet_weight_norm():
+        return _import_encodec().EncodecModel.encodec_model_24khz(pretrained=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from `.safetensors`, or from anything `torch.load` reads without running code. Raises CodecError."""
+    import safetensors
+    import safetensors.torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        unsafe = isinstance(error, pickle.UnpicklingError)  # torch's own words would advise to run what is in the file
+        reason = "no tensors that can be read without running code" if unsafe else str(error).split("\n")[0]
+        raise CodecError(f"{path}: damaged or not a file of weights ({reason}); fetch it again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CodecError(f"{path}: holds no state dict of tensors; give EnCodec's own .th file or a .safetensors")
+    return state
+
+
+def write_weights(path: Path, model: Any, entries: Tensor) -> None:
+    """Write a trained `untrained_mini("none")` and its codebooks, (codebook, entry, channel), in half precision.
+
+    The form is that of EnCodec's own weights, so the `encodec` package's modules take what `read_weights` reads.
+    """
+    import safetensors.torch
+
+    model = deepcopy(model)
+    with _quiet_weight_norm():
+        for module in [*model.modules()]:
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+                nn.utils.weight_norm(module)
+    for layer, book in zip(model.quantizer.vq.layers, entries, strict=True):
+        layer._codebook.embed.copy_(book)
+    state = {
+        key: value.detach().half().cpu().contiguous()
+        for key, value in model.state_dict().items()
+        if key.rpartition(".")[2] not in TRAINING_ONLY
+    }
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(state))
+
+
+def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
+    """Copy `weights` into `model`; the first tensor that does not fit is named."""
+    wanted = model.state_dict()
+    for key, value in wanted.items():
+        if key in weights and weights[key].shape != value.shape:
+            shapes = f"is {tuple(weights[key].shape)} where {name} has {tuple(value.shape)}"
+            raise CodecError(f"{path}: not the weights of {name}: tensor {key} {shapes}")
+        if key not in weights and key.rpartition(".")[2] not in TRAINING_ONLY:
+            raise CodecError(f"{path}: not the weights of {name}: tensor {key} is missing")
+    for key in weights:
+        if key not in wanted:
+            raise CodecError(f"{path}: not the weights of {name}, which has no tensor {key}")
+    model.load_state_dict(weights, strict=False)
+
+
+def _fold_weight_norm(model: nn.Module) -> None:
+    """Compute each normalised weight once rather than at every call: the same product, so the same codes."""
+    for module in model.modules():
+        if hasattr(module, "weight_g"):
+            nn.utils.remove_weight_norm(module)
+
+
+@contextmanager
+def _weights_file(name: str, weights: Path | None) -> Iterator[Path]:
+    if weights is not None:
+        if not weights.is_file():
+            raise CodecError(f"{weights}: no such file of weights; encodec_mini needs none")
+        yield weights
+    elif name == "encodec_mini":
+        with importlib.resources.as_file(importlib.resources.files(__package__) / MINI_FILE) as path:
+            yield path
+    else:
+        yield _official_weights()
+
+
+def _official_weights() -> Path:
+    """EnCodec's published weights in torch's cache, where the `encodec` package keeps them too."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / OFFICIAL_FILE
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(OFFICIAL_URL, str(path), hash_prefix=path.stem.split("-")[1])
+        except (OSError, RuntimeError) as error:  # no network, no space, or a download that is not the file
+            raise CodecError(
+                f"encodec_24khz: its weights cannot be had from {OFFICIAL_URL} ({error}); put them at {path}, "
+                "or name them with --weights FILE; encodec_mini needs none"
+            ) from error
+    return path
+
+
+@contextmanager
+def _quiet_weight_norm() -> Iterator[None]:
+    """`encodec` uses the old `torch.nn.utils.weight_norm`, which warns once a module."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
+        yield
+
+
+def _import_encodec() -> Any:
+    """`encodec` imports torchaudio for two helpers not used here; beside a CPU build of torch it may fail to load."""
+    absent = "torchaudio" not in sys.modules
+    sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
+    try:
+        import encodec
+    finally:
+        if absent:
+            del sys.modules["torchaudio"]
+    encodec.modules.conv.pad1d = pad1d
+    return encodec

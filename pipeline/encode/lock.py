@@ -1,0 +1,53 @@
+"""Who may write into a set at the same time: one whole run, or any number of ranks.
+
+A courtesy, for a person who starts a second run by mistake: what keeps files whole is `shards.files`. So a file system
+that has no locks, as some that clusters share, is worked in without one.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from shards.errors import UserError
+from shards.storage import is_http, is_remote
+
+NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+@contextmanager
+def held(out: Path, shared: bool) -> Iterator[None]:
+    """Hold the set for the block; a folder that is still empty afterwards is removed again, if it was not shared.
+
+    Object stores have neither locks nor folders: there, nothing is held.
+
+    Raises:
+        UserError: another run is on, or the folder cannot be made.
+    """
+    if is_remote(out):
+        if is_http(out):
+            raise UserError(f"{out}: a web server is only read from; give a folder, or an s3:// or gs:// URL, as --out")
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made a folder ({error.strerror}); give another --out") from error
+    try:
+        try:
+            # The kernel lets go of it, however this process ends.
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{out}: another run is encoding into it; wait for it, or stop it") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(handle)
+        if not shared:
+            with suppress(OSError):
+                out.rmdir()

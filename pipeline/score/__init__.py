@@ -1,0 +1,1 @@
+"""Measurements of sampled notes beside real ones."""

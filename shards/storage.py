@@ -1,0 +1,202 @@
+"""Where files lie: in a folder of this machine, or under a URL, in an object store or on a web server.
+
+A URL becomes a `UPath`, which has pathlib's interface, so most code need not tell them apart. What the network adds is
+here: files are brought whole or not at all, a broken connection is tried again, and what stays broken is one line.
+Knows nothing of what files hold.
+"""
+
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import unquote
+
+import click
+
+from shards.errors import UserError
+
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what reads each kind of URL
+WEB = ("http", "https")
+PAUSES = (1.0, 4.0)  # seconds before another try
+SILENCE = 60.0  # seconds without a byte after which a web server counts as gone
+
+T = TypeVar("T")
+
+
+class PathOrUrl(click.ParamType[Path]):
+    """An argument that is a path or a URL."""
+
+    name = "path or url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return value if isinstance(value, Path) else parse_path(value)
+
+
+PATH_OR_URL = PathOrUrl()
+
+
+def parse_path(text: str) -> Path:
+    """The path or URL as something with pathlib's interface.
+
+    Raises:
+        UserError: another kind of URL than s3, gs, http and https, or one whose package is not installed.
+    """
+    protocol, mark, _ = text.partition("://")
+    if not mark:
+        return Path(text)
+    if protocol not in PACKAGES:
+        raise UserError(
+            f"{text}: {protocol} URLs are not read; give a folder, or a URL that begins with {', '.join(PACKAGES)}"
+        )
+    try:
+        from upath import UPath
+
+        # What is listed changes: other ranks write too.
+        path = UPath(text.rstrip("/"), use_listings_cache=False, **_options(protocol))
+        _ = path.fs
+    except ImportError as error:
+        needs = f"universal_pathlib and {PACKAGES[protocol]}"
+        raise UserError(f"{text}: needs {needs}; pip install '.[remote]' (and gcsfs, for gs://)") from error
+    except ValueError as error:
+        raise UserError(f"{text}: is no such URL ({error})") from error
+    return cast(Path, path)
+
+
+def is_remote(path: Path) -> bool:
+    return not isinstance(path, Path)
+
+
+def is_http(path: Path) -> bool:
+    """Whether it lies on a web server, where nothing can be written, and folders may not be listed."""
+    return str(path).startswith(tuple(f"{protocol}://" for protocol in WEB))
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """The file as one on this machine: itself, or a copy that lasts as long as the block.
+
+    Raises:
+        FileNotFoundError: a URL that is not there.
+        UserError: it cannot be brought.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="note-tokens-") as folder:
+        copy = Path(folder) / f"file{path.suffix}"
+        fetch(path, copy)
+        yield copy
+
+
+def fetch(path: Path, copy: Path, size: int | None = None) -> None:
+    """Bring what lies under a URL to `copy`; with a `size` in bytes, it must have exactly that.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it cannot be had after some tries.
+    """
+
+    def attempt(source: Any) -> None:
+        source.fs.get_file(source.path, str(copy))
+        if size is not None and copy.stat().st_size != size:
+            raise ConnectionError(f"came as {copy.stat().st_size} of {size} bytes")
+
+    _tried(path, attempt)
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a small file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: a URL that cannot be read after some tries.
+    """
+    if not is_remote(path):
+        return path.read_bytes()
+    return _tried(path, lambda source: source.fs.cat_file(source.path))
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Files right in the folder: name -> bytes (0 where a web server tells no size); none if it is not there."""
+    if is_remote(folder):
+        return {name: size for name, size in _below(folder, deep=False) if "/" not in name}
+    found = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # gone meanwhile: the part of another rank
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                found[path.name] = status.st_size
+    return found
+
+
+def list_tree(folder: Path) -> list[str]:
+    """Files at any depth under a URL, with "/" between the parts of each name."""
+    return sorted(name for name, _ in _below(folder, deep=True))
+
+
+def upload(copy: Path, path: Path) -> None:
+    """Make `copy` an object, which is there when all of it is. Raises UserError if that fails."""
+    try:
+        target = _here(path)
+        target.fs.put_file(str(copy), target.path)
+    except UserError:
+        raise  # a signal to stop
+    except Exception as error:  # each library under fsspec has errors of its own
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); run the same command again") from error
+
+
+def _below(folder: Path, deep: bool) -> list[tuple[str, int]]:
+    def attempt(source: Any) -> list[tuple[str, int]]:
+        top = source.path.rstrip("/") + "/"
+        found = source.fs.find(source.path, detail=True, maxdepth=None if deep else 1)
+        names = ((name.removeprefix(top), info) for name, info in found.items())
+        return [
+            (unquote(name) if source.protocol in WEB else name, info.get("size") or 0)
+            for name, info in names
+            if name and not name.endswith("/")
+        ]
+
+    try:
+        return _tried(folder, attempt)
+    except FileNotFoundError:
+        return []
+
+
+def _tried(path: Path, attempt: Callable[[Any], T]) -> T:
+    """Do it, and do it again if the connection breaks."""
+    for pause in (*PAUSES, None):
+        try:
+            return attempt(_here(path))
+        except (FileNotFoundError, UserError):
+            raise
+        except Exception as error:  # each library under fsspec has errors of its own
+            if pause is None:
+                raise UserError(
+                    f"{path}: cannot be read, in {1 + len(PAUSES)} tries ({_reason(error)}); run the same command again"
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _here(path: Path) -> Any:
+    """The same place with a connection of this process: one that a fork has inherited is its parent's."""
+    return parse_path(str(path))
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """Of the file system that reads this kind of URL."""
+    if protocol == "s3":
+        return {"max_concurrency": 1}  # one piece of a large file in memory, not ten
+    if protocol not in WEB:
+        return {}
+    import aiohttp
+
+    # However long a large file takes, as long as it comes; aiohttp would give up after five minutes.
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -1,0 +1,41 @@
+"""pipeline.codec.seanet: the package's encoder to rounding, for any length, and wherever a note is cut into pieces."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.codec import seanet
+from pipeline.codec.model import HOP, MINI_FILTERS, load_codec
+from pipeline.codec.seanet import encode_in_pieces
+
+LENGTHS = (1, 3, 100, HOP - 1, HOP, HOP + 1, 4 * HOP, 4 * HOP + 1, 9 * HOP - 1)  # samples
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Any:
+    torch.set_num_threads(1)
+    return load_codec("encodec_mini").model.encoder
+
+
+@pytest.mark.parametrize("hops", [2, 3, 4, 100])
+@pytest.mark.parametrize("kernel", [0, 1_000, seanet.SMALL_KERNEL, 10_000_000])  # none, some or all layers in pieces
+@torch.inference_mode()
+def test_pieces_of_any_size_give_what_the_package_gives(
+    encoder: Any, hops: int, kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seanet, "VALUES", hops * HOP * MINI_FILTERS)
+    monkeypatch.setattr(seanet, "SMALL_KERNEL", kernel)
+    for length in LENGTHS:
+        samples = 0.3 * torch.randn(1, 1, length, generator=torch.Generator().manual_seed(length))
+        wanted = encoder(samples)
+        assert torch.allclose(encode_in_pieces(encoder, samples), wanted, atol=1e-5 * float(wanted.abs().max()))
+
+
+@torch.inference_mode()
+def test_notes_beside_each_other_do_not_mix(encoder: Any) -> None:
+    samples = 0.3 * torch.randn(3, 1, 5 * HOP, generator=torch.Generator().manual_seed(0))
+    together = encode_in_pieces(encoder, samples)
+    for note, latents in zip(samples.split(1), together.split(1), strict=True):
+        assert torch.allclose(encode_in_pieces(encoder, note), latents, atol=1e-5 * float(latents.abs().max()))
+    assert torch.equal(samples, 0.3 * torch.randn(3, 1, 5 * HOP, generator=torch.Generator().manual_seed(0)))

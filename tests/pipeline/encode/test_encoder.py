@@ -1,0 +1,121 @@
+"""pipeline.encode.encoder: a note's codes are the codec's own, whatever stands beside it in a batch."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.audio import load
+from pipeline.codec.model import EnCodec, load_codec
+from pipeline.encode.encoder import Batch, Encoder
+from pipeline.encode.plan import PlannedNote, make_plan
+from pipeline.encode.settings import Settings
+from pipeline.notes.folder import find_inputs
+from shards.note import Note, unflatten
+from shards.record import Rejection
+from tests.support.notes import nsynth_folder, tone, write_note
+
+
+@cache
+def codec() -> EnCodec:
+    torch.set_num_threads(1)
+    return load_codec("encodec_mini")
+
+
+def encoder(root: Path, **settings: object) -> Encoder:
+    return Encoder(codec(), replace(Settings(codec().spec, duration=0.5), **settings), root)  # type: ignore[arg-type]
+
+
+def planned(root: Path, settings: Settings) -> list[PlannedNote]:
+    folder = find_inputs(root)
+    return [note for task in make_plan(folder.inputs, settings).tasks for note in task.notes]
+
+
+def codes_of(outcome: Note | Rejection) -> np.ndarray:
+    assert isinstance(outcome, Note)
+    return outcome.tokens
+
+
+def test_codes_are_those_of_a_direct_call_of_the_package(tmp_path: Path) -> None:
+    root = nsynth_folder(tmp_path, train=2, valid=1)
+    ours = encoder(root)
+    for note in planned(root, ours.settings):
+        [outcome] = ours.encode(Batch((note,)))
+        model: Any = codec().model  # an encodec.EncodecModel
+        assert type(model).__module__ == "encodec.model"
+        samples = torch.from_numpy(load(root / note.input.path, model.sample_rate, 0.5))
+        with torch.no_grad():
+            [(codes, _)] = model.encode(samples[None, None])  # (note, codebook, frame)
+        assert np.array_equal(unflatten(codes_of(outcome), 2), codes[0].numpy())
+        assert np.array_equal(codes_of(outcome), codes.permute(0, 2, 1).reshape(-1).numpy())  # as the tutorial has it
+
+
+def test_labels_and_key_travel_with_the_codes(tmp_path: Path) -> None:
+    root = nsynth_folder(tmp_path, train=1, valid=0)
+    ours = encoder(root)
+    [outcome] = ours.encode(Batch(tuple(planned(root, ours.settings))))
+    assert isinstance(outcome, Note)
+    assert outcome.key == outcome.labels["note_str"] == "guitar_acoustic_000-040-100"
+    assert outcome.labels["pitch"] == 40
+
+
+def test_a_rejected_neighbour_changes_nothing(tmp_path: Path) -> None:
+    root = nsynth_folder(tmp_path, train=3, valid=0)
+    ours = encoder(root, batch=3)
+    notes = tuple(planned(root, ours.settings))
+    whole = ours.encode(Batch(notes))
+    (root / notes[1].input.path).write_bytes(b"not audio any more" * 100)
+    torn = ours.encode(Batch(notes))
+    assert isinstance(torn[1], Rejection) and torn[1].reason == "not audio"
+    for place in (0, 2):
+        assert np.array_equal(codes_of(whole[place]), codes_of(torn[place]))
+
+
+def test_the_last_batch_of_a_shard_has_the_shape_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = nsynth_folder(tmp_path, train=3, valid=0)
+    ours = encoder(root, batch=2)
+    shapes = []
+    call = codec().encode
+    monkeypatch.setattr(ours.codec, "encode", lambda samples: shapes.append(tuple(samples.shape)) or call(samples))
+    notes = tuple(planned(root, ours.settings))
+    for start in (0, 2):
+        ours.encode(Batch(notes[start : start + 2]))
+    assert shapes == [(2, 12_000), (2, 12_000)]
+
+
+def test_without_a_duration_each_note_keeps_its_length(tmp_path: Path) -> None:
+    write_note(tmp_path / "a.wav", tone(seconds=0.2))
+    write_note(tmp_path / "b.wav", tone(seconds=0.4))
+    ours = encoder(tmp_path, duration=None)
+    frames = {
+        outcome.key: len(codes_of(outcome)) // 2
+        for note in planned(tmp_path, ours.settings)
+        for outcome in ours.encode(Batch((note,)))
+        if isinstance(outcome, Note)
+    }
+    assert frames == {"a": 15, "b": 30}
+
+
+def test_a_silent_note_is_rejected_unless_silence_is_wanted(tmp_path: Path) -> None:
+    write_note(tmp_path / "a.wav", tone(peak=5e-5), subtype="FLOAT")
+    ours = encoder(tmp_path)
+    notes = tuple(planned(tmp_path, ours.settings))
+    [outcome] = ours.encode(Batch(notes))
+    assert isinstance(outcome, Rejection) and outcome.reason == "silent"
+    [outcome] = encoder(tmp_path, min_peak=0.0).encode(Batch(notes))
+    assert isinstance(outcome, Note)
+
+
+def test_a_condemned_file_is_not_opened_again(tmp_path: Path) -> None:
+    root = nsynth_folder(tmp_path, train=2, valid=0)
+    ours = encoder(root, batch=2)
+    notes = tuple(planned(root, ours.settings))
+    opened: list[int | None] = []
+    why = Rejection(notes[0].input.shown, "damaged", "crashes the decoder")
+    outcomes = ours.encode(Batch(notes, {0: why}), opened.append)
+    assert outcomes[0] is why and isinstance(outcomes[1], Note)
+    assert opened == [1, None]

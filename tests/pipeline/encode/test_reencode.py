@@ -1,0 +1,86 @@
+"""pipeline.encode.reencode: a set is held against the sound it came from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.__main__ import main
+from pipeline.encode.reencode import Comparison, mean_shares, reencode
+from pipeline.encode.run import Request, encode_folder
+from shards.errors import UserError
+from shards.note import Note
+from shards.reader import read_shard
+from tests.support.notes import Silent, choice, nsynth_folder, tone, write_note
+from tests.support.shard_sets import random_note, write_set
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `audio` and its `set`."""
+    home = tmp_path_factory.mktemp("made")
+    root = nsynth_folder(home / "audio", train=5, valid=2)
+    encode_folder(Request(root, home / "set", choice, workers=1), Silent())
+    return home
+
+
+def again(folder: Path, count: int, audio: Path | None = None, seed: int = 0) -> list[Comparison]:
+    return list(reencode(folder, count, audio, None, "cpu", seed))
+
+
+def test_every_note_of_a_set_encodes_to_the_same_codes(made: Path) -> None:
+    done = again(made / "set", 100)
+    assert len(done) == 7
+    assert {(one.shares, one.fault) for one in done} == {((1.0, 1.0), None)}
+
+
+def test_notes_are_drawn_by_the_seed(made: Path) -> None:
+    draws = [{one.key for one in again(made / "set", 3, seed=seed)} for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+    assert len(draws[0]) == 3
+
+
+def test_sound_that_changed_or_is_gone_is_named(made: Path, tmp_path: Path) -> None:
+    root = nsynth_folder(tmp_path / "moved", train=5, valid=2)
+    write_note(root / "nsynth-guitar-train/guitar_acoustic_000-040-100.mp3", tone(80, peak=0.9))
+    write_note(root / "nsynth-guitar-train/guitar_acoustic_000-041-100.mp3", np.zeros(4_000))
+    (root / "nsynth-guitar-train/guitar_acoustic_000-042-100.mp3").unlink()
+    faults = {one.key[-7:-4]: one.fault for one in again(made / "set", 100, root) if one.fault}
+    assert faults.keys() == {"040", "041", "042"}
+    assert "of its codes are what its audio gives" in str(faults["040"])
+    assert "now silent" in str(faults["041"])
+    assert faults["042"] == "its audio is gone"
+
+
+def test_codes_that_were_swapped_are_found_although_every_checksum_fits(made: Path, tmp_path: Path) -> None:
+    [shard, *_] = [list(read_shard(made / "set" / f"train-{index:05d}.tar")) for index in range(2)]
+    codec = choice().settings.codec
+    swapped = [Note(one.key, other.tokens, one.labels) for one, other in zip(shard, shard[1:] + shard[:1], strict=True)]
+    manifest = write_set(tmp_path / "set", {"train": [swapped]}, codec)
+    from shards.manifest import read_manifest, write_manifest
+
+    ours = read_manifest(made / "set")
+    write_manifest(tmp_path / "set", ours.__class__(**{**vars(manifest), "audio": ours.audio, "plan": ours.plan}))
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "set"), "--device", "cpu"])
+    assert result.exit_code == 1
+    assert "of its codes are what its audio gives" in result.output
+
+
+def test_the_command_says_how_much_is_equal(made: Path) -> None:
+    result = CliRunner().invoke(main, ["verify", str(made / "set"), "--reencode", "4", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "4 notes were encoded again; codes that are equal, by codebook: 100.00%, 100.00%" in result.output
+
+
+def test_a_set_of_other_makes_is_refused(tmp_path: Path) -> None:
+    write_set(tmp_path, {"train": [[random_note("a")]]})
+    with pytest.raises(UserError, match="was not made by"):
+        again(tmp_path, 1)
+
+
+def test_what_another_precision_costs_is_counted_by_codebook(made: Path) -> None:
+    done = list(reencode(made / "set", 100, precision="bfloat16"))
+    shares = mean_shares(done)
+    assert len(shares) == 2
+    assert all(0.8 < share <= 1 for share in shares)

@@ -1,0 +1,150 @@
+"""pipeline.encode.workers: results come in order, and a file that takes its worker down takes nothing else with it."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.encode.encoder import Batch
+from pipeline.encode.plan import PlannedNote
+from pipeline.encode.workers import Result, encode_batches
+from pipeline.notes.folder import Input
+from shards.errors import UserError
+from shards.note import Note
+from shards.record import Rejection
+
+
+class Actor:
+    """An encoder that does what the file's name says."""
+
+    def encode(self, batch: Batch, reading: Callable[[int | None], None]) -> Result:
+        notes: Result = []
+        for place, note in enumerate(batch.notes):
+            if place in batch.condemned:
+                notes.append(batch.condemned[place])
+                continue
+            reading(place)
+            act(note.key)
+            notes.append(Note(note.key, np.array([os.getpid() % 1024], np.int16)))
+        reading(None)
+        for note in batch.notes:
+            act(f"late {note.key}")
+        return notes
+
+
+def act(name: str) -> None:
+    match name.split("-"):
+        case ["segfault", *_]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case ["exit", *_]:
+            os._exit(3)
+        case ["hang", *_]:
+            while True:
+                time.sleep(60)
+        case ["late killed", *_]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["late segfaultlate", *_]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case ["bug", *_]:
+            raise ZeroDivisionError("a bug")
+        case ["user", *_]:
+            raise UserError("a user's error")
+        case ["noise", *_]:
+            os.write(2, b"libmpg123 has something to say\n")
+
+
+def batches(*names: str, size: int = 1) -> list[Batch]:
+    notes = [PlannedNote(name, Input(f"{name}.wav", "d")) for name in names]
+    return [Batch(tuple(notes[start : start + size])) for start in range(0, len(notes), size)]
+
+
+def run(todo: list[Batch], workers: int = 2, read_seconds: float = 20.0) -> list[str]:
+    results = [result for _, result in encode_batches(Actor, todo, workers, read_seconds)]
+    return [
+        outcome.key if isinstance(outcome, Note) else f"{outcome.file}: {outcome.reason} ({outcome.detail})"
+        for result in results
+        for outcome in result
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_come_in_the_order_of_the_batches(workers: int) -> None:
+    names = [f"note-{index}" for index in range(50)]
+    assert run(batches(*names), workers) == names
+
+
+def test_batches_are_taken_only_as_far_ahead_as_fits_in_memory() -> None:
+    taken = []
+
+    def endless() -> Iterator[Batch]:
+        for index in range(10**9):
+            taken.append(index)
+            yield from batches(f"note-{index}")
+
+    results = encode_batches(Actor, endless(), 1)
+    for _ in range(5):
+        next(results)
+    results.close()
+    assert len(taken) < 100
+
+
+@pytest.mark.parametrize("how", ["segfault", "exit"])
+def test_a_file_that_crashes_its_worker_is_rejected_and_the_others_are_not(how: str) -> None:
+    done = run(batches("a", f"{how}-1", "b", f"{how}-2", "c", "d", size=3))
+    assert [line.split(" (")[0] for line in done] == [
+        "a", f"{how}-1.wav: damaged", "b", f"{how}-2.wav: damaged", "c", "d"
+    ]  # fmt: skip
+    assert "crashes the decoder (" + ("SIGSEGV" if how == "segfault" else "exit code 3") in done[1]
+
+
+def test_a_file_that_hangs_its_worker_is_rejected() -> None:
+    assert run(batches("a", "hang-1", "b"), read_seconds=0.2) == [
+        "a", "hang-1.wav: damaged (not read within 0.2 s)", "b"
+    ]  # fmt: skip
+
+
+def test_a_worker_that_was_killed_condemns_no_file_but_ends_the_run() -> None:
+    with pytest.raises(UserError, match="memory ran out"):
+        run(batches("a", "killed-1", "b"))
+
+
+def test_a_worker_that_dies_with_no_file_open_ends_the_run() -> None:
+    with pytest.raises(UserError, match=r"SIGSEGV.*segfaultlate-1\.wav"):
+        run(batches("a", "segfaultlate-1", "b"))
+
+
+def test_errors_of_a_worker_reach_the_caller() -> None:
+    with pytest.raises(UserError, match="a user's error"):
+        run(batches("a", "user-1"))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+        run(batches("a", "bug-1"))
+
+
+def test_what_a_library_writes_to_stderr_in_a_worker_is_not_seen(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(batches("noise-1")) == ["noise-1"]
+    assert capfd.readouterr().err == ""
+
+
+def test_workers_are_gone_when_the_results_are_closed(tmp_path: Path) -> None:
+    results = encode_batches(Actor, batches(*(f"note-{index}" for index in range(20))), 2)
+    _, [note] = next(results)
+    assert isinstance(note, Note)
+    results.close()
+    assert not _children()
+
+
+def test_a_rejection_survives_the_way_to_a_worker_and_back() -> None:
+    [batch] = batches("a", "b", size=2)
+    batch.condemned[0] = Rejection("a.wav", "damaged", "known before")
+    assert run([batch]) == ["a.wav: damaged (known before)", "b"]
+
+
+def _children() -> list[str]:
+    """Names of live processes that the fork server has made for this one."""
+    import multiprocessing
+
+    return [process.name for process in multiprocessing.active_children()]

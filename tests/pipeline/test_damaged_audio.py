@@ -1,0 +1,98 @@
+"""Damaged files of every format: each is accepted or rejected, none crashes or hangs the run."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.audio import AudioError, load
+from pipeline.encode.encoder import Batch
+from pipeline.encode.plan import PlannedNote
+from pipeline.encode.workers import Result, encode_batches
+from pipeline.notes.folder import Input
+from shards.note import Note
+from shards.record import Rejection
+from tests.support.notes import tone, write_note
+
+FORMS = [(16_000, 1), (44_100, 2), (8_000, 1), (48_000, 1)]  # Hz, channels
+READ_SECONDS = 20.0
+
+
+class Reader:
+    """An encoder that only reads: the codec never sees what is damaged."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def encode(self, batch: Batch, reading: Callable[[int | None], None]) -> Result:
+        result: Result = []
+        for place, note in enumerate(batch.notes):
+            if place in batch.condemned:
+                result.append(batch.condemned[place])
+                continue
+            reading(place)
+            try:
+                assert np.isfinite(load(self.root / note.input.path, 24_000, 1.0)).all()
+                result.append(Note(note.key, np.zeros(2, np.int16)))
+            except AudioError as error:
+                result.append(Rejection(note.input.path, error.reason, error.detail))
+        reading(None)
+        return result
+
+
+def mutate(content: bytes, random: np.random.Generator) -> bytes:
+    """Change bytes anywhere or in the header, cut the end off, cut a piece out, double one, or overwrite one."""
+    data = bytearray(content)
+    start, end = sorted(random.integers(0, len(data), 2))
+    match random.integers(6):
+        case 0:
+            for place in random.integers(0, len(data), random.integers(1, 30)):
+                data[place] = random.integers(256)
+        case 1:
+            for place in random.integers(0, min(200, len(data)), random.integers(1, 6)):
+                data[place] = random.integers(256)
+        case 2:
+            del data[end:]
+        case 3:
+            del data[start:end]
+        case 4:
+            data[start:start] = data[start:end]
+        case _:
+            data[start : start + 64] = random.bytes(64)
+    return bytes(data)
+
+
+def read_mutants(folder: Path, suffix: str, count: int, seed: int) -> Counter[str]:
+    """Damage small files in so many ways and read them with two workers: outcome -> how many."""
+    random = np.random.default_rng(seed)
+    whole = []
+    for index, (rate, channels) in enumerate(FORMS):
+        sound = np.repeat(tone(50 + index, 0.5, rate)[:, None], channels, axis=1)  # (sample, channel)
+        whole.append(write_note(folder / f"whole_{index}.{suffix}", sound, rate).read_bytes())
+    notes = []
+    for index in range(count):
+        name = f"mutant_{index}.{suffix}"
+        (folder / name).write_bytes(mutate(whole[index % len(whole)], random))
+        notes.append(PlannedNote(f"mutant_{index}", Input(name, "d")))
+    batches = [Batch(tuple(notes[start : start + 25])) for start in range(0, count, 25)]
+    return Counter(
+        "accepted" if isinstance(outcome, Note) else outcome.reason
+        for _, result in encode_batches(partial(Reader, folder), batches, 2, READ_SECONDS)
+        for outcome in result
+    )
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "wav", "flac", "ogg"])
+def test_mutants_are_accepted_or_rejected(tmp_path: Path, suffix: str) -> None:
+    outcomes = read_mutants(tmp_path, suffix, 100, seed=0)
+    assert outcomes.total() == 100
+    assert 0 < outcomes["accepted"] < 100
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("suffix", ["mp3", "wav", "flac", "ogg"])
+def test_two_thousand_mutants_are_accepted_or_rejected(tmp_path: Path, suffix: str) -> None:
+    assert read_mutants(tmp_path, suffix, 2_000, seed=1).total() == 2_000

@@ -1,0 +1,156 @@
+"""shards.writer and shards.reader: inverses of each other, strict with what is not a shard, plain to stock tools."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.errors import ShardError
+from shards.note import Note, npy_bytes
+from shards.reader import read_shard
+from shards.writer import write_shard
+from tests.support.shard_sets import random_note, write_set
+
+keys = st.text(st.characters(exclude_characters="./\0", exclude_categories=("Cs",)), min_size=1, max_size=120)
+
+
+def same(left: Note, right: Note) -> bool:
+    return (left.key, left.labels) == (right.key, right.labels) and np.array_equal(left.tokens, right.tokens)
+
+
+@given(st.lists(st.tuples(keys, st.integers(0, 20)), max_size=6, unique_by=lambda item: item[0]))
+def test_reading_restores_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, notes: list[tuple[str, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("tars") / "train-00000.tar"
+    written = [random_note(key, frames) for key, frames in notes]
+    shard = write_shard(path, written)
+    read = list(read_shard(path))
+    assert len(read) == len(written) == shard.notes
+    assert all(map(same, read, written))
+    assert (shard.bytes, shard.tokens) == (path.stat().st_size, sum(len(note.tokens) for note in written))
+
+
+def test_the_same_notes_give_the_same_bytes(tmp_path: Path) -> None:
+    notes = [random_note(f"n{index}") for index in range(3)]
+    first, second = (write_shard(tmp_path / folder / "train-00000.tar", iter(notes)) for folder in "ab")
+    assert first == second
+    assert (tmp_path / "a" / first.name).read_bytes() == (tmp_path / "b" / first.name).read_bytes()
+
+
+def test_a_generator_that_fails_leaves_no_tar(tmp_path: Path) -> None:
+    def notes():
+        yield random_note("first")
+        raise RuntimeError("decoder died")
+
+    with pytest.raises(RuntimeError, match="decoder died"):
+        write_shard(tmp_path / "train-00000.tar", notes())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tar_cut_at_any_block_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000.tar"
+    write_shard(path, [random_note(f"n{index}") for index in range(3)])
+    whole = path.read_bytes()
+    end = whole.rstrip(b"\0")
+    for size in range(0, len(end), 512):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ShardError, match=r"train-00000\.tar"):
+            list(read_shard(path))
+
+
+def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for info, data in members:
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def link(name: str, kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+NPY = npy_bytes(np.zeros(4, np.int16))
+
+
+@pytest.mark.parametrize(
+    ("members", "fact"),
+    [
+        ([(tarfile.TarInfo("../../out.npy"), NPY)], "is not a plain file"),
+        ([(tarfile.TarInfo("/etc/out.npy"), NPY)], "is not a plain file"),
+        ([(link("a.npy", tarfile.SYMTYPE), b"")], "is not a plain file"),
+        ([(link("a.npy", tarfile.LNKTYPE), b"")], "is not a plain file"),
+        ([(link("a.npy", tarfile.FIFOTYPE), b"")], "is not a plain file"),
+        ([(tarfile.TarInfo("a.npy"), NPY)], "has no a.json behind it"),
+        ([(tarfile.TarInfo("a.npy"), NPY), (tarfile.TarInfo("b.json"), b"{}")], "has no a.json behind it"),
+        ([(tarfile.TarInfo("a.json"), b"{}"), (tarfile.TarInfo("a.npy"), NPY)], "stands where a KEY.npy should"),
+        ([(tarfile.TarInfo("a.pyd"), NPY)], "stands where a KEY.npy should"),
+        ([(tarfile.TarInfo("a.npy"), b"not npy")], r"a\.npy: is not a whole"),
+        ([(tarfile.TarInfo("a.npy"), npy_bytes(np.zeros((2, 2), np.int16)))], "not flat int16"),
+        ([(tarfile.TarInfo("a.npy"), npy_bytes(np.zeros(2, np.int64)))], "not flat int16"),
+        (
+            [(tarfile.TarInfo("a.npy"), NPY), (tarfile.TarInfo("a.json"), b"[]")],
+            r"a\.json: holds JSON that is not an object",
+        ),
+        ([(tarfile.TarInfo("a.npy"), NPY), (tarfile.TarInfo("a.json"), b"{")], r"a\.json: is not JSON"),
+    ],
+)
+def test_a_hostile_or_foreign_member_is_refused_by_name(tmp_path: Path, members, fact: str) -> None:
+    path = tar_of(tmp_path / "train-00000.tar", *members)
+    with pytest.raises(ShardError, match=fact):
+        list(read_shard(path))
+
+
+def test_a_file_that_is_missing_or_no_tar_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"gone\.tar: missing"):
+        list(read_shard(tmp_path / "gone.tar"))
+    (tmp_path / "text.tar").write_text("hello " * 200)
+    with pytest.raises(ShardError, match=r"text\.tar: is not a whole tar"):
+        list(read_shard(tmp_path / "text.tar"))
+
+
+@pytest.fixture
+def notes_and_set(tmp_path: Path) -> tuple[list[Note], Path]:
+    notes = [
+        random_note(f"guitar_acoustic_000-{pitch:03d}-100", frames) for pitch, frames in [(40, 12), (41, 7), (42, 12)]
+    ]
+    write_set(tmp_path / "set", {"train": [notes[:2], notes[2:]]})
+    return notes, tmp_path / "set"
+
+
+def test_stock_webdataset_reads_the_same_notes(notes_and_set: tuple[list[Note], Path]) -> None:
+    notes, folder = notes_and_set
+    urls = [str(path) for path in sorted(folder.glob("train-*.tar"))]
+    stream = webdataset.WebDataset(urls, shardshuffle=False).decode()
+    read = [Note(sample["__key__"], sample["npy"], sample["json"]) for sample in stream]
+    assert len(read) == 3
+    assert all(map(same, read, notes))
+
+
+def test_tarfile_and_numpy_alone_read_the_same_notes(notes_and_set: tuple[list[Note], Path]) -> None:
+    notes, folder = notes_and_set
+    with tarfile.open(folder / "train-00000.tar") as tar:
+        member = tar.extractfile(f"{notes[1].key}.npy")
+        assert member is not None
+        np.testing.assert_array_equal(np.load(io.BytesIO(member.read())), notes[1].tokens)
+
+
+def test_hugging_face_datasets_reads_the_same_notes(
+    notes_and_set: tuple[list[Note], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, folder = notes_and_set
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    files = {"train": str(folder / "train-*.tar")}
+    read = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["__key__"] for row in read] == [note.key for note in notes]
+    assert [row["npy"] for row in read] == [note.tokens.tolist() for note in notes]
+    assert [row["json"] for row in read] == [note.labels for note in notes]

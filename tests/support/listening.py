@@ -1,0 +1,73 @@
+"""A shard set of tones, with the recordings it was made of, and samples of it, for tests of scores and the page."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.audio import save
+from pipeline.codec.model import load_codec
+from shards.files import write_json
+from shards.manifest import MANIFEST, read_manifest
+from shards.note import Codec, Note, flatten, write_token_file
+from shards.record import Record, write_record
+from tests.support.notes import tone
+from tests.support.shard_sets import write_set
+
+RATE = 24_000  # Hz, of the codec
+SECONDS = 1.6
+VELOCITIES = (25, 50, 75, 100, 127)
+
+
+def sound_of(pitch: float, velocity: int = 100) -> np.ndarray:
+    """What a note of the set sounds like."""
+    return tone(pitch, SECONDS, RATE, peak=0.8 * (velocity / 127) ** 1.5)
+
+
+def make_listening_set(root: Path, train: int = 6, valid: int = 4) -> Path:
+    """`root`/set, encoded by the package's codec from `root`/audio."""
+    codec = load_codec("encodec_mini")
+    splits: dict[str, list[Note]] = {}
+    for split, count in (("train", train), ("valid", valid)):
+        for index in range(count):
+            pitch, velocity = 45 + 5 * index + (split == "valid"), VELOCITIES[index % len(VELOCITIES)]
+            labels = {"pitch": pitch, "velocity": velocity, "instrument_str": f"guitar_acoustic_{split}"}
+            key = f"guitar_acoustic_00{int(split == 'valid')}-{pitch:03d}-{velocity:03d}"
+            sound = sound_of(pitch, velocity)
+            save(root / "audio" / f"some-{split}" / f"{key}.wav", sound, RATE)
+            codes = codec.encode(torch.from_numpy(sound)[None])[0].numpy()
+            splits.setdefault(split, []).append(Note(key, flatten(codes), labels))
+    folder = root / "set"
+    write_set(folder, {split: [notes] for split, notes in splits.items()}, codec.spec)
+    manifest = read_manifest(folder)
+    for split, notes in splits.items():
+        inputs = {f"some-{split}/{note.key}.wav": "0" for note in notes}
+        write_record(folder, Record(manifest.splits[split][0], (), (), inputs, {}, ""))
+    set_source(folder, root / "audio")
+    return folder
+
+
+def set_source(folder: Path, audio: Path) -> None:
+    """Let the manifest say that the recordings are there."""
+    value = json.loads((folder / MANIFEST).read_text())
+    value["audio"]["source"] = str(audio)
+    write_json(folder / MANIFEST, value)
+
+
+def add_sample(
+    folder: Path,
+    name: str,
+    codec: Codec,
+    sound: np.ndarray,
+    labels: Mapping[str, Any],
+    tokens: np.ndarray | None = None,
+    **sampled: Any,
+) -> None:
+    """One sample: a WAV, and a token file that says what made it."""
+    if tokens is None:
+        tokens = np.random.default_rng([*name.encode()]).integers(codec.codebook_size, size=24, dtype=np.int16)
+    write_token_file(folder / "tokens", Note(name, tokens, {**labels, "sampled": sampled}), codec)
+    save(folder / f"{name}.wav", sound, RATE)

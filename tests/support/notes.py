@@ -1,0 +1,85 @@
+"""Small real notes on disk, for the tests of the pipeline."""
+
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from pipeline.codec.model import EnCodec
+from pipeline.encode.encoder import Batch, Encoder
+from pipeline.encode.options import Choice, choose, load_chosen
+from pipeline.encode.workers import Result
+
+RATE = 16_000  # Hz, as NSynth
+
+
+def tone(pitch: float = 60, seconds: float = 0.4, rate: int = RATE, peak: float = 0.5) -> np.ndarray:
+    """A decaying note with a few harmonics: (sample,) float32."""
+    time = np.arange(round(seconds * rate)) / rate
+    frequency = 440 * 2 ** ((pitch - 69) / 12)
+    sound = sum(np.sin(2 * np.pi * frequency * k * time) / k for k in (1, 2, 3)) * np.exp(-3 * time)
+    return (sound / np.abs(sound).max() * peak).astype(np.float32)
+
+
+def write_note(path: Path, samples: np.ndarray | None = None, rate: int = RATE, **how: Any) -> Path:
+    """Write samples (a tone, if none are given) in the format of the path's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(rate=rate) if samples is None else samples, rate, **how)
+    return path
+
+
+def nsynth_folder(root: Path, train: int = 4, valid: int = 2) -> Path:
+    """A folder of MP3s in NSynth's names and layout."""
+    for split, instrument, count in (("train", 0, train), ("valid", 1, valid)):
+        for pitch in range(40, 40 + count):
+            name = f"guitar_acoustic_{instrument:03d}-{pitch:03d}-100.mp3"
+            write_note(root / f"nsynth-guitar-{split}" / name, tone(pitch))
+    return root
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a set: name -> bytes."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@cache
+def choice(**changes: Any) -> Choice:
+    """The embedded codec, a fifth of a second of each note, three notes a shard."""
+    options: dict[str, Any] = {
+        "codec": "encodec_mini", "bandwidth": 1.5, "duration": "0.2", "weights": None, "device": "cpu",
+        "min_peak": 1e-4, "precision": "float32", "backend": "torch",
+        "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
+    }  # fmt: skip
+    return choose(**{**options, **changes})
+
+
+ENCODED: dict[Any, Result] = {}  # the codec runs once for the same bytes and settings
+
+
+def encode_in_this_process(
+    make_encoder: partial[Encoder], batches: Iterable[Batch], workers: int
+) -> Iterator[tuple[Batch, Result]]:
+    """Stands for `pipeline.encode.workers.encode_batches`, with a codec that is loaded once."""
+    chosen, root = make_encoder.args
+    encoder = Encoder(_codec(), chosen.settings, root)
+    for batch in batches:
+        what = (chosen.settings, *((note.key, note.input) for note in batch.notes))
+        if what not in ENCODED:
+            ENCODED[what] = encoder.encode(batch)
+        yield batch, ENCODED[what]
+
+
+@cache
+def _codec() -> EnCodec:
+    return load_chosen(choice())
+
+
+class Silent:
+    """A `Progress` that tells nobody."""
+
+    def start(self, total: int, done: int) -> None: ...
+
+    def step(self, notes: int, seconds: float) -> None: ...

@@ -1,0 +1,110 @@
+"""What moves weights: Muon against its definition, the groups of each optimizer, and state that comes back exactly."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.config import TrainConfig, load_config
+from trainer.model import NoteModel
+from trainer.muon import ADAM_RMS, MOMENTUM, QUINTIC, ROUNDS, Muon, orthogonal
+from trainer.optim import follow, make_optimizers, restore_state, state_tensors
+from trainer.vocabulary import Vocabulary
+
+
+def slow_orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """The iteration as it is published, on one matrix."""
+    a, b, c = QUINTIC
+    x = matrix / matrix.norm()
+    for _ in range(ROUNDS):
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 30), (30, 8), (1, 5)])
+def test_many_matrices_at_once_become_what_each_becomes_alone(shape: tuple[int, int]) -> None:
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for fast, matrix in zip(orthogonal(matrices), matrices, strict=True):
+        assert torch.allclose(fast, slow_orthogonal(matrix), atol=1e-6)
+
+
+def test_all_directions_of_an_orthogonal_matrix_are_alike() -> None:
+    matrices = (
+        torch.randn(4, 16, 48, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 4)[:, None, None]
+    )
+    values = torch.linalg.svdvals(orthogonal(matrices))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_a_step_decays_and_moves_along_the_momentum() -> None:
+    weight = nn.Parameter(torch.randn(6, 12, generator=torch.Generator().manual_seed(0)))
+    muon = Muon([weight], lr=0.1, weight_decay=0.5)
+    wanted, momentum = weight.detach().clone(), torch.zeros_like(weight)
+    for seed in range(3):
+        weight.grad = torch.randn(6, 12, generator=torch.Generator().manual_seed(seed + 1))
+        muon.step()
+        momentum = MOMENTUM * momentum + (1 - MOMENTUM) * weight.grad
+        direction = slow_orthogonal(MOMENTUM * momentum + (1 - MOMENTUM) * weight.grad)
+        wanted = wanted * (1 - 0.1 * 0.5) - 0.1 * ADAM_RMS * 12**0.5 * direction
+    assert torch.allclose(weight, wanted, atol=1e-5)
+
+
+def model() -> NoteModel:
+    shape = load_config("small", ["width=16", "depth=2", "heads=2", "head_width=8"]).model
+    return NoteModel(shape, Vocabulary(2, 32, labels=(("pitch", (40, 41)),)), window=12)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_every_weight_has_one_optimizer_and_only_matrices_decay(name: str) -> None:
+    net = model()
+    optimizers = make_optimizers(net, TrainConfig(steps=1, optimizer=name, weight_decay=0.1))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    owned = [id(weight) for group in groups for weight in group["params"]]
+    assert sorted(owned) == sorted(map(id, net.parameters()))
+    for group in groups:
+        assert all((weight.ndim >= 2) == (group["weight_decay"] > 0) for weight in group["params"])
+
+
+def test_muon_has_the_matrices_between_embeddings_and_heads() -> None:
+    net = model()
+    _, muon = make_optimizers(net, TrainConfig(steps=1, optimizer="muon"))
+    owned = {id(weight) for group in muon.param_groups for weight in group["params"]}
+    names = {name for name, weight in net.named_parameters() if id(weight) in owned}
+    assert len(names) == 2 * 6 + 2  # four of attention and two of feed-forward a layer; two within a frame
+    assert not any("emb" in name or "heads" in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_what_is_remembered_comes_back(name: str) -> None:
+    config = TrainConfig(steps=1, optimizer=name, lr=0.1)
+
+    def stepped(net: NoteModel, optimizers: list[torch.optim.Optimizer], seed: int) -> None:
+        torch.manual_seed(seed)
+        for weight in net.parameters():
+            weight.grad = torch.randn_like(weight)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    one, other = model(), model()
+    optimizers = make_optimizers(one, config)
+    stepped(one, optimizers, 1)
+    other.load_state_dict(one.state_dict())
+    restored = make_optimizers(other, config)
+    restore_state(restored, {name: tensor.clone() for name, tensor in state_tensors(optimizers).items()})
+    stepped(one, optimizers, 2)
+    stepped(other, restored, 2)
+    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_average_follows_the_weights_and_soon_forgets_the_first() -> None:
+    average, weights = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(average.weight, 5.0)
+    wanted = 5.0
+    for step in range(300):
+        nn.init.constant_(weights.weight, step / 100)
+        follow(average, weights, 0.9, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay) * step / 100
+    assert float(average.weight.detach()) == pytest.approx(wanted, abs=1e-4)
+    assert wanted == pytest.approx(2.9, abs=0.02)  # 0.9 a step: ten steps behind

@@ -1,0 +1,379 @@
+"""Training: it learns, it stops anywhere and goes on exactly, and it refuses what does not fit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from shards.note import Note
+from tests.support import ROOT
+from tests.support.shard_sets import CODEC, random_note, write_set
+from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps
+from trainer.config import Config, load_config
+from trainer.errors import ConfigError, TrainError
+from trainer.metrics import read_metrics
+from trainer.run import read_record
+from trainer.sample import Request, sample
+from trainer.train import train
+
+TINY = [
+    "width=16",
+    "depth=1",
+    "heads=2",
+    "head_width=8",
+    "batch=4",
+    "workers=0",
+    "warmup=2",
+    "lr=1e-2",
+    "dtype=float32",
+]
+
+
+def tiny(*changes: str) -> Config:
+    return load_config("small", [*TINY, "steps=10", "evaluate_every=4", *changes])
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(value["step"], value["loss"]) for value in read_metrics(run, "train")]
+
+
+def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    return read_checkpoint(find_checkpoint(run, step)).tensors
+
+
+def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def command(folder: Path, run: Path, *changes: str, ranks: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    module = ["-m", *["--"] * bool(launcher), "trainer"]  # else torchrun would take --run for one of its own
+    settings = [part for change in [*TINY, *changes] for part in ("--set", change)]
+    return [sys.executable, *launcher, *module, "train", "--shards", str(folder), "--run", str(run), *settings]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
+    outcome = train(folder, run, tiny("steps=30", "evaluate_every=10"))
+    assert (outcome.step, outcome.checkpoint.is_file(), saved_steps(run)[-1]) == (30, True, 30)
+    told = losses(run)
+    assert [step for step, _ in told] == list(range(1, 31))
+    assert told[-1][1] < told[0][1] - 0.1
+    evaluations = read_metrics(run, "valid")
+    assert [value["step"] for value in evaluations] == [10, 20, 30]
+    assert {"loss", "loss_first_125_frames", "loss_codebook_1", "accuracy_codebook_0", "bits_per_second"} <= set(
+        evaluations[0]
+    )
+    assert outcome.best is not None
+    assert outcome.best["loss"] == min(value["loss"] for value in evaluations)
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_the_run_holds_all_its_settings(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[6, 3]), tmp_path / "run"
+    train(folder, run, tiny("steps=0", "epochs=2", "labels=pitch,instrument_str,mood"))
+    record = read_record(run)
+    assert (record.plans, record.window, record.codec) == (((0, 6),), 24, CODEC)
+    assert record.config.model.labels == ("pitch", "instrument_str")  # the set has no mood
+    assert record.vocabulary.labels[1] == ("instrument_str", ("guitar_acoustic_000",))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_stopped_goes_on_exactly(make_set: Callable[..., Path], tmp_path: Path, optimizer: str) -> None:
+    folder = make_set(train=[6, 3], valid=[2])
+    settings = ("dropout=0.1", f"optimizer={optimizer}")
+    train(folder, tmp_path / "whole", tiny(*settings))
+    # `steps` shapes the cosine, so the first part must be cut short by something else than a smaller number of steps.
+    train(folder, tmp_path / "cut", tiny(*settings, "keep=9"))
+    for path in (tmp_path / "cut" / "checkpoints").iterdir():
+        if path.name > "step-00000004.safetensors":
+            path.unlink()
+    train(folder, tmp_path / "cut", tiny(*settings, "keep=9"))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
+def test_a_finished_run_does_nothing_more_and_more_steps_go_on(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[5]), tmp_path / "run"
+    train(folder, run, tiny())
+    before = weights(run)
+    assert train(folder, run, tiny()).step == 10
+    assert equal(weights(run), before)
+    assert train(folder, run, tiny("steps=12")).step == 12
+    assert [step for step, _ in losses(run)] == list(range(1, 13))
+
+
+class Clock:
+    """Stands in for `time`: a step takes a second, the first ones twenty, as on a machine that others use."""
+
+    def __init__(self, slow: int = 0) -> None:
+        self.now, self.asked, self.slow = 0.0, 0, slow
+
+    def perf_counter(self) -> float:
+        self.asked += 1  # three times a step
+        self.now += 10.0 if self.asked <= 3 * self.slow else 0.5
+        return self.now
+
+
+@pytest.mark.parametrize("slow", [0, 3])
+def test_minutes_become_as_many_steps_as_fit(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: int
+) -> None:
+    monkeypatch.setattr("trainer.train.time", Clock(slow))
+    folder, run = make_set(train=[6, 3]), tmp_path / "run"
+    outcome = train(folder, run, tiny("minutes=2"))
+    assert outcome.step == outcome.steps == pytest.approx(120 - 20 * slow + slow, abs=2)
+    assert train(folder, run, tiny("minutes=2")).step == outcome.step
+    assert train(folder, run, tiny("minutes=3")).step == pytest.approx(outcome.step + 60, abs=2)
+
+
+def test_a_run_of_minutes_that_stopped_goes_on_as_it_was_planned(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
+    settings = tiny("minutes=1", "evaluate_every=8", "keep=99")
+    monkeypatch.setattr("trainer.train.time", Clock(slow=1))
+    outcome = train(folder, run, settings)
+    told, kept = losses(run), weights(run)
+    assert len(read_record(run).plans) > 3
+    for step in saved_steps(run)[1:]:
+        find_checkpoint(run, step).unlink()
+    monkeypatch.setattr("trainer.train.time", Clock())
+    assert train(folder, run, settings).step == outcome.step
+    assert losses(run) == told
+    assert equal(weights(run), kept)
+
+
+def test_accumulated_gradients_are_those_of_the_large_batch(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_set(train=[6, 3])
+    train(folder, tmp_path / "large", tiny())
+    train(folder, tmp_path / "small", tiny("micro_batch=3"))
+    for (_, ours), (_, theirs) in zip(losses(tmp_path / "small"), losses(tmp_path / "large"), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_padding_does_not_weigh(tmp_path: Path) -> None:
+    """The loss is the mean over real tokens, however notes of different lengths come together."""
+    notes = [random_note(f"n{index}", frames=3 + 4 * index) for index in range(4)]
+    write_set(tmp_path / "set", {"train": [notes]})
+    train(tmp_path / "set", tmp_path / "one", tiny("label_dropout=0"))
+    train(tmp_path / "set", tmp_path / "four", tiny("label_dropout=0", "micro_batch=1"))
+    assert losses(tmp_path / "one")[0][1] == pytest.approx(losses(tmp_path / "four")[0][1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("seed=1", "train.seed = 0, not 1"),
+        ("batch=5", "data.batch = 4, not 5"),
+        ("width=24", "model.width = 16, not 24"),
+        ("lr=0.5", "train.lr = 0.01, not 0.5"),
+        ("labels=pitch", "model.labels"),
+    ],
+)
+def test_a_run_does_not_go_on_under_other_settings(
+    make_set: Callable[..., Path], tmp_path: Path, change: str, says: str
+) -> None:
+    folder, run = make_set(train=[5]), tmp_path / "run"
+    train(folder, run, tiny("steps=1"))
+    with pytest.raises(TrainError) as caught:
+        train(folder, run, tiny("steps=2", change))
+    assert says in caught.value.message
+
+
+def test_a_run_does_not_go_on_with_other_notes(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(make_set(train=[5]), run, tiny("steps=1"))
+    with pytest.raises(TrainError, match="other notes"):
+        train(make_set("other", train=[6]), run, tiny("steps=2"))
+
+
+def test_settings_that_leave_the_course_as_it_is_may_change(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_set(train=[6, 3])
+    train(folder, tmp_path / "whole", tiny())
+    train(folder, tmp_path / "run", tiny("steps=10", "checkpoint_every=3", "keep=9"))
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if path.name > "step-00000003.safetensors":
+            path.unlink()
+    train(folder, tmp_path / "run", tiny("workers=2", "keep=1", "evaluate_every=5"))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_way_from_the_one_before(
+    make_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_set(train=[6, 3])
+    train(folder, tmp_path / "whole", tiny())
+    train(folder, tmp_path / "run", tiny())
+    newest = find_checkpoint(tmp_path / "run", None)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    train(folder, tmp_path / "run", tiny())
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_notes(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.model import NoteModel
+
+    original, calls = NoteModel.forward, []
+
+    def broken(self: NoteModel, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(1)
+        nats, hits = original(self, *batch)
+        return nats * (torch.nan if len(calls) == 3 else 1), hits
+
+    monkeypatch.setattr(NoteModel, "forward", broken)
+    with pytest.raises(TrainError, match=r"step 3: the loss is nan .*train_0_\d"):
+        train(make_set(train=[5]), tmp_path / "run", tiny("checkpoint_every=1"))
+    newest = newest_checkpoint(tmp_path / "run")
+    assert newest is not None and newest.step == 2
+    assert all(tensor.isfinite().all() for tensor in newest.tensors.values())
+
+
+def test_what_cannot_be_trained_is_refused(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="no train split"):
+        train(make_set("a", valid=[3]), tmp_path / "run", tiny())
+    with pytest.raises(ConfigError, match="not a multiple of the set's 2 codebooks"):
+        train(make_set("b", train=[3]), tmp_path / "run", tiny("window=3"))
+    with pytest.raises(ConfigError, match="--device abacus"):
+        train(make_set("c", train=[3]), tmp_path / "run", tiny(), "abacus")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_without_a_valid_split_is_trained(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    outcome = train(make_set(train=[3]), tmp_path / "run", tiny())
+    assert (outcome.valid, outcome.best) == ({}, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_one_checkpoint_and_the_same_command_goes_on(
+    make_set: Callable[..., Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    folder, run = make_set(train=[6, 3]), tmp_path / "run"
+    endless = command(folder, run, "steps=100000", "evaluate_every=100000", "workers=2")
+    process = subprocess.Popen(endless, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = run / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert "goes on from there" in out
+    (step,) = saved_steps(run)
+    assert f"Stopped at step {step} of 100000" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.long
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
+    make_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_set(train=[6, 3], valid=[2])
+    settings = ["steps=60", "evaluate_every=20", "checkpoint_every=2", "dropout=0.1"]
+    train(folder, tmp_path / "whole", load_config("small", [*TINY, *settings]))
+    chance, run, kills = random.Random(0), tmp_path / "run", 0
+    while True:
+        process = subprocess.Popen(command(folder, run, *settings), env=environment(), stderr=subprocess.DEVNULL)
+        steps = saved_steps(run)
+        begun = steps[-1] if steps else 0
+        while kills < 20 and process.poll() is None and (saved_steps(run) or [0])[-1] < begun + 2:
+            time.sleep(0.001)
+        if kills < 20 and process.poll() is None:
+            time.sleep(chance.random() * 0.05)
+            process.kill()
+            kills += 1
+        if process.wait() == 0:
+            break
+    assert kills == 20
+    assert losses(run) == losses(tmp_path / "whole")
+    assert equal(weights(run), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_ranks_make_the_same_run_as_one_process(make_set: Callable[..., Path], tmp_path: Path, ranks: int) -> None:
+    folder = make_set(train=[6, 3], valid=[5])
+    settings = ["steps=8", "evaluate_every=4", "batch=6"]
+    train(folder, tmp_path / "alone", load_config("small", [*TINY, *settings]))
+    subprocess.run(
+        command(folder, tmp_path / "ranks", *settings, ranks=ranks), env=environment(), check=True, capture_output=True
+    )
+    for kind in ("train", "valid"):
+        ours, theirs = read_metrics(tmp_path / "ranks", kind), read_metrics(tmp_path / "alone", kind)
+        assert [value["step"] for value in ours] == [value["step"] for value in theirs]
+        assert [value["loss"] for value in ours] == pytest.approx([value["loss"] for value in theirs], abs=1e-4)
+
+
+@pytest.mark.long
+def test_a_signal_to_one_rank_stops_all_of_them_at_one_step(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[6, 3]), tmp_path / "run"
+    endless = command(folder, run, "steps=100000", "evaluate_every=100000", "workers=1", ranks=2)
+    process = subprocess.Popen(endless, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = run / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert len(saved_steps(run)) == 1
+
+
+def test_notes_of_other_labels_do_not_disturb(tmp_path: Path) -> None:
+    bare = [Note(f"n{index}", random_note(f"n{index}").tokens, {}) for index in range(4)]
+    write_set(tmp_path / "set", {"train": [bare]})
+    train(tmp_path / "set", tmp_path / "run", tiny())
+    assert read_record(tmp_path / "run").vocabulary.labels == ()
+
+
+def test_a_moving_average_is_evaluated_kept_and_sampled(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_set(train=[6, 3], valid=[2])
+    train(folder, tmp_path / "plain", tiny())
+    train(folder, tmp_path / "whole", tiny("ema=0.9", "keep=9"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "plain")  # it follows, and changes nothing
+    assert read_metrics(tmp_path / "whole", "valid")[0]["loss"] != read_metrics(tmp_path / "plain", "valid")[0]["loss"]
+    kept = weights(tmp_path / "whole")
+    averaged = {name: tensor for name, tensor in kept.items() if name.startswith("average.")}
+    assert averaged
+    assert not any(
+        torch.equal(tensor, kept[f"model.{name[8:]}"]) for name, tensor in averaged.items() if tensor.ndim > 1
+    )
+    find_checkpoint(tmp_path / "whole", 10).unlink()
+    train(folder, tmp_path / "whole", tiny("ema=0.9", "keep=9"))  # goes on from step 8
+    assert equal(weights(tmp_path / "whole"), kept)
+    sample(tmp_path / "whole", tmp_path / "own", Request(2))
+    sample(tmp_path / "plain", tmp_path / "other", Request(2))
+    own, other = ({path.name: path.read_bytes() for path in (tmp_path / n).glob("*.npy")} for n in ("own", "other"))
+    assert own.keys() == other.keys()
+    assert own != other
+
+
+def test_numbers_go_to_weights_and_biases_when_asked(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
+    words = [*command(folder, run, "steps=20"), "--wandb", "notes"]
+    for _ in range(2):  # the second goes on where the first has ended: nothing is left to do
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment() | {"WANDB_MODE": "offline"}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    [log] = (run / "wandb").glob("offline-run-*/*.wandb")
+    assert all(name in log.read_bytes() for name in (b"train/loss", b"valid/loss_codebook_1", b"label_dropout"))
+
+
+def test_weights_and_biases_that_is_not_installed_is_named(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(make_set(train=[6]), tmp_path / "run", tiny(), wandb_project="notes")
