@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from shards.storage import PATH_OR_URL
+from shards.storage import parse_path
 
-SET = click.argument("folder", metavar="SET", type=PATH_OR_URL)
+SET = click.argument("folder", metavar="SET", type=parse_path)
 MOST_VALUES = 8  # values of a label that are shown in full; more are shown as a count and a range
 MB = 1_000_000
 

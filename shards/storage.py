@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
-import click
-
 from shards.errors import UserError
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what reads each kind of URL
@@ -24,18 +22,6 @@ PAUSES = (1.0, 4.0)  # seconds before another try
 SILENCE = 60.0  # seconds without a byte after which a web server counts as gone
 
 T = TypeVar("T")
-
-
-class PathOrUrl(click.ParamType[Path]):
-    """An argument that is a path or a URL."""
-
-    name = "path or url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return value if isinstance(value, Path) else parse_path(value)
-
-
-PATH_OR_URL = PathOrUrl()
 
 
 def parse_path(text: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from shards.storage import PATH_OR_URL
+from shards.storage import parse_path
 
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Where to compute."
@@ -26,7 +26,7 @@ def main() -> None:
 @click.option(
     "--shards",
     required=True,
-    type=PATH_OR_URL,
+    type=parse_path,
     metavar="FOLDER|URL",
     help="A shard set, as `python -m pipeline encode` writes it.",
 )
