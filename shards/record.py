@@ -26,31 +26,31 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class Record:
+class ShardRecord:
     shard: Shard
     rejected: tuple[Rejection, ...]
     labels: tuple[str, ...]  # the label names that its notes have
-    inputs: dict[str, str]  # Input.shown -> digest, of all notes of the task in their order
+    inputs: dict[str, str]  # AudioFile.display_path -> digest, of all notes of the task in their order
     settings: dict[str, dict[str, Any]]  # Settings.to_json
     task_sha256: str
 
 
-def write_record(folder: Path, record: Record, writer: str = "") -> None:
+def write_shard_record(folder: Path, record: ShardRecord, writer: str = "") -> None:
     """Declare the record's task done. `writer`: as in `atomic_write`."""
     value = {**vars(record), **vars(record.shard), "rejected": [vars(rejection) for rejection in record.rejected]}
     del value["shard"]
     write_json(folder / record.shard.record_name, value, writer)
 
 
-def read_record(path: Path) -> Record:
-    """Undo `write_record`.
+def read_shard_record(path: Path) -> ShardRecord:
+    """Undo `write_shard_record`.
 
     Raises:
         ShardError: damaged.
     """
     value = json_object(read_bytes(path), str(path))
     try:
-        return Record(
+        return ShardRecord(
             shard=Shard(*(value[name] for name in ("name", "notes", "tokens", "bytes", "sha256"))),
             rejected=tuple(Rejection(**rejection) for rejection in value["rejected"]),
             labels=tuple(value["labels"]),
@@ -62,11 +62,11 @@ def read_record(path: Path) -> Record:
         raise ShardError(f"{path}: is damaged ({type(error).__name__}: {error}); delete it and run again") from error
 
 
-def read_records(folder: Path, names: Iterable[str]) -> dict[str, Record]:
+def read_shard_records(folder: Path, names: Iterable[str]) -> dict[str, ShardRecord]:
     """Those of the files `names` in `folder` that are records: shard name -> record."""
     records = {}
     for name in sorted(names):
         shard = name.removesuffix(".json") + ".tar"
         if name.endswith(".json") and SHARD_NAME.fullmatch(shard):
-            records[shard] = read_record(folder / name)
+            records[shard] = read_shard_record(folder / name)
     return records

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from pipeline.__main__ import main
 from pipeline.encode.ranks import Rank
 from pipeline.encode.run import Outcome, Request, encode_folder
-from pipeline.notes.folder import find_inputs
+from pipeline.notes.folder import scan_folder
 from shards import storage as places
 from shards.cache import cached_shard
 from shards.errors import ShardError, UserError
@@ -124,7 +124,7 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket: Path) -> None:
     with pytest.raises(ShardError, match=r"s3://no-such-bucket/set/manifest\.json: missing"):
         read_manifest(parse_path("s3://no-such-bucket/set"))
     with pytest.raises(UserError, match="s3://no-such-bucket/audio: no audio in it"):
-        find_inputs(parse_path("s3://no-such-bucket/audio"))
+        scan_folder(parse_path("s3://no-such-bucket/audio"))
 
 
 # --- sets -------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from pipeline.audio import load
 from pipeline.codec.distance import mel_distance, sounding
 from pipeline.codec.model import EnCodec, load_codec
 from pipeline.codec.training.codebooks import perplexity
-from pipeline.notes.folder import find_inputs
-from pipeline.notes.nsynth import labels_of
+from pipeline.notes.folder import scan_folder
+from pipeline.notes.nsynth import parse_name
 from pipeline.progress import Progress
 from shards.errors import UserError
 
@@ -73,7 +73,7 @@ def score_folder(folder: Path, name: str, weights: Path | None, count: int | Non
     started = time.perf_counter()
     codec = load_codec(name, weights=weights)
     seconds = time.perf_counter() - started
-    found = find_inputs(folder)
+    found = scan_folder(folder)
     paths = [found.root / note.path for note in found.inputs if note.fault is None]
     if count is not None and count < len(paths):
         paths = [paths[index * len(paths) // count] for index in range(count)]
@@ -119,7 +119,7 @@ def _score(codec: EnCodec, paths: list[Path], progress: Progress) -> Iterator[_N
 
 def _kept(path: Path, real: Tensor, decoded: Tensor, rate: int) -> bool | None:
     """Whether the decoded note has the pitch of its name, where the real one has."""
-    labels = labels_of(path.stem)
+    labels = parse_name(path.stem)
     if labels is None or labels["pitch"] not in PITCHES or _cents_off(real, labels["pitch"], rate) > NEAR:
         return None
     return _cents_off(decoded, labels["pitch"], rate) <= NEAR

@@ -241,9 +241,9 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
     """
     from pipeline.encode.estimate import preview
     from pipeline.encode.options import choose, default_workers
-    from pipeline.notes.folder import find_inputs
+    from pipeline.notes.folder import scan_folder
 
-    folder = find_inputs(audio)
+    folder = scan_folder(audio)
     choice = choose(**options)
     workers = workers or default_workers(choice.device)
     shown = preview(folder, choice)

@@ -17,7 +17,7 @@ from pipeline.codec.model import CodecError, EnCodec
 from pipeline.encode.options import Choice, load_chosen
 from pipeline.encode.plan import PlannedNote
 from pipeline.encode.settings import Settings
-from pipeline.notes.folder import identify
+from pipeline.notes.folder import hash_file
 from shards.errors import UserError
 from shards.note import Note, flatten
 from shards.record import Rejection
@@ -75,7 +75,7 @@ class Encoder:
                     reading(place)
                     heard[place] = self.samples(path)
             except AudioError as error:
-                rejected[place] = Rejection(note.input.shown, error.reason, error.detail)
+                rejected[place] = Rejection(note.input.display_path, error.reason, error.detail)
             reading(None)
         codes = self._codes(heard) if heard else {}
         return [
@@ -117,7 +117,7 @@ def _brought(root: Path, note: PlannedNote) -> Iterator[Path]:
     path = root / note.input.path
     try:
         with local_copy(path) as copy:
-            if is_remote(root) and identify(copy.parent, copy.name).digest != note.input.digest:
+            if is_remote(root) and hash_file(copy.parent, copy.name).digest != note.input.digest:
                 raise UserError(f"{path}: has changed since it was listed; run the same command again")
             yield copy
     except FileNotFoundError as error:

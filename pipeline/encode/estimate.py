@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.encode.encoder import Batch, make_encoder
 from pipeline.encode.options import Choice
 from pipeline.encode.plan import Plan, PlannedNote, make_plan
-from pipeline.notes.folder import Folder
+from pipeline.notes.folder import AudioFolder
 from pipeline.notes.nsynth import Labels
 from shards.note import Note
 
@@ -22,7 +22,7 @@ TAR_BLOCK = 512  # bytes
 
 @dataclass(frozen=True)
 class Preview:
-    folder: Folder
+    folder: AudioFolder
     plan: Plan
     notes: dict[str, int]  # split -> notes
     shards: dict[str, int]  # split -> shards
@@ -36,7 +36,7 @@ class Preview:
         return self.hours * 60 / self.speed / workers if self.sampled else 0.0
 
 
-def preview(folder: Folder, choice: Choice) -> Preview:
+def preview(folder: AudioFolder, choice: Choice) -> Preview:
     """Plan the folder, and encode a few of its notes with one thread, as a worker would."""
     settings = choice.settings
     plan = make_plan(folder.inputs, settings, folder.examples)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.encode.settings import Settings
-from pipeline.notes.folder import Input
-from pipeline.notes.key import key_of, labels_at
+from pipeline.notes.folder import AudioFile
+from pipeline.notes.key import note_key, path_labels
 from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_of
 from shards.errors import UserError
 from shards.record import Rejection
@@ -22,11 +22,11 @@ class PlannedNote:
     """An input with its place in the set. There are as many as notes, so it holds no more than it must."""
 
     key: str
-    input: Input
+    input: AudioFile
 
     @property
     def labels(self) -> Labels:
-        return labels_at(self.input.path)
+        return path_labels(self.input.path)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Earlier:
 
     split: str
     index: int
-    inputs: Mapping[str, str]  # Input.shown -> digest, in the order of the shard
+    inputs: Mapping[str, str]  # AudioFile.display_path -> digest, in the order of the shard
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Plan:
 
 
 def make_plan(
-    inputs: Sequence[Input],
+    inputs: Sequence[AudioFile],
     settings: Settings,
     examples: Mapping[str, Labels] | None = None,
     earlier: Sequence[Earlier] = (),
@@ -85,15 +85,15 @@ def make_plan(
     kept = {shown: digest for shard in earlier for shown, digest in shard.inputs.items()}
     rejected: list[Rejection] = []
     notes: dict[str, PlannedNote] = {}  # key -> note
-    for file in sorted(inputs, key=lambda file: (file.shown not in kept, file.path)):
+    for file in sorted(inputs, key=lambda file: (file.display_path not in kept, file.path)):
         fault = _fault(file, notes, examples or {})
         if fault is None:
-            note = PlannedNote(key_of(file.path), file)
+            note = PlannedNote(note_key(file.path), file)
             notes[note.key] = note
         else:
-            rejected.append(Rejection(file.shown, *fault))
+            rejected.append(Rejection(file.display_path, *fault))
     tasks = _keep(earlier, inputs, notes) + _assign(
-        [note for note in notes.values() if note.input.shown not in kept], settings, earlier
+        [note for note in notes.values() if note.input.display_path not in kept], settings, earlier
     )
     tasks.sort(key=lambda task: (task.split, task.index))
     rejected.sort(key=lambda rejection: rejection.file)
@@ -111,26 +111,26 @@ def fingerprint(settings: Settings, inputs_sha256: str) -> str:
     return _sha256([settings.to_json(), inputs_sha256])
 
 
-def _fault(file: Input, notes: Mapping[str, PlannedNote], examples: Mapping[str, Labels]) -> tuple[str, str] | None:
+def _fault(file: AudioFile, notes: Mapping[str, PlannedNote], examples: Mapping[str, Labels]) -> tuple[str, str] | None:
     """Reason and detail, if the input is rejected unopened."""
     if file.fault is not None:
         return file.fault
-    key = key_of(file.path)
-    labels = labels_at(file.path)
+    key = note_key(file.path)
+    labels = path_labels(file.path)
     contradicted = contradiction(labels, examples.get(key, {})) if "pitch" in labels else None
     if contradicted:
         return "label", contradicted
     if key in notes:
-        return "name clash", f"has the key {key} of {notes[key].input.shown}"
+        return "name clash", f"has the key {key} of {notes[key].input.display_path}"
     return None
 
 
-def _keep(earlier: Sequence[Earlier], inputs: Sequence[Input], notes: Mapping[str, PlannedNote]) -> list[Task]:
+def _keep(earlier: Sequence[Earlier], inputs: Sequence[AudioFile], notes: Mapping[str, PlannedNote]) -> list[Task]:
     """The tasks of shards that stay as they are. Raises UserError if their inputs have not."""
     if not earlier:
         return []
-    found = {file.shown: file for file in inputs}
-    planned = {note.input.shown: note for note in notes.values()}
+    found = {file.display_path: file for file in inputs}
+    planned = {note.input.display_path: note for note in notes.values()}
     for shown, digest in ((shown, digest) for shard in earlier for shown, digest in shard.inputs.items()):
         fact = (
             "is gone" if shown not in found
@@ -184,7 +184,7 @@ def _share(note: PlannedNote) -> float:
 
 
 def _identity(note: PlannedNote, split: str) -> list[Any]:
-    return [note.input.shown, note.input.digest, split, note.key]
+    return [note.input.display_path, note.input.digest, split, note.key]
 
 
 def _hash(text: str) -> bytes:

@@ -14,7 +14,7 @@ from pipeline.encode.encoder import Batch, Encoder, make_encoder
 from pipeline.encode.options import Choice
 from pipeline.encode.plan import PlannedNote, make_plan
 from pipeline.encode.settings import Settings
-from pipeline.notes.folder import find_inputs
+from pipeline.notes.folder import scan_folder
 from shards.errors import ShardError
 from shards.manifest import Manifest, read_manifest
 from shards.note import Note
@@ -53,7 +53,7 @@ def reencode(
     """
     manifest = read_manifest(folder)
     settings = _settings_of(folder, manifest)
-    source = find_inputs(audio or parse_path(manifest.audio["source"]))
+    source = scan_folder(audio or parse_path(manifest.audio["source"]))
     plan = make_plan(source.inputs, settings, source.examples)
     planned = {note.key: note for task in plan.tasks for note in task.notes}
     if precision is not None:

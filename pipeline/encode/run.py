@@ -25,13 +25,13 @@ from pipeline.encode.ranks import Rank
 from pipeline.encode.settings import Settings
 from pipeline.encode.state import look, plan_for, settings_for
 from pipeline.encode.workers import Result, encode_batches
-from pipeline.notes.folder import Folder, find_inputs
+from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.progress import Progress
 from shards.errors import UserError
 from shards.files import atomic_write
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
 from shards.note import Note
-from shards.record import Record, Rejection, write_record
+from shards.record import Rejection, ShardRecord, write_shard_record
 from shards.writer import write_shard
 
 VERSIONS = ("encodec", "numpy", "soundfile", "soxr", "torch")  # packages that codes depend on
@@ -74,13 +74,13 @@ def encode_folder(request: Request, progress: Progress) -> Outcome:
         UserError: no audio, another set under this name, nothing that can be encoded, no room.
         StoppedError: Ctrl-C or SIGTERM came; the same command goes on from here.
     """
-    folder = find_inputs(request.audio)
+    folder = scan_folder(request.audio)
     choice = request.choose()
     with _stopping(), held(request.out, shared=not request.rank.is_alone):
         return _encode(request, folder, choice, progress)
 
 
-def _encode(request: Request, folder: Folder, choice: Choice, progress: Progress) -> Outcome:
+def _encode(request: Request, folder: AudioFolder, choice: Choice, progress: Progress) -> Outcome:
     out, rank = request.out, request.rank
     present = look(out)
     settings = settings_for(present, choice.settings)
@@ -128,13 +128,13 @@ def _run_task(
         rejected += [rejection for rejection in result if isinstance(rejection, Rejection)]
         progress.step(len(result), sum(len(note.tokens) for note in heard) / settings.codec.tokens_per_second)
     shard = write_shard(out / task.shard_name, notes, writer)
-    write_record(
+    write_shard_record(
         out,
-        Record(
+        ShardRecord(
             shard=shard,
             rejected=tuple(rejected),
             labels=tuple(sorted({label for note in notes for label in note.labels})),
-            inputs={note.input.shown: note.input.digest for note in task.notes},
+            inputs={note.input.display_path: note.input.digest for note in task.notes},
             settings=settings.to_json(),
             task_sha256=task.digest(settings),
         ),
@@ -144,11 +144,11 @@ def _run_task(
 
 def _finish(
     request: Request,
-    folder: Folder,
+    folder: AudioFolder,
     choice: Choice,
     plan: Plan,
     mark: str,
-    records: Sequence[Record],
+    records: Sequence[ShardRecord],
     tasks_run: int,
 ) -> Outcome:
     """Close the ledger and write the manifest, last of all. Ranks that end together may do so twice: the same bytes."""
@@ -187,7 +187,7 @@ def _finish(
     return Outcome(manifest, rejected, folder.ignored, tasks_run)
 
 
-def _rejected(plan: Plan, records: Iterable[Record]) -> tuple[Rejection, ...]:
+def _rejected(plan: Plan, records: Iterable[ShardRecord]) -> tuple[Rejection, ...]:
     """Everything rejected, before and by the tasks, sorted by file."""
     rejected = [*plan.rejected, *(rejection for record in records for rejection in record.rejected)]
     return tuple(sorted(rejected, key=lambda rejection: rejection.file))

@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.encode.plan import Earlier, Plan, Task, make_plan
 from pipeline.encode.settings import Settings
-from pipeline.notes.folder import Folder
+from pipeline.notes.folder import AudioFolder
 from shards.errors import UserError
 from shards.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest
-from shards.record import Record, read_records
+from shards.record import ShardRecord, read_shard_records
 from shards.storage import list_files
 
 LONGEST_VALUE = 16  # characters of a value that are shown: enough of a sha256
@@ -25,7 +25,7 @@ class Present:
 
     out: Path
     manifest: Manifest | None
-    records: Mapping[str, Record]  # shard name -> record
+    records: Mapping[str, ShardRecord]  # shard name -> record
     files: Mapping[str, int]  # name -> bytes
 
     def is_done(self, task: Task, settings: Settings) -> bool:
@@ -40,7 +40,7 @@ def look(out: Path) -> Present:
     """Read the manifest, if there is one, and all records."""
     files = list_files(out)
     manifest = read_manifest(out) if MANIFEST in files else None
-    return Present(out, manifest, read_records(out, files), files)
+    return Present(out, manifest, read_shard_records(out, files), files)
 
 
 def settings_for(present: Present, wanted: Settings) -> Settings:
@@ -69,7 +69,7 @@ def settings_for(present: Present, wanted: Settings) -> Settings:
     return settings
 
 
-def plan_for(present: Present, folder: Folder, settings: Settings, extend: bool) -> Plan:
+def plan_for(present: Present, folder: AudioFolder, settings: Settings, extend: bool) -> Plan:
     """The plan that what is there belongs to.
 
     Raises:
@@ -96,13 +96,13 @@ def plan_for(present: Present, folder: Folder, settings: Settings, extend: bool)
     return plan
 
 
-def _check_same_tasks(out: Path, plan: Plan, settings: Settings, records: Iterable[Record]) -> None:
+def _check_same_tasks(out: Path, plan: Plan, settings: Settings, records: Iterable[ShardRecord]) -> None:
     """Refuse to go on with shards that today's inputs would not give."""
     digests = {task.shard_name: task.digest(settings) for task in plan.tasks}
     for record in records:
         if digests.get(record.shard.name) == record.task_sha256:
             continue
-        now = {note.input.shown: note.input.digest for task in plan.tasks for note in task.notes}
+        now = {note.input.display_path: note.input.digest for task in plan.tasks for note in task.notes}
         changed = [name for name, digest in record.inputs.items() if now.get(name) != digest]
         fact = f"{changed[0]} is gone or has changed" if changed else "files were added or labels have changed"
         raise UserError(
@@ -111,9 +111,9 @@ def _check_same_tasks(out: Path, plan: Plan, settings: Settings, records: Iterab
         )
 
 
-def _earlier(record: Record) -> Earlier:
+def _earlier(record: ShardRecord) -> Earlier:
     match = SHARD_NAME.fullmatch(record.shard.name)
-    assert match is not None, "read_records takes no others"
+    assert match is not None, "read_shard_records takes no others"
     return Earlier(match["split"], int(match["index"]), record.inputs)
 
 

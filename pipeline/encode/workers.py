@@ -152,14 +152,14 @@ def _bury(worker: _Worker, job: _Job, read_seconds: float) -> _Job:
             "finished shards are kept"
         )
     if worker.reading is None:
-        names = ", ".join(note.input.shown for note in job.batch.notes[:1])
+        names = ", ".join(note.input.display_path for note in job.batch.notes[:1])
         raise UserError(f"a worker died ({how}) while it encoded {names}; run again, finished shards are kept")
     place = worker.reading
     job.deaths[place] = job.deaths.get(place, 0) + 1
     if job.deaths[place] == TRIES:
         hung = code == -signal.SIGALRM
         detail = f"not read within {read_seconds:g} s" if hung else f"crashes the decoder ({how})"
-        job.batch.condemned[place] = Rejection(job.batch.notes[place].input.shown, "damaged", detail)
+        job.batch.condemned[place] = Rejection(job.batch.notes[place].input.display_path, "damaged", detail)
     return job
 
 

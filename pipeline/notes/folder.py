@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.audio import SUFFIXES
-from pipeline.notes.key import shown
+from pipeline.notes.key import printable
 from pipeline.notes.nsynth import EXAMPLES, Labels, read_examples
 from shards.errors import UserError
 from shards.storage import is_remote, list_tree, local_copy
@@ -23,7 +23,7 @@ HASHERS = 8  # threads: they wait for the disk, not for each other
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class AudioFile:
     """One file of the folder, before anything was decoded."""
 
     path: str  # below the folder, "/" between its parts; bytes that are not UTF-8 as Python's surrogate escapes
@@ -31,22 +31,22 @@ class Input:
     fault: tuple[str, str] | None = None  # reason and detail, if it is rejected unopened
 
     @property
-    def shown(self) -> str:
+    def display_path(self) -> str:
         """The path as text that can be printed and stored."""
-        return shown(self.path)
+        return printable(self.path)
 
 
 @dataclass(frozen=True)
-class Folder:
+class AudioFolder:
     """What was found."""
 
     root: Path  # absolute
-    inputs: tuple[Input, ...]  # sorted by path
+    inputs: tuple[AudioFile, ...]  # sorted by path
     ignored: Counter[str]  # how many files of each other ending
     examples: dict[str, Labels]  # note_str -> labels of NSynth's own examples.json files, if there are any
 
 
-def find_inputs(folder: Path) -> Folder:
+def scan_folder(folder: Path) -> AudioFolder:
     """List and hash the audio files anywhere below `folder`; symbolic links are followed.
 
     Raises:
@@ -70,8 +70,8 @@ def find_inputs(folder: Path) -> Folder:
         endings = ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
         raise UserError(f"{folder}: no audio in it (looked for {endings}, in all folders below)")
     with ThreadPoolExecutor(HASHERS) as hashers:
-        inputs = tuple(hashers.map(lambda path: identify(root, path), sorted(audio)))
-    return Folder(root, inputs, ignored, examples)
+        inputs = tuple(hashers.map(lambda path: hash_file(root, path), sorted(audio)))
+    return AudioFolder(root, inputs, ignored, examples)
 
 
 def check_folder(folder: Path) -> None:
@@ -81,23 +81,23 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: {fact}")
 
 
-def identify(root: Path, path: str) -> Input:
+def hash_file(root: Path, path: str) -> AudioFile:
     """Hash one file: its size and its bytes, the middle of large ones left out."""
     try:
         with local_copy(root / path) as copy, open(copy, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                return Input(path, "", ("unreadable", "not a regular file"))
+                return AudioFile(path, "", ("unreadable", "not a regular file"))
             if status.st_size == 0:
-                return Input(path, "", ("empty", "0 bytes"))
+                return AudioFile(path, "", ("empty", "0 bytes"))
             digest = hashlib.sha256(str(status.st_size).encode() + b"\n")
             digest.update(file.read(EDGE))
             if status.st_size > EDGE:
                 file.seek(max(EDGE, status.st_size - EDGE))
                 digest.update(file.read(EDGE))
     except OSError as error:
-        return Input(path, "", ("unreadable", error.strerror or str(error)))
-    return Input(path, digest.hexdigest()[:32])
+        return AudioFile(path, "", ("unreadable", error.strerror or str(error)))
+    return AudioFile(path, digest.hexdigest()[:32])
 
 
 def _without_waiting(path: str, flags: int) -> int:

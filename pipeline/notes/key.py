@@ -7,17 +7,17 @@ import hashlib
 import os
 import unicodedata
 
-from pipeline.notes.nsynth import Labels, labels_of
+from pipeline.notes.nsynth import Labels, parse_name
 
 LONGEST = 120  # characters; a longer key keeps its start and a hash, so that KEY.json fits any file system
 HASH = 12  # hexadecimal digits
 
 
-def key_of(path: str) -> str:
+def note_key(path: str) -> str:
     """NSynth's name, or for other audio the whole path below the folder, made plain."""
     stem = _stem(path)
     name = stem.rpartition("/")[2]
-    if labels_of(name) is not None:
+    if parse_name(name) is not None:
         return name
     letters = unicodedata.normalize("NFC", stem)  # macOS keeps accents as letters of their own, others do not
     key = "".join(letter if letter.isalnum() or letter in "_-" else _plain(letter) for letter in letters)
@@ -26,12 +26,12 @@ def key_of(path: str) -> str:
     return key
 
 
-def labels_at(path: str) -> Labels:
+def path_labels(path: str) -> Labels:
     """All that a path says of its note: NSynth's labels, or just its name."""
-    return labels_of(_stem(path).rpartition("/")[2]) or {"note_str": shown(_stem(path))}
+    return parse_name(_stem(path).rpartition("/")[2]) or {"note_str": printable(_stem(path))}
 
 
-def shown(path: str) -> str:
+def printable(path: str) -> str:
     """A path as text that can be printed and stored, whatever bytes it has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

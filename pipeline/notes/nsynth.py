@@ -27,7 +27,7 @@ NOTE = re.compile(
 )
 
 
-def labels_of(name: str) -> Labels | None:
+def parse_name(name: str) -> Labels | None:
     """What `guitar_acoustic_000-040-025` says of its note, in NSynth's field names; None for any other name."""
     match = NOTE.fullmatch(name)
     if match is None:

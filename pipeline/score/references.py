@@ -13,12 +13,12 @@ import numpy as np
 from pipeline.audio import AudioError, fit, load
 from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes, load_matching
-from pipeline.notes.key import key_of
+from pipeline.notes.key import note_key
 from shards.errors import ShardError
 from shards.manifest import Manifest, read_manifest
 from shards.note import Note, check_tokens
 from shards.reader import read_shard
-from shards.record import read_record
+from shards.record import read_shard_record
 
 UNSEEN_FIRST = ("valid", "test", "train")  # splits, those that no model has trained on first
 MOST_READ = 2_000  # notes of the split that the choice is made from
@@ -107,9 +107,9 @@ def _recordings(source: OpenSet, keys: set[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for shard in source.manifest.shards:
         try:
-            inputs = read_record(source.folder / shard.record_name).inputs
+            inputs = read_shard_record(source.folder / shard.record_name).inputs
         except (ShardError, OSError):
             continue  # a set from elsewhere, that has no record of its inputs
-        paths = {key_of(name): audio / name for name in inputs}
+        paths = {note_key(name): audio / name for name in inputs}
         found |= {key: path for key, path in paths.items() if key in keys and path.is_file()}
     return found

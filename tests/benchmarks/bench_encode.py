@@ -27,7 +27,7 @@ from pipeline.encode.options import choose, default_workers
 from pipeline.encode.plan import Task, make_plan
 from pipeline.encode.settings import BACKENDS
 from pipeline.encode.workers import encode_batches
-from pipeline.notes.folder import find_inputs
+from pipeline.notes.folder import scan_folder
 from shards.note import Note
 
 ROUNDS = 4
@@ -81,7 +81,7 @@ def compare(home: Path) -> None:
         if backend == "torch" or importlib.util.find_spec(backend)
     }  # fmt: skip
     settings = next(iter(choices.values())).settings
-    folder = find_inputs(home / "notes")
+    folder = scan_folder(home / "notes")
     [task] = make_plan(folder.inputs, settings).tasks
     workers = default_workers("cpu")
     tutorial(model, folder.root / task.notes[0].input.path)  # the first call allocates

@@ -12,7 +12,7 @@ from pipeline.audio import AudioError, load
 from pipeline.encode.encoder import Batch
 from pipeline.encode.plan import PlannedNote
 from pipeline.encode.workers import Result, encode_batches
-from pipeline.notes.folder import Input
+from pipeline.notes.folder import AudioFile
 from shards.note import Note
 from shards.record import Rejection
 from tests.support.notes import tone, write_note
@@ -76,7 +76,7 @@ def read_mutants(folder: Path, suffix: str, count: int, seed: int) -> Counter[st
     for index in range(count):
         name = f"mutant_{index}.{suffix}"
         (folder / name).write_bytes(mutate(whole[index % len(whole)], random))
-        notes.append(PlannedNote(f"mutant_{index}", Input(name, "d")))
+        notes.append(PlannedNote(f"mutant_{index}", AudioFile(name, "d")))
     batches = [Batch(tuple(notes[start : start + 25])) for start in range(0, count, 25)]
     return Counter(
         "accepted" if isinstance(outcome, Note) else outcome.reason

@@ -13,7 +13,7 @@ from pipeline.codec.model import load_codec
 from shards.files import write_json
 from shards.manifest import MANIFEST, read_manifest
 from shards.note import Codec, Note, flatten, write_token_file
-from shards.record import Record, write_record
+from shards.record import ShardRecord, write_shard_record
 from tests.support.notes import tone
 from tests.support.shard_sets import write_set
 
@@ -45,7 +45,7 @@ def make_listening_set(root: Path, train: int = 6, valid: int = 4) -> Path:
     manifest = read_manifest(folder)
     for split, notes in splits.items():
         inputs = {f"some-{split}/{note.key}.wav": "0" for note in notes}
-        write_record(folder, Record(manifest.splits[split][0], (), (), inputs, {}, ""))
+        write_shard_record(folder, ShardRecord(manifest.splits[split][0], (), (), inputs, {}, ""))
     set_source(folder, root / "audio")
     return folder
 

@@ -20,7 +20,7 @@ from pipeline.codec.model import CODEBOOK_SIZE, SAMPLE_RATE, EnCodec, resolve_de
 from pipeline.codec.training.codebooks import perplexity
 from pipeline.codec.training.crops import read_notes
 from pipeline.codec.training.trainer import Recipe, Training
-from pipeline.notes.folder import find_inputs
+from pipeline.notes.folder import scan_folder
 from pipeline.notes.nsynth import split_of
 from shards.errors import UserError
 from shards.files import atomic_write
@@ -146,7 +146,7 @@ def _validate(training: Training, notes: torch.Tensor) -> dict[str, float]:
 
 def _split(folder: Path) -> tuple[list[Path], list[Path]]:
     """The notes of a folder to train on, and those to validate on; its test split is left alone."""
-    found = find_inputs(folder)
+    found = scan_folder(folder)
     train: list[Path] = []
     valid: list[Path] = []
     for note in found.inputs:

@@ -14,7 +14,7 @@ from pipeline.codec.model import EnCodec, load_codec
 from pipeline.encode.encoder import Batch, Encoder
 from pipeline.encode.plan import PlannedNote, make_plan
 from pipeline.encode.settings import Settings
-from pipeline.notes.folder import find_inputs
+from pipeline.notes.folder import scan_folder
 from shards.note import Note, unflatten
 from shards.record import Rejection
 from tests.support.notes import nsynth_folder, tone, write_note
@@ -31,7 +31,7 @@ def encoder(root: Path, **settings: object) -> Encoder:
 
 
 def planned(root: Path, settings: Settings) -> list[PlannedNote]:
-    folder = find_inputs(root)
+    folder = scan_folder(root)
     return [note for task in make_plan(folder.inputs, settings).tasks for note in task.notes]
 
 
@@ -115,7 +115,7 @@ def test_a_condemned_file_is_not_opened_again(tmp_path: Path) -> None:
     ours = encoder(root, batch=2)
     notes = tuple(planned(root, ours.settings))
     opened: list[int | None] = []
-    why = Rejection(notes[0].input.shown, "damaged", "crashes the decoder")
+    why = Rejection(notes[0].input.display_path, "damaged", "crashes the decoder")
     outcomes = ours.encode(Batch(notes, {0: why}), opened.append)
     assert outcomes[0] is why and isinstance(outcomes[1], Note)
     assert opened == [1, None]

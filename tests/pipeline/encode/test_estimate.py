@@ -8,14 +8,14 @@ from click.testing import CliRunner
 from pipeline.__main__ import main
 from pipeline.encode.estimate import preview
 from pipeline.encode.run import Request, encode_folder
-from pipeline.notes.folder import find_inputs
+from pipeline.notes.folder import scan_folder
 from tests.support.notes import Silent, choice, files_of, nsynth_folder
 
 
 def test_what_is_foretold_is_what_is_made(tmp_path: Path) -> None:
     root = nsynth_folder(tmp_path / "audio", train=12, valid=3)
     (root / "empty.wav").touch()
-    shown = preview(find_inputs(root), choice(notes_per_shard=5))
+    shown = preview(scan_folder(root), choice(notes_per_shard=5))
     manifest = encode_folder(
         Request(root, tmp_path / "set", lambda: choice(notes_per_shard=5), workers=1), Silent()
     ).manifest
@@ -39,5 +39,5 @@ def test_the_command_writes_nothing_and_says_what_is_next(tmp_path: Path) -> Non
 
 def test_a_folder_of_unusable_files_can_still_be_shown(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_text("no sound")
-    shown = preview(find_inputs(tmp_path), choice())
+    shown = preview(scan_folder(tmp_path), choice())
     assert (shown.notes, shown.sampled, shown.minutes(1)) == ({"train": 1}, 0, 0.0)

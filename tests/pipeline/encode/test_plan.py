@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 
 from pipeline.encode.plan import Earlier, Plan, fingerprint, make_plan
 from pipeline.encode.settings import Settings
-from pipeline.notes.folder import Input
+from pipeline.notes.folder import AudioFile
 from shards.errors import UserError
 from tests.support.shard_sets import CODEC
 
 SETTINGS = Settings(CODEC, notes_per_shard=3)
 
 
-def file(path: str, digest: str = "d") -> Input:
-    return Input(path, digest)
+def file(path: str, digest: str = "d") -> AudioFile:
+    return AudioFile(path, digest)
 
 
-def folder(*paths: str) -> list[Input]:
+def folder(*paths: str) -> list[AudioFile]:
     return [file(path) for path in paths]
 
 
-def nsynth(count: int, split: str = "train", instrument: int = 0) -> list[Input]:
+def nsynth(count: int, split: str = "train", instrument: int = 0) -> list[AudioFile]:
     return [file(f"nsynth-{split}/guitar_acoustic_{instrument:03d}-{pitch:03d}-100.mp3") for pitch in range(count)]
 
 
@@ -89,7 +89,7 @@ def test_splits_come_from_folders_and_else_from_the_key() -> None:
 def test_a_new_note_moves_no_other_to_another_split() -> None:
     inputs = folder(*(f"{n}.wav" for n in range(300)))
 
-    def splits(some: list[Input]) -> dict[str, str]:
+    def splits(some: list[AudioFile]) -> dict[str, str]:
         return {note.key: task.split for task in make_plan(some, SETTINGS).tasks for note in task.notes}
 
     assert splits(inputs[:200]).items() <= splits(inputs).items()
@@ -120,7 +120,7 @@ def test_a_label_that_contradicts_the_name_is_rejected() -> None:
 
 
 def test_faults_of_files_are_carried_into_the_ledger() -> None:
-    plan = make_plan([file("a.wav"), Input("b.wav", "", ("empty", "0 bytes"))], SETTINGS)
+    plan = make_plan([file("a.wav"), AudioFile("b.wav", "", ("empty", "0 bytes"))], SETTINGS)
     assert [vars(rejection) for rejection in plan.rejected] == [
         {"file": "b.wav", "reason": "empty", "detail": "0 bytes"}
     ]
@@ -172,7 +172,7 @@ def test_the_inputs_hash_knows_bytes_names_labels_and_rejections() -> None:
 
 def earlier(plan: Plan) -> list[Earlier]:
     return [
-        Earlier(task.split, task.index, {note.input.shown: note.input.digest for note in task.notes})
+        Earlier(task.split, task.index, {note.input.display_path: note.input.digest for note in task.notes})
         for task in plan.tasks
     ]
 
@@ -206,7 +206,7 @@ def test_a_new_note_never_takes_the_key_of_one_that_is_in_the_set() -> None:
         ([*nsynth(1), file("nsynth-train/guitar_acoustic_000-001-100.mp3", "x")], "001-100.mp3: has changed"),
     ],
 )
-def test_extending_a_set_whose_inputs_are_not_there_any_more_is_refused(inputs: list[Input], fact: str) -> None:
+def test_extending_a_set_whose_inputs_are_not_there_any_more_is_refused(inputs: list[AudioFile], fact: str) -> None:
     first = make_plan(nsynth(2), SETTINGS)
     with pytest.raises(UserError, match=fact):
         make_plan(inputs, SETTINGS, earlier=earlier(first))

@@ -12,7 +12,7 @@ import pytest
 from pipeline.encode.encoder import Batch
 from pipeline.encode.plan import PlannedNote
 from pipeline.encode.workers import Result, encode_batches
-from pipeline.notes.folder import Input
+from pipeline.notes.folder import AudioFile
 from shards.errors import UserError
 from shards.note import Note
 from shards.record import Rejection
@@ -58,7 +58,7 @@ def act(name: str) -> None:
 
 
 def batches(*names: str, size: int = 1) -> list[Batch]:
-    notes = [PlannedNote(name, Input(f"{name}.wav", "d")) for name in names]
+    notes = [PlannedNote(name, AudioFile(f"{name}.wav", "d")) for name in names]
     return [Batch(tuple(notes[start : start + size])) for start in range(0, len(notes), size)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.notes.folder import EDGE, find_inputs, identify
+from pipeline.notes.folder import EDGE, hash_file, scan_folder
 from shards.errors import UserError
 
 
@@ -19,7 +19,7 @@ def touch(path: Path, content: bytes = b"sound") -> Path:
 def test_audio_is_found_at_any_depth_sorted_and_the_rest_is_counted(tmp_path: Path) -> None:
     for name in ["b.WAV", "a/x.mp3", "a/b/y.Flac", "c.ogg", "notes.txt", "._c.ogg", "a/z.txt", "README"]:
         touch(tmp_path / name)
-    folder = find_inputs(tmp_path)
+    folder = scan_folder(tmp_path)
     assert [file.path for file in folder.inputs] == ["a/b/y.Flac", "a/x.mp3", "b.WAV", "c.ogg"]
     assert folder.ignored == {".txt": 2, ".ogg": 1, "README": 1}
 
@@ -27,9 +27,9 @@ def test_audio_is_found_at_any_depth_sorted_and_the_rest_is_counted(tmp_path: Pa
 @pytest.mark.parametrize("name", ["with space.wav", "dotted.name.wav", "ドラム.wav", os.fsdecode(b"\xe9.wav")])
 def test_odd_names_are_inputs_like_others(tmp_path: Path, name: str) -> None:
     touch(tmp_path / name)
-    [found] = find_inputs(tmp_path).inputs
+    [found] = scan_folder(tmp_path).inputs
     assert found.path == name and found.digest
-    json.dumps(found.shown, ensure_ascii=False).encode()  # whatever the name, it can be stored
+    json.dumps(found.display_path, ensure_ascii=False).encode()  # whatever the name, it can be stored
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -38,14 +38,14 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "audio/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "audio/file.wav").symlink_to(tmp_path / "elsewhere/a.wav")
     (tmp_path / "audio/loop").symlink_to(tmp_path / "audio")
-    assert [file.path for file in find_inputs(tmp_path / "audio").inputs] == ["b.wav", "file.wav", "linked/a.wav"]
+    assert [file.path for file in scan_folder(tmp_path / "audio").inputs] == ["b.wav", "file.wav", "linked/a.wav"]
 
 
 def test_what_cannot_be_read_is_an_input_with_a_fault(tmp_path: Path) -> None:
     touch(tmp_path / "empty.wav", b"")
     (tmp_path / "broken.wav").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.wav")
-    faults = {file.path: file.fault for file in find_inputs(tmp_path).inputs}
+    faults = {file.path: file.fault for file in scan_folder(tmp_path).inputs}
     assert faults == {
         "broken.wav": ("unreadable", "No such file or directory"),
         "empty.wav": ("empty", "0 bytes"),
@@ -62,23 +62,23 @@ def test_bytes_at_either_end_and_the_size_are_in_the_digest(tmp_path: Path, size
         if place is not None:
             changed[place] = 1
         touch(tmp_path / "a.wav", bytes(changed))
-        digests.add(identify(tmp_path, "a.wav").digest)
+        digests.add(hash_file(tmp_path, "a.wav").digest)
     touch(tmp_path / "a.wav", bytes(size + 1))
-    digests.add(identify(tmp_path, "a.wav").digest)
+    digests.add(hash_file(tmp_path, "a.wav").digest)
     assert len(digests) == 5
 
 
 def test_nsynths_examples_are_read_where_they_lie(tmp_path: Path) -> None:
     touch(tmp_path / "nsynth-train/audio/guitar_acoustic_000-040-100.wav")
     touch(tmp_path / "nsynth-train/examples.json", b'{"guitar_acoustic_000-040-100": {"pitch": 40}}')
-    assert find_inputs(tmp_path).examples == {"guitar_acoustic_000-040-100": {"pitch": 40}}
+    assert scan_folder(tmp_path).examples == {"guitar_acoustic_000-040-100": {"pitch": 40}}
 
 
 def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        find_inputs(tmp_path / "missing")
+        scan_folder(tmp_path / "missing")
     touch(tmp_path / "some/notes.txt")
     with pytest.raises(UserError, match="no audio in it"):
-        find_inputs(tmp_path / "some")
+        scan_folder(tmp_path / "some")
     with pytest.raises(UserError, match="is a file"):
-        find_inputs(tmp_path / "some/notes.txt")
+        scan_folder(tmp_path / "some/notes.txt")

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.notes.nsynth import contradiction, labels_of, read_examples, split_of
+from pipeline.notes.nsynth import contradiction, parse_name, read_examples, split_of
 from shards.errors import UserError
 
 FAMILIES = ["bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal"]
 
 
 def test_a_name_gives_all_six_labels() -> None:
-    assert labels_of("guitar_acoustic_010-062-100") == {
+    assert parse_name("guitar_acoustic_010-062-100") == {
         "note_str": "guitar_acoustic_010-062-100",
         "instrument_str": "guitar_acoustic_010",
         "instrument_family_str": "guitar",
@@ -34,7 +34,7 @@ def test_a_name_gives_all_six_labels() -> None:
 def test_every_name_of_nsynths_form_is_read_back(
     family: str, source: str, instrument: int, pitch: int, velocity: int
 ) -> None:
-    labels = labels_of(f"{family}_{source}_{instrument:03d}-{pitch:03d}-{velocity:03d}")
+    labels = parse_name(f"{family}_{source}_{instrument:03d}-{pitch:03d}-{velocity:03d}")
     assert labels is not None
     assert (labels["instrument_family_str"], labels["instrument_source_str"]) == (family, source)
     assert (labels["instrument_str"], labels["pitch"]) == (f"{family}_{source}_{instrument:03d}", pitch)
@@ -48,17 +48,17 @@ def test_every_name_of_nsynths_form_is_read_back(
      "guitar_acoustic_010-062-100 ", "guitar_acoustic_010-062-100-b", "Guitar_acoustic_010-062-100"],
 )  # fmt: skip
 def test_other_names_have_no_labels(name: str) -> None:
-    assert labels_of(name) is None
+    assert parse_name(name) is None
 
 
 def test_a_pitch_that_midi_does_not_have_is_a_contradiction() -> None:
-    labels = labels_of("guitar_acoustic_010-128-100")
+    labels = parse_name("guitar_acoustic_010-128-100")
     assert labels is not None
     assert contradiction(labels, {}) == "pitch 128 is above MIDI's 127"
 
 
 def test_labels_that_examples_json_contradicts_are_named() -> None:
-    labels = labels_of("guitar_acoustic_010-062-100")
+    labels = parse_name("guitar_acoustic_010-062-100")
     assert labels is not None
     assert contradiction(labels, {"pitch": 62, "qualities_str": []}) is None
     assert contradiction(labels, {"pitch": 63}) == "pitch is 62 in the name and 63 in examples.json"
