@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.codec.model import CodecError
+from pipeline.codec.spec import CodecError
 from shards.files import atomic_write
 from shards.note import Codec, Note
 

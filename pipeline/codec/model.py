@@ -8,7 +8,6 @@ EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022, https
 
 from __future__ import annotations
 
-import importlib.resources
 import pickle
 import sys
 import types
@@ -24,32 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.codec.seanet import encode_in_pieces, pad1d
+from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecError, codec_spec, weights_file
 from shards.errors import UserError
-from shards.files import atomic_write, sha256_of
+from shards.files import atomic_write
 from shards.note import Codec
-
-SAMPLE_RATE = 24_000  # samples/s
-HOP = 320  # samples a frame: 75 frames/s
-CODEBOOK_SIZE = 1024  # entries, so 10 bits a code
-BANDWIDTHS = {"encodec_24khz": (1.5, 3.0, 6.0, 12.0, 24.0), "encodec_mini": (1.5,)}  # kbit/s
-NO_48KHZ = (
-    "encodec_48khz: not supported, because it keeps a loudness scale for each segment, which a flat sequence of codes "
-    "cannot carry; use encodec_24khz"
-)
-
-OFFICIAL_FILE = "encodec_24khz-d7cc33bc.th"  # the name ends with the first 8 hex digits of its sha256
-OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
-MINI_FILE = "encodec_mini.safetensors"
 
 MINI_FILTERS = 8  # EnCodec has 32; everything else is EnCodec's
 MINI_CODEBOOKS = 2
 LATENT = 128  # channels of a latent frame
 
 TRAINING_ONLY = ("cluster_size", "embed_avg", "inited")  # a codebook's buffers that encoding and decoding never read
-
-
-class CodecError(UserError):
-    """A codec that cannot be had, or cannot do what was asked."""
 
 
 class EnCodec:
@@ -84,38 +67,23 @@ class EnCodec:
         return torch.stack([layer._codebook.embed for layer in self.model.quantizer.vq.layers])  # type: ignore[union-attr]
 
 
-def load_codec(name: str, bandwidth: float = 1.5, weights: Path | None = None, device: str = "cpu") -> EnCodec:
-    """A codec ready for use on `device`.
+def load_codec(
+    name: str, bandwidth: float = 1.5, weights: Path | None = None, device: str = "cpu", spec: Codec | None = None
+) -> EnCodec:
+    """Load a codec on `device`.
 
     `weights`: the official `.th` or a `.safetensors`; without it, `encodec_mini` has its own in this package and
-    `encodec_24khz` uses torch's cache, downloading into it once. Raises CodecError.
+    `encodec_24khz` uses torch's cache, downloading into it once. `spec`: this codec's `codec_spec`, if the caller has
+    it already; the weights are not hashed again. Raises CodecError.
     """
-    if name == "encodec_48khz":
-        raise CodecError(NO_48KHZ)
-    if name not in BANDWIDTHS:
-        raise CodecError(f"{name}: no such codec; choose from {', '.join(BANDWIDTHS)}")
-    if bandwidth not in BANDWIDTHS[name]:
-        choices = ", ".join(f"{choice:g}" for choice in BANDWIDTHS[name])
-        raise CodecError(f"bandwidth {bandwidth:g}: {name} has {choices} kbps")
+    spec = spec or codec_spec(name, bandwidth, weights)
     target = resolve_device(device)
     model = untrained_mini() if name == "encodec_mini" else untrained_24khz()
-    with _weights_file(name, weights) as path:
-        sha256 = sha256_of(path)
-        if path.name == OFFICIAL_FILE and not sha256.startswith(Path(OFFICIAL_FILE).stem.split("-")[1]):
-            raise CodecError(f"{path}: damaged (its sha256 is {sha256[:8]}...); delete it, it will be downloaded again")
-        _load_weights(model, read_weights(path), path, name)
+    path = weights_file(name, weights)
+    _load_weights(model, read_weights(path), path, name)
     model.set_target_bandwidth(bandwidth)
     _fold_weight_norm(model)
     model.eval().requires_grad_(False).to(target)
-    spec = Codec(
-        name=name,
-        weights_sha256=sha256,
-        sample_rate=SAMPLE_RATE,
-        bandwidth=float(bandwidth),
-        codebooks=model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, bandwidth),
-        codebook_size=CODEBOOK_SIZE,
-        frame_rate=model.frame_rate,
-    )
     return EnCodec(model, spec, target)
 
 
@@ -215,34 +183,6 @@ def _fold_weight_norm(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "weight_g"):
             nn.utils.remove_weight_norm(module)
-
-
-@contextmanager
-def _weights_file(name: str, weights: Path | None) -> Iterator[Path]:
-    if weights is not None:
-        if not weights.is_file():
-            raise CodecError(f"{weights}: no such file of weights; encodec_mini needs none")
-        yield weights
-    elif name == "encodec_mini":
-        with importlib.resources.as_file(importlib.resources.files(__package__) / MINI_FILE) as path:
-            yield path
-    else:
-        yield _official_weights()
-
-
-def _official_weights() -> Path:
-    """EnCodec's published weights in torch's cache, where the `encodec` package keeps them too."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / OFFICIAL_FILE
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(OFFICIAL_URL, str(path), hash_prefix=path.stem.split("-")[1])
-        except (OSError, RuntimeError) as error:  # no network, no space, or a download that is not the file
-            raise CodecError(
-                f"encodec_24khz: its weights cannot be had from {OFFICIAL_URL} ({error}); put them at {path}, "
-                "or name them with --weights FILE; encodec_mini needs none"
-            ) from error
-    return path
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import torch
 
 from pipeline.audio import read_comment, save
 from pipeline.codec.ecdc import SUFFIX, check_readable, write_ecdc
-from pipeline.codec.model import CodecError, EnCodec, load_codec
+from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.spec import CodecError
 from pipeline.progress import Progress
 from shards.errors import ShardError
 from shards.manifest import MANIFEST, read_manifest
@@ -113,13 +114,14 @@ def open_source(folder: Path) -> Source:
     paths = sorted(folder.glob("*.npy"))
     if not paths:
         raise ShardError(f"{folder}: neither token files (NAME.npy with NAME.json) nor a shard set ({MANIFEST}) in it")
-    pairs = [read_token_file(path) for path in paths]
-    codec = pairs[0][1]
-    for path, (note, other) in zip(paths, pairs, strict=True):
-        if other != codec:
-            raise ShardError(f"{path}: has another codec than {paths[0].name} ({_difference(other, codec)}); part them")
-        _check_some(note, str(path))
-    return Source(codec, len(pairs), [note for note, _ in pairs])
+    files = [read_token_file(path) for path in paths]
+    codec = files[0].codec
+    for path, file in zip(paths, files, strict=True):
+        if file.codec != codec:
+            different = _difference(file.codec, codec)
+            raise ShardError(f"{path}: has another codec than {paths[0].name} ({different}); part them")
+        _check_some(file.note, str(path))
+    return Source(codec, len(files), [file.note for file in files])
 
 
 def load_matching(codec: Codec, where: Path, weights: Path | None, device: str) -> EnCodec:

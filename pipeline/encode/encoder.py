@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from pipeline.audio import AudioError, load
-from pipeline.codec.model import CodecError, EnCodec
+from pipeline.codec.model import EnCodec
+from pipeline.codec.spec import CodecError
 from pipeline.encode.options import Choice, load_chosen
 from pipeline.encode.plan import PlannedNote
 from pipeline.encode.settings import Settings

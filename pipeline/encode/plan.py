@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.encode.settings import Settings
 from pipeline.notes.folder import AudioFile
-from pipeline.notes.key import note_key, path_labels
+from pipeline.notes.key import parse_path_name
 from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_of
 from shards.errors import UserError
 from shards.record import Rejection
@@ -26,7 +26,7 @@ class PlannedNote:
 
     @property
     def labels(self) -> Labels:
-        return path_labels(self.input.path)
+        return parse_path_name(self.input.path).labels
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def make_plan(
     for file in sorted(inputs, key=lambda file: (file.display_path not in kept, file.path)):
         fault = _fault(file, notes, examples or {})
         if fault is None:
-            note = PlannedNote(note_key(file.path), file)
+            note = PlannedNote(parse_path_name(file.path).key, file)
             notes[note.key] = note
         else:
             rejected.append(Rejection(file.display_path, *fault))
@@ -115,8 +115,8 @@ def _fault(file: AudioFile, notes: Mapping[str, PlannedNote], examples: Mapping[
     """Reason and detail, if the input is rejected unopened."""
     if file.fault is not None:
         return file.fault
-    key = note_key(file.path)
-    labels = path_labels(file.path)
+    name = parse_path_name(file.path)
+    key, labels = name.key, name.labels
     contradicted = contradiction(labels, examples.get(key, {})) if "pitch" in labels else None
     if contradicted:
         return "label", contradicted

@@ -6,6 +6,7 @@ A key is letters of any script, digits, `_` and `-`, because WebDataset ends a k
 import hashlib
 import os
 import unicodedata
+from dataclasses import dataclass
 
 from pipeline.notes.nsynth import Labels, parse_name
 
@@ -13,22 +14,20 @@ LONGEST = 120  # characters; a longer key keeps its start and a hash, so that KE
 HASH = 12  # hexadecimal digits
 
 
-def note_key(path: str) -> str:
-    """NSynth's name, or for other audio the whole path below the folder, made plain."""
+@dataclass(frozen=True, slots=True)
+class NoteName:
+    """Key and labels of a note, parsed from its path."""
+
+    key: str
+    labels: Labels
+
+
+def parse_path_name(path: str) -> NoteName:
+    """Parse a path below the folder of audio: NSynth's name and its labels, or the whole path as key and `note_str`."""
     stem = _stem(path)
     name = stem.rpartition("/")[2]
-    if parse_name(name) is not None:
-        return name
-    letters = unicodedata.normalize("NFC", stem)  # macOS keeps accents as letters of their own, others do not
-    key = "".join(letter if letter.isalnum() or letter in "_-" else _plain(letter) for letter in letters)
-    if len(key) > LONGEST:
-        key = f"{key[: LONGEST - HASH - 1]}-{hashlib.sha256(key.encode()).hexdigest()[:HASH]}"
-    return key
-
-
-def path_labels(path: str) -> Labels:
-    """All that a path says of its note: NSynth's labels, or just its name."""
-    return parse_name(_stem(path).rpartition("/")[2]) or {"note_str": printable(_stem(path))}
+    labels = parse_name(name)
+    return NoteName(name, labels) if labels else NoteName(_plain_key(stem), {"note_str": printable(stem)})
 
 
 def printable(path: str) -> str:
@@ -41,6 +40,14 @@ def _stem(path: str) -> str:
     return folder + slash + (name.rpartition(".")[0] or name)
 
 
-def _plain(letter: str) -> str:
-    """What stands in a key for a letter that it cannot have; a byte that is not UTF-8 keeps its number."""
+def _plain_key(stem: str) -> str:
+    letters = unicodedata.normalize("NFC", stem)  # macOS keeps accents as letters of their own, others do not
+    key = "".join(letter if letter.isalnum() or letter in "_-" else _plain_letter(letter) for letter in letters)
+    if len(key) > LONGEST:
+        key = f"{key[: LONGEST - HASH - 1]}-{hashlib.sha256(key.encode()).hexdigest()[:HASH]}"
+    return key
+
+
+def _plain_letter(letter: str) -> str:
+    """Replace a letter that a key cannot have; a byte that is not UTF-8 keeps its number."""
     return f"x{ord(letter) - 0xDC00:02X}" if 0xDC80 <= ord(letter) <= 0xDCFF else "_"

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.audio import AudioError, fit, load
 from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes, load_matching
-from pipeline.notes.key import note_key
+from pipeline.notes.key import parse_path_name
 from shards.errors import ShardError
 from shards.manifest import Manifest, read_manifest
 from shards.note import Note, check_tokens
@@ -110,6 +110,6 @@ def _recordings(source: OpenSet, keys: set[str]) -> dict[str, Path]:
             inputs = read_shard_record(source.folder / shard.record_name).inputs
         except (ShardError, OSError):
             continue  # a set from elsewhere, that has no record of its inputs
-        paths = {note_key(name): audio / name for name in inputs}
+        paths = {parse_path_name(name).key: audio / name for name in inputs}
         found |= {key: path for key, path in paths.items() if key in keys and path.is_file()}
     return found

@@ -16,7 +16,8 @@ import torch
 
 from pipeline.audio import load
 from pipeline.codec.distance import mel_distance
-from pipeline.codec.model import CODEBOOK_SIZE, SAMPLE_RATE, EnCodec, resolve_device, write_weights
+from pipeline.codec.model import EnCodec, resolve_device, write_weights
+from pipeline.codec.spec import CODEBOOK_SIZE, SAMPLE_RATE
 from pipeline.codec.training.codebooks import perplexity
 from pipeline.codec.training.crops import read_notes
 from pipeline.codec.training.trainer import Recipe, Training

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.codec.distance import MEL_WINDOWS, mel_distance, pitch_distance, sounding, waveform_error
-from pipeline.codec.model import CODEBOOK_SIZE, HOP, MINI_CODEBOOKS, EnCodec, untrained_mini
+from pipeline.codec.model import MINI_CODEBOOKS, EnCodec, untrained_mini
+from pipeline.codec.spec import CODEBOOK_SIZE, HOP
 from pipeline.codec.training.codebooks import (
     Codebooks,
     commitment,

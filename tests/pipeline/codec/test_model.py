@@ -12,20 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.codec.model import (
-    BANDWIDTHS,
-    MINI_FILE,
-    OFFICIAL_FILE,
-    SAMPLE_RATE,
-    CodecError,
-    EnCodec,
-    load_codec,
-    read_weights,
-    resolve_device,
-    untrained_24khz,
-    untrained_mini,
-)
+from pipeline.codec.model import EnCodec, load_codec, read_weights, resolve_device, untrained_24khz, untrained_mini
 from pipeline.codec.seanet import pad1d
+from pipeline.codec.spec import BANDWIDTHS, MINI_FILE, OFFICIAL_FILE, SAMPLE_RATE, CodecError
 from shards.errors import UserError
 from shards.files import sha256_of
 from tests.support import ROOT

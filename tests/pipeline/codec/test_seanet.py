@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pipeline.codec import seanet
-from pipeline.codec.model import HOP, MINI_FILTERS, load_codec
+from pipeline.codec.model import MINI_FILTERS, load_codec
 from pipeline.codec.seanet import encode_in_pieces
+from pipeline.codec.spec import HOP
 
 LENGTHS = (1, 3, 100, HOP - 1, HOP, HOP + 1, 4 * HOP, 4 * HOP + 1, 9 * HOP - 1)  # samples
 

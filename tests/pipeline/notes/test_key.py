@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.notes.key import note_key, path_labels, printable
+from pipeline.notes.key import parse_path_name, printable
 
 PATHS = st.text(min_size=1).map(lambda name: f"a/{name}.wav")
 
@@ -24,19 +24,20 @@ PATHS = st.text(min_size=1).map(lambda name: f"a/{name}.wav")
     ],
 )
 def test_a_key_is_the_path_made_plain(path: str, key: str) -> None:
-    assert note_key(path) == key
+    assert parse_path_name(path).key == key
 
 
 def test_a_key_fits_a_file_name_and_long_ones_stay_apart() -> None:
-    one, other = note_key("a" * 200 + "/x.wav"), note_key("a" * 200 + "/y.wav")
-    assert one != other and max(len(one), len(other)) <= 120
+    first, second = (parse_path_name("a" * 200 + name).key for name in ("/x.wav", "/y.wav"))
+    assert first != second and max(len(first), len(second)) <= 120
 
 
 @given(PATHS)
 def test_any_name_has_a_key_and_labels_that_can_be_written(path: str) -> None:
     path = path.encode("utf-8", "replace").decode()  # a lone surrogate outside the escapes is no file name
-    assert note_key(path) and not set("./ ") & set(note_key(path))
-    json.dumps(path_labels(path), ensure_ascii=False).encode()
+    name = parse_path_name(path)
+    assert name.key and not set("./ ") & set(name.key)
+    json.dumps(name.labels, ensure_ascii=False).encode()
 
 
 def test_bytes_that_are_not_utf8_are_shown_as_their_numbers() -> None:
@@ -44,5 +45,5 @@ def test_bytes_that_are_not_utf8_are_shown_as_their_numbers() -> None:
 
 
 def test_nsynths_names_give_nsynths_labels_and_others_their_path() -> None:
-    assert path_labels("x-train/guitar_acoustic_000-040-025.mp3")["pitch"] == 40
-    assert path_labels("Piano/C4.soft.wav") == {"note_str": "Piano/C4.soft"}
+    assert parse_path_name("x-train/guitar_acoustic_000-040-025.mp3").labels["pitch"] == 40
+    assert parse_path_name("Piano/C4.soft.wav").labels == {"note_str": "Piano/C4.soft"}

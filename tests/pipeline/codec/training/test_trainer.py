@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from pipeline.__main__ import main
 from pipeline.codec.distance import FLOOR, magnitudes, mel_distance, pitch_distance, waveform_error
-from pipeline.codec.model import HOP, SAMPLE_RATE, load_codec, untrained_mini, write_weights
+from pipeline.codec.model import load_codec, untrained_mini, write_weights
+from pipeline.codec.spec import HOP, SAMPLE_RATE
 from pipeline.codec.training.codebooks import (
     Codebooks,
     commitment,
