@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.browser import NO_BROWSER, install_command_here
 from tests.support.shard_sets import random_note, write_set
 
-# A claim is about what the code does, not how long a busy machine takes over it.
+# Tests are about results, not speed: a busy machine must not fail them.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-# What tests compute is small, and threads that wait for each other make a machine that others use many times slower.
+# What tests compute is small; more threads only wait for each other when the machine is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
 def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encode in this process: what workers add is tested in files of their own."""
+    """Encode in this process, without workers, which have tests of their own."""
     import torch
 
     from tests.support.notes import encode_in_this_process
@@ -30,7 +31,7 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_set(tmp_path: Path) -> Callable[..., Path]:
-    """Make a set of random notes: `make_set(train=[5, 5], valid=[3])` gives shards of so many notes each."""
+    """Return a function that writes a set of random notes: `make_set(train=[5, 5], valid=[3])`, notes per shard."""
 
     def make(name: str = "set", frames: int = 12, **splits: list[int]) -> Path:
         folder = tmp_path / name
@@ -45,3 +46,18 @@ def make_set(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that were skipped for want of a browser, and how to install it."""
+    skipped = [
+        report.nodeid
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and NO_BROWSER in report.longrepr[2]
+    ]
+    if not skipped:
+        return
+    terminalreporter.section("tests without a browser", sep="-")
+    for name in sorted(skipped):
+        terminalreporter.line(f"skipped: {name}")
+    terminalreporter.line(f"Skipped tests: {len(skipped)}, {NO_BROWSER}. To run them: {install_command_here()}")

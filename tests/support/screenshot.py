@@ -1,4 +1,4 @@
-"""A picture of a page as a visitor first sees it: `python -m tests.screenshot samples/demo/index.html page.png`."""
+"""A picture of a page in a file: `python -m tests.support.screenshot samples/demo/index.html page.png`."""
 
 import base64
 from pathlib import Path
@@ -11,8 +11,8 @@ from tests.support.browser import chromium
 @click.command()
 @click.argument("page", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--width", default=1440, show_default=True, help="Of the window, in pixels.")
-@click.option("--height", default=1060, show_default=True, help="Of the window; 0: the whole page.")
+@click.option("--width", default=1440, show_default=True, help="Width of the window in pixels.")
+@click.option("--height", default=1060, show_default=True, help="Height of the window in pixels; 0: the whole page.")
 @click.option("--scheme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
 def main(page: Path, out: Path, width: int, height: int, scheme: str) -> None:
     """Write a PNG of PAGE to OUT."""
