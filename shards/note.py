@@ -14,6 +14,7 @@ import numpy as np
 
 from shards.errors import ShardError
 from shards.files import atomic_write, write_json
+from shards.sample_info import SampleInfo
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ class Note:
     key: str  # unique in its set; no dot (WebDataset ends a key at the first one) and no slash
     tokens: np.ndarray  # (frame * codebook,) int16
     labels: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A note with all that it takes to decode it: the pair KEY.npy and KEY.json."""
+
+    note: Note
+    codec: Codec
+    sampled: SampleInfo | None = None  # None: a real note
 
 
 def flatten(codes: np.ndarray) -> np.ndarray:
@@ -134,34 +144,36 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def write_token_file(folder: Path, note: Note, codec: Codec) -> Path:
-    """Write KEY.npy and KEY.json (the labels and a codec block) into `folder`; return the path of KEY.npy.
+def write_token_file(folder: Path, note: Note, codec: Codec, sampled: SampleInfo | None = None) -> Path:
+    """Write KEY.npy and KEY.json (labels, how it was sampled, codec) into `folder`; return the path of KEY.npy.
 
-    The JSON comes last, so a pair that has one is whole.
+    The JSON comes last, so a pair that has a JSON is whole.
     """
     check_tokens(note.tokens, codec, note.key)
     path = folder / f"{note.key}.npy"
     with atomic_write(path) as file:
         file.write(npy_bytes(note.tokens))
-    write_json(path.with_suffix(".json"), {**note.labels, "codec": codec.to_json()})
+    block = {"sampled": sampled.to_json()} if sampled else {}
+    write_json(path.with_suffix(".json"), {**note.labels, **block, "codec": codec.to_json()})
     return path
 
 
-def read_token_file(path: Path) -> tuple[Note, Codec]:
+def read_token_file(path: Path) -> TokenFile:
     """Undo `write_token_file`, given the path of KEY.npy.
 
     Raises:
-        ShardError: one of the pair is missing or damaged, or the codes do not fit the codec block.
+        ShardError: half of the pair is missing or damaged, or the codes do not fit the codec block.
     """
-    side = path.with_suffix(".json")
-    for file in (path, side):
+    json_path = path.with_suffix(".json")
+    for file in (path, json_path):
         if not file.is_file():
-            raise ShardError(f"{file}: missing; a token file is a pair, {path.name} and {side.name}")
-    labels = json_object(side.read_bytes(), str(side))
-    codec = Codec.from_json(labels.pop("codec", None), str(side))
+            raise ShardError(f"{file}: missing; a token file is a pair, {path.name} and {json_path.name}")
+    labels = json_object(json_path.read_bytes(), str(json_path))
+    codec = Codec.from_json(labels.pop("codec", None), str(json_path))
+    sampled = labels.pop("sampled", None)
     tokens = npy_array(path.read_bytes(), str(path))
     check_tokens(tokens, codec, str(path))
-    return Note(path.stem, tokens, labels), codec
+    return TokenFile(Note(path.stem, tokens, labels), codec, None if sampled is None else SampleInfo.from_json(sampled))
 
 
 def _first_line(error: BaseException) -> str:

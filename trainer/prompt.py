@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shards.manifest import read_manifest
-from shards.note import Codec, Note, read_token_file
+from shards.note import Codec, Note, TokenFile, read_token_file
 from shards.storage import parse_path
 from trainer.data import NoteReader
 from trainer.errors import ConfigError
@@ -17,7 +17,8 @@ def find_prompt(text: str, seconds: float, record: Record) -> Note:
     Raises:
         UserError: no such note, codes of another codec than the run's, or as long as all that the model can see.
     """
-    note, codec = read_token_file(Path(text)) if text.endswith(".npy") else _note_of_set(text)
+    source = read_token_file(Path(text)) if text.endswith(".npy") else _note_of_set(text)
+    note, codec = source.note, source.codec
     if codec != record.codec:
         raise ConfigError(f"--prompt {text}: its codes are of {_named(codec)}, the run's of {_named(record.codec)}")
     length = round(seconds * codec.frame_rate) * codec.codebooks
@@ -32,7 +33,7 @@ def find_prompt(text: str, seconds: float, record: Record) -> Note:
     return Note(note.key, note.tokens[:length], known)
 
 
-def _note_of_set(text: str) -> tuple[Note, Codec]:
+def _note_of_set(text: str) -> TokenFile:
     folder, colon, key = text.rpartition(":")
     if not colon:
         raise ConfigError(f"--prompt {text}: is neither SET:KEY, such as shards/demo:NOTE, nor a token file, FILE.npy")
@@ -43,7 +44,7 @@ def _note_of_set(text: str) -> tuple[Note, Codec]:
         for shard, row in reader.places():
             found, tokens, labels = reader.read(shard, row)
             if found == key:
-                return Note(key, tokens, labels), manifest.codec
+                return TokenFile(Note(key, tokens, labels), manifest.codec)
     raise ConfigError(f"--prompt {text}: {folder} has no note of this name")
 
 

@@ -1,7 +1,7 @@
 """Run -> token files: loads a checkpoint, generates notes of the labels asked for, writes what made each file."""
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from shards.note import Note, write_token_file
+from shards.sample_info import SampleInfo
 from trainer.checkpoint import find_checkpoint, read_checkpoint
 from trainer.conditioning import Labels, combinations, completed
 from trainer.generate import Sampling, arrange, generate
@@ -62,17 +63,17 @@ def sample(run: Path, out: Path, request: Request, device: str = "auto") -> Samp
     model, step = _load(record, path, target)
     dtype = resolve_dtype(request.dtype, target)
     arrange(model, dtype)
-    made_by = {
-        "run": str(run),
-        "checkpoint": path.name,
-        "step": step,
-        "shards": record.shards,
-        "dtype": str(dtype).removeprefix("torch."),
-        "seed": request.seed,
+    info = SampleInfo(
+        run=str(run),
+        checkpoint=path.name,
+        step=step,
+        shards=record.shards,
+        dtype=str(dtype).removeprefix("torch."),
+        seed=request.seed,
         **asdict(request.sampling),
-    }
-    if prompt:
-        made_by |= {"prompt": request.prompt, "prompt_tokens": len(prompt.tokens)}
+        prompt=request.prompt,
+        prompt_tokens=len(prompt.tokens) if prompt else None,
+    )
     files, nats = [], 0.0
     with tqdm(
         total=count * (record.window - (len(prompt.tokens) if prompt else 0)),
@@ -96,9 +97,9 @@ def sample(run: Path, out: Path, request: Request, device: str = "auto") -> Samp
             )
             for index, tokens, likelihood in zip(indices, codes.cpu().numpy(), likelihoods.cpu(), strict=True):
                 mean = float(likelihood[len(prompt.tokens) if prompt else 0 :].mean())
-                facts = made_by | {"index": index, "log_likelihood": round(mean, 6)}
-                note = Note(_key(index, labels[index]), tokens.astype(np.int16), {**labels[index], "sampled": facts})
-                files.append(write_token_file(out, note, record.codec))
+                sampled = replace(info, index=index, log_likelihood=round(mean, 6))
+                note = Note(_key(index, labels[index]), tokens.astype(np.int16), labels[index])
+                files.append(write_token_file(out, note, record.codec, sampled))
                 nats += mean
     return Sampled(files, step, nats / count, peak_memory(target))
 

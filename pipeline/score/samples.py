@@ -15,7 +15,6 @@ from shards.errors import ShardError, UserError
 from shards.note import Codec, read_token_file
 
 TOKENS = "tokens"  # folder of the samples' token files, beside their WAVs
-SAMPLED = "sampled"  # what the trainer says of a sample, in the JSON of its token file
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ def fingerprint(samples: Iterable[Sample]) -> str:
 
 def _read(path: Path, wav: Path) -> Sample:
     try:
-        note, codec = read_token_file(path)
+        file = read_token_file(path)
     except ShardError as error:
         return Sample(path.stem, wav, fault=error.message)
     except OSError as error:
         return Sample(path.stem, wav, fault=f"{path}: cannot be read ({error.strerror})")
-    sampled = note.labels.pop(SAMPLED, None)
-    return Sample(path.stem, wav, note.labels, sampled if isinstance(sampled, dict) else {}, note.tokens, codec)
+    sampled = file.sampled.to_json() if file.sampled else {}
+    return Sample(path.stem, wav, file.note.labels, sampled, file.note.tokens, file.codec)

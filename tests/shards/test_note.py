@@ -37,9 +37,9 @@ def test_a_token_file_gives_back_note_and_codec(
     codec = Codec("encodec_24khz", "ab" * 32, 24_000, 0.75 * codebooks, codebooks, 1024, 75)
     note = random_note("sämple-1", frames, codec, seed)
     path = write_token_file(tmp_path_factory.mktemp("tokens"), note, codec)
-    read, read_codec = read_token_file(path)
-    assert (read.key, read.labels, read_codec) == (note.key, note.labels, codec)
-    np.testing.assert_array_equal(read.tokens, note.tokens)
+    read = read_token_file(path)
+    assert (read.note.key, read.note.labels, read.codec, read.sampled) == (note.key, note.labels, codec, None)
+    np.testing.assert_array_equal(read.note.tokens, note.tokens)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from shards.files import write_json
 from shards.manifest import MANIFEST, read_manifest
 from shards.note import Codec, Note, flatten, write_token_file
 from shards.record import ShardRecord, write_shard_record
+from shards.sample_info import SampleInfo
 from tests.support.notes import tone
 from tests.support.shard_sets import write_set
 
@@ -69,5 +70,5 @@ def add_sample(
     """One sample: a WAV, and a token file that says what made it."""
     if tokens is None:
         tokens = np.random.default_rng([*name.encode()]).integers(codec.codebook_size, size=24, dtype=np.int16)
-    write_token_file(folder / "tokens", Note(name, tokens, {**labels, "sampled": sampled}), codec)
+    write_token_file(folder / "tokens", Note(name, tokens, dict(labels)), codec, SampleInfo(**sampled))
     save(folder / f"{name}.wav", sound, RATE)

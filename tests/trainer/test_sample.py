@@ -38,9 +38,9 @@ def test_sampled_files_are_token_files_of_the_runs_codec(run: Path, tmp_path: Pa
     sampled = sample(run, tmp_path, Request(5, sampling=Sampling(temperature=0.9, top_k=50)))
     assert len(sampled.files) == 5 == len(set(sampled.files))
     for path in sampled.files:
-        note, codec = read_token_file(path)
-        assert codec == CODEC
-        assert len(note.tokens) == read_record(run).window == 12
+        file = read_token_file(path)
+        assert file.codec == CODEC
+        assert len(file.note.tokens) == read_record(run).window == 12
 
 
 def test_a_file_holds_all_that_made_it(run: Path, tmp_path: Path) -> None:
@@ -137,13 +137,14 @@ def test_a_prompt_is_what_samples_begin_with(run: Path, tmp_path: Path) -> None:
     note = random_note("n3", 6)
     frames = Request(2, prompt=f"{set_folder}:n3", prompt_seconds=2 / 75)
     for path in sample(run, tmp_path, frames).files:
-        sampled, _ = read_token_file(path)
+        file = read_token_file(path)
+        sampled = file.note
         assert np.array_equal(sampled.tokens[:4], note.tokens[:4])
         assert len(sampled.tokens) == 12
         assert sampled.labels["pitch"] == note.labels["pitch"]
-        assert sampled.labels["sampled"]["prompt_tokens"] == 4
+        assert file.sampled is not None and file.sampled.prompt_tokens == 4
     again = sample(run, tmp_path / "again", Request(1, prompt=str(path), prompt_seconds=4 / 75)).files[0]
-    assert np.array_equal(read_token_file(again)[0].tokens[:8], sampled.tokens[:8])
+    assert np.array_equal(read_token_file(again).note.tokens[:8], sampled.tokens[:8])
 
 
 def test_a_prompt_leaves_asked_labels_as_asked(run: Path, tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_prompt_leaves_asked_labels_as_asked(run: Path, tmp_path: Path) -> Non
         values[0] for values, _ in read_record(run).combinations if values[0] != random_note("n3", 6).labels["pitch"]
     )
     asked = Request(1, labels=(f"pitch={pitch}",), prompt=f"{run.parent / 'set'}:n3", prompt_seconds=2 / 75)
-    assert read_token_file(sample(run, tmp_path, asked).files[0])[0].labels["pitch"] == pitch
+    assert read_token_file(sample(run, tmp_path, asked).files[0]).note.labels["pitch"] == pitch
 
 
 @pytest.mark.parametrize(

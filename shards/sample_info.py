@@ -1,0 +1,57 @@
+"""The block `sampled` of a token file: the run, checkpoint and settings that a sample was made with.
+
+The trainer writes it; scores and the page read it. Knows nothing of codes, models and sound.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SampleInfo:
+    """The origin of one sample. None: not stated."""
+
+    run: str | None = None
+    checkpoint: str | None = None
+    step: int | None = None  # of the checkpoint
+    shards: str | None = None  # the set that the run was trained on
+    dtype: str | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    guidance: float | None = None
+    prompt: str | None = None
+    prompt_tokens: int | None = None
+    index: int | None = None  # of the sample among those of its seed
+    log_likelihood: float | None = None  # nats a token
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that have a value."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "SampleInfo":
+        """Undo `to_json`. A field of another type becomes None, so that a damaged block harms nobody."""
+        block = value if isinstance(value, dict) else {}
+        return cls(**{field.name: _checked(block.get(field.name), field.type) for field in fields(cls)})
+
+
+def common(infos: Iterable[SampleInfo]) -> SampleInfo:
+    """The fields in which all samples agree; the others are None."""
+    first, *others = [*infos] or [SampleInfo()]
+    return SampleInfo(
+        **{name: value for name, value in vars(first).items() if all(getattr(other, name) == value for other in others)}
+    )
+
+
+def _checked(value: Any, kind: Any) -> Any:
+    """The value if it has the field's type; a whole number is a float too."""
+    if isinstance(value, bool) or not isinstance(value, kind | int if kind == float | None else kind):
+        return None
+    try:
+        return float(value) if kind == float | None and value is not None else value
+    except OverflowError:
+        return None

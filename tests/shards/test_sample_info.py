@@ -1,0 +1,50 @@
+"""shards.sample_info: the block that says how a sample was made comes back whole, and a damaged one harms nobody."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.note import read_token_file, write_token_file
+from shards.sample_info import SampleInfo, common
+from tests.support.shard_sets import CODEC, random_note
+
+INFO = SampleInfo("runs/a", "step-2.safetensors", 2, "shards/a", "float32", 7, 0.9, 50, 1.0, 0.0, 3.0, index=1)
+
+
+def test_a_token_file_gives_back_how_it_was_sampled(tmp_path: Path) -> None:
+    path = write_token_file(tmp_path, random_note("sample"), CODEC, INFO)
+    file = read_token_file(path)
+    assert file.sampled == INFO
+    assert file.note.labels == random_note("sample").labels
+    block = json.loads(path.with_suffix(".json").read_text())
+    assert list(block)[-2:] == ["sampled", "codec"]
+    assert block["sampled"] == INFO.to_json() and "prompt" not in block["sampled"]
+
+
+any_json = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists)
+
+
+@given(st.dictionaries(st.sampled_from([*vars(INFO), "other"]), any_json) | any_json)
+def test_a_block_of_any_content_is_read(value: object) -> None:
+    info = SampleInfo.from_json(value)
+    assert {type(field) for field in vars(info).values()} <= {str, int, float, type(None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("step", "12"), ("step", True), ("seed", 1.5), ("run", 3), ("guidance", 10**400)]
+)
+def test_a_field_of_another_type_is_not_stated(name: str, value: object) -> None:
+    assert SampleInfo.from_json({**INFO.to_json(), name: value}) == SampleInfo.from_json(
+        {key: field for key, field in INFO.to_json().items() if key != name}
+    )
+
+
+def test_common_fields_are_those_in_which_all_samples_agree() -> None:
+    other = SampleInfo.from_json({**INFO.to_json(), "seed": 8, "index": 2})
+    assert common([INFO, other]).to_json() == {
+        name: value for name, value in INFO.to_json().items() if name not in ("seed", "index")
+    }
+    assert common([INFO, SampleInfo()]) == common([]) == SampleInfo()
