@@ -3,12 +3,12 @@
 Reads what the trainer has written and nothing else of it. Knows no HTML.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-METRICS = "metrics.jsonl"
+from shards.metrics import METRICS, MetricsLine, read_metrics
+
 SIDE = 1000  # units of the square that the paths are drawn in, y downwards as in SVG
 POINTS = 400  # of the line of train losses; more steps are averaged in groups
 SMOOTHING = 0.02  # share of the run that the smooth line looks at, to either side
@@ -38,11 +38,11 @@ def read_curve(run: Path) -> Curve:
     """The losses of a run by step; an empty curve whose intro says why, if there are none."""
     path = run / METRICS
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        metrics = read_metrics(run)
     except OSError:
         return Curve(f"No training curve: {path} is not there.")
-    losses, damaged = _losses(lines)
-    train, valid = losses["train"], losses["valid"]
+    train, valid = (_losses(metrics.of(kind)) for kind in ("train", "valid"))
+    damaged = metrics.damaged + sum("loss" not in line.values for line in metrics.lines)
     if not train and not valid:
         return Curve(f"No training curve: {path} holds no losses.")
     last = max(step for step, _ in train + valid)
@@ -56,20 +56,10 @@ def read_curve(run: Path) -> Curve:
     return _draw(intro, _grouped(train), valid, last)
 
 
-def _losses(lines: list[str]) -> tuple[dict[str, list[tuple[int, float]]], int]:
-    """kind -> (step, loss) in order, and how many lines make no sense."""
-    found: dict[str, list[tuple[int, float]]] = {"train": [], "valid": []}
-    damaged = 0
-    for line in lines:
-        try:
-            value = json.loads(line)
-            kind, step, loss = value["kind"], int(value["step"]), float(value["loss"])
-        except (ValueError, KeyError, TypeError, OverflowError):
-            damaged += 1
-            continue
-        if kind in found and math.isfinite(loss):
-            found[kind].append((step, loss))
-    return found, damaged
+def _losses(lines: list[MetricsLine]) -> list[tuple[int, float]]:
+    """(step, loss) of the lines whose loss is a finite number."""
+    losses = ((line.step, line.values.get("loss", math.nan)) for line in lines)
+    return [(step, loss) for step, loss in losses if math.isfinite(loss)]
 
 
 def _grouped(points: list[tuple[int, float]]) -> list[tuple[float, float]]:

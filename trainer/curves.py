@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from shards.files import atomic_write
+from shards.metrics import read_metrics
 from trainer.errors import TrainError
-from trainer.metrics import read_metrics
 
 SIZE = 8.0, 4.5  # inches
 SHOWN = "loss_first_125_frames"  # of each note: the part that models of every preset see
@@ -25,7 +25,7 @@ def plot_curves(runs: list[Path], out: Path) -> None:
         raise TrainError(f"{out}: is neither a .png nor an .svg by its name")
     figure, axes = pyplot.subplots(figsize=SIZE, layout="constrained")
     for run in runs:
-        points = [(value["seconds"] / 60, value[SHOWN]) for value in read_metrics(run, "valid")]
+        points = [(line.values["seconds"] / 60, line.values[SHOWN]) for line in read_metrics(run).of("valid")]
         if not points:
             raise TrainError(f"{run}: has no evaluation to draw; a shard set with a valid split makes them")
         axes.plot(*zip(*points, strict=True), marker=".", label=run.name)

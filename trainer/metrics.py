@@ -3,15 +3,14 @@ Weights & Biases if a project there is named. The training waits for none of the
 write in threads and processes of their own.
 """
 
-import json
 import secrets
 from pathlib import Path
 from typing import Any
 
 from shards.files import atomic_write
+from shards.metrics import METRICS, MetricsLine, read_metrics
 from trainer.errors import ConfigError
 
-FILE = "metrics.jsonl"
 DRAWN_EVERY = 10  # steps, for TensorBoard and Weights & Biases
 
 
@@ -23,15 +22,17 @@ class Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         self._wandb = _wandb_run(run, settings, wandb_project) if wandb_project else None
-        path = run / FILE
+        path = run / METRICS
         if path.is_file():
-            _forget(path, step)
+            lines = [line.to_line() for line in read_metrics(run).lines if line.step <= step]
+            with atomic_write(path) as file:
+                file.write("".join(lines).encode())
         self._file = path.open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """Record numbers of a step; `kind` is "train" or "valid"."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.write(MetricsLine(kind, step, values).to_line())
         if kind == "valid" or step % DRAWN_EVERY == 0:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -48,14 +49,6 @@ class Metrics:
             self._wandb.finish()
 
 
-def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
-    """What `Metrics.write` has recorded of one kind, in order; a line cut by a crash is left out."""
-    path = run / FILE
-    lines = path.read_text().splitlines() if path.is_file() else []
-    found = (_parsed(line) for line in lines)
-    return [value for value in found if value.get("kind") == kind]
-
-
 def _wandb_run(run: Path, settings: dict[str, Any], project: str) -> Any:
     """The run's own run there, the same one each time it goes on: its id is kept in its folder."""
     try:
@@ -70,17 +63,3 @@ def _wandb_run(run: Path, settings: dict[str, Any], project: str) -> Any:
             file.write(secrets.token_hex(8).encode())
     name = known.read_text()
     return wandb.init(project=project, name=run.name, id=name, resume="allow", dir=str(run), config=settings)
-
-
-def _forget(path: Path, step: int) -> None:
-    kept = [line for line in path.read_text().splitlines() if _parsed(line).get("step", step + 1) <= step]
-    with atomic_write(path) as file:
-        file.write("".join(f"{line}\n" for line in kept).encode())
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from shards.metrics import read_metrics
 from shards.note import Note
 from tests.support import ROOT
 from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps
 from trainer.config import Config, load_config
 from trainer.errors import ConfigError, TrainError
-from trainer.metrics import read_metrics
 from trainer.run import read_record
 from trainer.sample import Request, sample
 from trainer.train import train
@@ -41,7 +41,7 @@ def tiny(*changes: str) -> Config:
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
-    return [(value["step"], value["loss"]) for value in read_metrics(run, "train")]
+    return [(line.step, line.values["loss"]) for line in read_metrics(run).of("train")]
 
 
 def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
@@ -70,13 +70,13 @@ def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_
     told = losses(run)
     assert [step for step, _ in told] == list(range(1, 31))
     assert told[-1][1] < told[0][1] - 0.1
-    evaluations = read_metrics(run, "valid")
-    assert [value["step"] for value in evaluations] == [10, 20, 30]
+    evaluations = read_metrics(run).of("valid")
+    assert [line.step for line in evaluations] == [10, 20, 30]
     assert {"loss", "loss_first_125_frames", "loss_codebook_1", "accuracy_codebook_0", "bits_per_second"} <= set(
-        evaluations[0]
+        evaluations[0].values
     )
     assert outcome.best is not None
-    assert outcome.best["loss"] == min(value["loss"] for value in evaluations)
+    assert outcome.best["loss"] == min(line.values["loss"] for line in evaluations)
     assert list((run / "tensorboard").iterdir())
 
 
@@ -311,9 +311,11 @@ def test_ranks_make_the_same_run_as_one_process(make_set: Callable[..., Path], t
         command(folder, tmp_path / "ranks", *settings, ranks=ranks), env=environment(), check=True, capture_output=True
     )
     for kind in ("train", "valid"):
-        ours, theirs = read_metrics(tmp_path / "ranks", kind), read_metrics(tmp_path / "alone", kind)
-        assert [value["step"] for value in ours] == [value["step"] for value in theirs]
-        assert [value["loss"] for value in ours] == pytest.approx([value["loss"] for value in theirs], abs=1e-4)
+        ours, theirs = (read_metrics(tmp_path / name).of(kind) for name in ("ranks", "alone"))
+        assert [line.step for line in ours] == [line.step for line in theirs]
+        assert [line.values["loss"] for line in ours] == pytest.approx(
+            [line.values["loss"] for line in theirs], abs=1e-4
+        )
 
 
 @pytest.mark.long
@@ -342,7 +344,8 @@ def test_a_moving_average_is_evaluated_kept_and_sampled(make_set: Callable[..., 
     train(folder, tmp_path / "plain", tiny())
     train(folder, tmp_path / "whole", tiny("ema=0.9", "keep=9"))
     assert losses(tmp_path / "whole") == losses(tmp_path / "plain")  # it follows, and changes nothing
-    assert read_metrics(tmp_path / "whole", "valid")[0]["loss"] != read_metrics(tmp_path / "plain", "valid")[0]["loss"]
+    whole, plain = (read_metrics(tmp_path / name).of("valid")[0] for name in ("whole", "plain"))
+    assert whole.values["loss"] != plain.values["loss"]
     kept = weights(tmp_path / "whole")
     averaged = {name: tensor for name, tensor in kept.items() if name.startswith("average.")}
     assert averaged
