@@ -24,7 +24,9 @@ SHORTEST = 0.02  # seconds of sound in the file; anything less is no note
 LONGEST = 120.0  # seconds of a note that keeps its length: a codec's memory grows with it
 TAIL = 0.1  # seconds read beyond what is kept, so that resampling has no edge there
 
+FULL_SCALE = 1.0  # peak of samples that fit into a file
 PCM_PEAK = 32_767  # of 16-bit samples
+PCM_READ_SCALE = 32_768  # libsndfile divides 16-bit samples by this
 
 
 class AudioError(UserError):
@@ -45,15 +47,24 @@ def load(path: Path, sample_rate: int, duration: float | None = None) -> np.ndar
         AudioError: not audio, too many channels, damaged, no or hardly any samples, NaN or absurd ones, or
             too many to keep.
     """
+    samples, rate = load_at_file_rate(path) if duration is None else _read(path, duration + TAIL)
+    samples = resample(samples, rate, sample_rate)
+    return samples if duration is None else fit(samples, round(duration * sample_rate))
+
+
+def load_at_file_rate(path: Path) -> tuple[np.ndarray, int]:
+    """Samples of one whole file, mono: (sample,) float32, and the rate that the file has. Raises AudioError."""
+    samples, rate = _read(path, LONGEST)
+    if len(samples) > LONGEST * rate:
+        raise AudioError(path, "too long", f"more than {LONGEST:g} s; cut it, or give a duration in seconds")
+    return samples, rate
+
+
+def resample(samples: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarray:
+    """(sample,) at one rate -> (sample,) at another; the same array if both are alike."""
     import soxr
 
-    seconds = LONGEST if duration is None else duration + TAIL
-    samples, rate = _read(path, seconds)
-    if duration is None and len(samples) > LONGEST * rate:
-        raise AudioError(path, "too long", f"more than {LONGEST:g} s; cut it, or give a duration in seconds")
-    if rate != sample_rate:
-        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
-    return samples if duration is None else fit(samples, round(duration * sample_rate))
+    return samples if sample_rate == new_rate else soxr.resample(samples, sample_rate, new_rate, quality="HQ")
 
 
 def fit(samples: np.ndarray, length: int) -> np.ndarray:
@@ -114,7 +125,7 @@ def save(path: Path, samples: np.ndarray, sample_rate: int, comment: str = "") -
     if not np.isfinite(samples).all():
         raise AudioError(path, "non-finite samples", "nothing was written")
     peak = float(np.abs(samples).max(initial=0.0))
-    pcm = np.rint(samples / max(peak, 1.0) * PCM_PEAK).astype(np.int16)
+    pcm = _to_pcm(samples)
     form = path.suffix.removeprefix(".").upper()
     with (
         atomic_write(path) as file,
@@ -124,6 +135,16 @@ def save(path: Path, samples: np.ndarray, sample_rate: int, comment: str = "") -
             sound.comment = comment
         sound.write(pcm)
     return peak
+
+
+def round_to_pcm(samples: np.ndarray) -> np.ndarray:
+    """The samples that `load` reads from a 16-bit file of `samples`, bit for bit: (sample,) -> (sample,) float32."""
+    return _to_pcm(samples).astype(np.float32) / np.float32(PCM_READ_SCALE)
+
+
+def _to_pcm(samples: np.ndarray) -> np.ndarray:
+    peak = float(np.abs(samples).max(initial=0.0))
+    return np.rint(samples / max(peak, FULL_SCALE) * PCM_PEAK).astype(np.int16)
 
 
 def read_comment(path: Path) -> str:

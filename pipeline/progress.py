@@ -60,3 +60,19 @@ class NoteBar:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class StageBar:
+    """A bar for work in named stages whose number is unknown: shows the stage and the time it takes."""
+
+    def __enter__(self) -> "StageBar":
+        self._bar = tqdm(leave=False, bar_format="{desc} {elapsed}", mininterval=INTERVAL[not sys.stderr.isatty()])
+        return self
+
+    def start(self, stage: str) -> None:
+        self._bar.set_description_str(stage)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

@@ -6,14 +6,12 @@ import click
 
 from pipeline.options import DEVICE, WEIGHTS
 
-FEW = 5  # lines of a list that are shown in full
-
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the audio goes.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the audio files.")
 @click.option(
-    "--format", "form", type=click.Choice(["wav", "flac"]), default="wav", show_default=True, help="Both of 16 bits."
+    "--format", "form", type=click.Choice(["wav", "flac"]), default="wav", show_default=True, help="Both with 16 bits."
 )
 @click.option("--ecdc", is_flag=True, help="Write EnCodec's own compressed files too (encodec_24khz only).")
 @WEIGHTS
@@ -21,8 +19,8 @@ FEW = 5  # lines of a list that are shown in full
 def decode(folder: Path, out: Path, form: str, ecdc: bool, weights: Path | None, device: str) -> None:
     """Turn token files, or the notes of a shard set, into WAV or FLAC files.
 
-    The codec block beside the codes says which codec decodes them. Nothing is clipped: a note that peaks above full
-    scale is scaled down as a whole, and named. What is there already and was made of the same codes is kept.
+    The codec block beside the codes names the codec that decodes them. Nothing is clipped: a note that peaks above
+    full scale is scaled down as a whole, and named. Files that were decoded from the same codes before are left alone.
 
     \b
     Examples:
@@ -35,11 +33,5 @@ def decode(folder: Path, out: Path, form: str, ecdc: bool, weights: Path | None,
 
     with NoteBar("decode") as bar:
         decoded = decode_folder(folder, out, bar, weights, device, form, ecdc)
-    for key, peak in decoded.scaled[:FEW]:
-        click.echo(f"{key}: peaked at {peak:.2f} of full scale, scaled down to fit")
-    if len(decoded.scaled) > FEW:
-        click.echo(f"... and {len(decoded.scaled) - FEW} more notes")
-    kept = f" ({decoded.kept} were there already)" if decoded.kept else ""
-    click.echo(
-        f"{out}: {decoded.notes} {form.upper()} files{kept}, {decoded.seconds:.1f} seconds. Open them in any player."
-    )
+    for line in decoded.lines():
+        click.echo(line)

@@ -18,7 +18,7 @@ Labels = dict[str, Any]
 
 EXAMPLES = "examples.json"  # NSynth's own labels, one object a note, above its folder of audio
 SPLITS = ("train", "valid", "test")
-HIGHEST = 127  # of MIDI pitches and velocities
+MIDI_MAX = 127  # of MIDI pitches and velocities
 
 NOTE = re.compile(
     r"(?P<instrument_str>(?P<instrument_family_str>[a-z]+(?:_[a-z]+)*)"
@@ -39,8 +39,8 @@ def parse_name(name: str) -> Labels | None:
 def contradiction(labels: Labels, known: Mapping[str, Any]) -> str | None:
     """How the labels in a name contradict MIDI, or what `known` (the note's entry in an `examples.json`) says."""
     for field in ("pitch", "velocity"):
-        if labels[field] > HIGHEST:
-            return f"{field} {labels[field]} is above MIDI's {HIGHEST}"
+        if labels[field] > MIDI_MAX:
+            return f"{field} {labels[field]} is above MIDI's {MIDI_MAX}"
     for field, value in labels.items():
         if field in known and known[field] != value:
             return f"{field} is {value!r} in the name and {known[field]!r} in {EXAMPLES}"

@@ -1,6 +1,6 @@
-"""How far two sets of sounds lie apart: the Fréchet distance of Gaussians fitted to their latent frames.
+"""Fréchet distance between two sets of notes: of Gaussians that are fitted to their latent frames.
 
-As the Fréchet audio distance, with a codec's encoder for the embedding. Numbers only: knows no audio and no codec.
+It is the Fréchet audio distance, with a codec's encoder as the embedding. Knows nothing of audio and codecs.
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, https://arxiv.org/abs/1706.08500; Kilgour et al.,
 "Fréchet Audio Distance", 2019, https://arxiv.org/abs/1812.08466
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 100
-COVERED = 0.95  # of the resampled distances lie within the interval
+COVERAGE = 0.95  # share of the resampled distances within the interval
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What a Gaussian is fitted from; sums, so that those of several notes just add up."""
+    """Sums over frames that a Gaussian is fitted to; those of several notes add up."""
 
     count: int  # frames
     total: np.ndarray  # (channel,)
@@ -26,7 +26,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Fitted to frames; `root` is the square root of the covariance, which is dear and used again and again."""
+    """Mean and covariance of frames; `root` is the covariance's square root, slow to compute and used often."""
 
     mean: np.ndarray  # (channel,)
     covariance: np.ndarray  # (channel, channel)
@@ -34,13 +34,13 @@ class Gaussian:
 
 
 def moments(frames: np.ndarray) -> Moments:
-    """Of one note's latents, (channel, frame)."""
-    exact = frames.astype(np.float64)
-    return Moments(exact.shape[1], exact.sum(1), exact @ exact.T)
+    """Sum the latents of one note, (channel, frame)."""
+    frames = frames.astype(np.float64)
+    return Moments(frames.shape[1], frames.sum(1), frames @ frames.T)
 
 
 def pooled(notes: Sequence[Moments]) -> Moments:
-    """Of several notes together."""
+    """Add up the moments of several notes."""
     return Moments(
         sum(note.count for note in notes),
         np.sum([note.total for note in notes], axis=0),
@@ -49,7 +49,7 @@ def pooled(notes: Sequence[Moments]) -> Moments:
 
 
 def fit_gaussian(frames: Moments) -> Gaussian:
-    """The Gaussian that others are compared with."""
+    """Fit the Gaussian that other frames are compared with."""
     mean, covariance = _mean_and_covariance(frames)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # no eigenvalue is negative, but for rounding
@@ -57,24 +57,24 @@ def fit_gaussian(frames: Moments) -> Gaussian:
 
 
 def frechet(frames: Moments, reference: Gaussian) -> float:
-    """|mean - mean'|^2 + tr(S + S' - 2 (S S')^(1/2)): 0 for the same set."""
+    """Return |mean - mean'|^2 + tr(S + S' - 2 (S S')^(1/2)): 0 for the same set."""
     mean, covariance = _mean_and_covariance(frames)
-    overlap = np.linalg.eigvalsh(reference.root @ covariance @ reference.root)
-    crossed = np.sqrt(np.maximum(overlap, 0)).sum()
-    return float(np.sum((mean - reference.mean) ** 2) + np.trace(covariance + reference.covariance) - 2 * crossed)
+    eigenvalues = np.linalg.eigvalsh(reference.root @ covariance @ reference.root)
+    cross = np.sqrt(np.maximum(eigenvalues, 0)).sum()
+    return float(np.sum((mean - reference.mean) ** 2) + np.trace(covariance + reference.covariance) - 2 * cross)
 
 
 def interval(notes: Sequence[Moments], reference: Gaussian, seed: int = 0) -> tuple[float, float]:
-    """Where the distance to `reference` would lie for other notes like these: a bootstrap over notes.
+    """Estimate the 95 % interval of the distance to `reference` by a bootstrap over notes.
 
-    A resample has fewer different notes, and so lies farther away; its spread is kept, and put around the distance.
+    A resample has fewer different notes, so its distance is larger: its relative spread is put around the distance.
     """
     rng = np.random.default_rng(seed)
     distances = [
         frechet(pooled([notes[index] for index in rng.integers(len(notes), size=len(notes))]), reference)
         for _ in range(RESAMPLES)
     ]
-    low, middle, high = np.quantile(distances, [(1 - COVERED) / 2, 0.5, (1 + COVERED) / 2])
+    low, middle, high = np.quantile(distances, [(1 - COVERAGE) / 2, 0.5, (1 + COVERAGE) / 2])
     distance = frechet(pooled(notes), reference)
     return float(distance * low / middle), float(distance * high / middle)
 

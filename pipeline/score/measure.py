@@ -1,289 +1,309 @@
-"""How good the samples are: each figure beside what real notes get, and what they get after the codec.
+"""Measurements of samples, each beside its floors: real notes, and real notes after the codec.
 
-A figure that cannot be had says why. Knows how to measure; how figures are kept and shown is in `scores`.
+A figure that cannot be measured says why. Knows nothing of how figures are stored and shown.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.audio import AudioError, fit, load
+from pipeline.audio import AudioError, fit, resample
 from pipeline.codec.distance import mel_distance
 from pipeline.codec.model import EnCodec
-from pipeline.notes.nsynth import HIGHEST
+from pipeline.notes.nsynth import MIDI_MAX
 from pipeline.score.frechet import Gaussian, Moments, fit_gaussian, frechet, interval, moments, pooled
-from pipeline.score.nearest import Nearest, nearest
-from pipeline.score.pitch import IN_TUNE, cents, fundamental, hertz_of, loudness
-from pipeline.score.references import Reference, choose_notes, hear, open_set
-from pipeline.score.samples import Sample, fingerprint, read_samples
-from pipeline.score.scores import SAMPLES, Figure, Measured, Score, Scores, write_scores
+from pipeline.score.nearest import Nearest, find_nearest
+from pipeline.score.pitch import IN_TUNE, POWER_FLOOR, cents, fundamental, hertz_of, loudness
+from pipeline.score.references import ReferenceNote, ShardSet
+from pipeline.score.samples import SampleFolder
+from pipeline.score.scores import SAMPLES, Figure, Measured, Score, Scores
 from shards.errors import UserError
 from shards.note import Codec
 
-MOST_HEARD = 64  # samples whose latents are taken; the floors are taken from as many train notes
-FEWEST = 3  # values that a rank correlation says something about
-UNSEEN, ROUND_TRIP = "unseen real notes", "their round trip"  # the floors
-GONE = "the recordings are gone"
-DIED_AWAY = 40.0  # dB below a note's loudest frame
+MAX_LATENTS = 64  # samples whose latents are compared, and train notes beside them
+MIN_RANKS = 3  # values that a rank correlation needs
+UNSEEN, TRAIN, ROUND_TRIP = "unseen real notes", "train notes", "their round trip"  # floors
+NO_RECORDINGS = "the recordings are gone"
+DECAYED = 40.0  # dB below a note's loudest frame
 WILSON = 1.96  # standard deviations of a normal distribution around 95 % of it
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A note with its sound, and what was heard in it."""
+class NoteFeatures:
+    """Pitch and level of one note, with its labels."""
 
     labels: Mapping[str, Any]
-    sound: np.ndarray  # (sample,) at the codec's rate
-    pitch: float | None  # Hz
+    hertz: float | None
     level: float  # dB
 
     @property
-    def off(self) -> float | None:
-        """Cents from the pitch in the label."""
-        if self.pitch is None or not self.has("pitch"):
-            return None
-        return cents(self.pitch, hertz_of(self.labels["pitch"]))
+    def cents(self) -> float | None:
+        """Interval from the pitch in the label."""
+        pitch = self.midi("pitch")
+        return None if self.hertz is None or pitch is None else cents(self.hertz, hertz_of(pitch))
 
-    def has(self, label: str) -> bool:
-        """Whether a label is there, and is a number that MIDI knows."""
+    def midi(self, label: str) -> float | None:
+        """Return the value of a label if it is a number in the range of MIDI."""
         value = self.labels.get(label)
-        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= HIGHEST
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MIDI_MAX:
+            return None
+        return value
 
 
-def listen(labels: Mapping[str, Any], sound: np.ndarray, sample_rate: int) -> Heard:
-    """Measure one note."""
-    return Heard(labels, sound, fundamental(sound, sample_rate), loudness(sound, sample_rate))
+@dataclass(frozen=True)
+class SampleFeatures:
+    """All that is measured on one sample's waveform."""
+
+    note: NoteFeatures
+    tokens: np.ndarray  # (token,) up to where the note has decayed
+    latents: Moments | None  # of the first MAX_LATENTS samples
 
 
-def score(
-    folder: Path,
-    shards: Path | None = None,
+def measure(
+    samples: SampleFolder,
+    shard_set: ShardSet,
     notes: int = 40,
-    weights: Path | None = None,
-    device: str = "auto",
-    progress: Callable[[str], None] = lambda stage: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Scores:
-    """Measure the samples in `folder`, and `notes` unseen real notes of the shard set, and write `scores.json`.
+    """Measure the samples that have both tokens and a WAV, and `notes` unseen real notes of the shard set.
 
-    shards: where the set is now, if not where the token files say. progress: told the name of each stage.
+    on_stage: called with the name of each stage. Memory grows with the samples' tokens; a waveform is needed once.
 
     Raises:
-        UserError: no samples that can be read, no shard set, or one of another codec.
+        UserError: no samples with both, or samples of another codec than the set's.
     """
-    every = read_samples(folder)
-    shards = shards or _set_of(every, folder)
-    source = open_set(shards, weights, device)
-    rate = source.manifest.codec.sample_rate
-
-    progress("listening")
-    samples = dict(_audible(every, source.manifest.codec, shards))
-    if not samples:
+    codec = shard_set.codec
+    on_stage("measuring pitch and loudness")
+    features = dict(_sample_features(samples, shard_set))
+    if not features:
         raise UserError(
-            f"{folder}: none of its {len(every)} samples has both its tokens and its WAV; decode them first"
+            f"{samples.path}: none of its {len(samples)} samples has both its tokens and its WAV; decode them first"
         )
-    heard = [listen(sample.labels, sound, rate) for sample, sound in samples.values()]
-    split, chosen = choose_notes(source, notes)
-    unseen = hear(chosen, source)
-    trips = [listen(one.note.labels, one.round_trip, rate) for one in unseen]
-    real = [one.recording if one.recording is None else listen(one.note.labels, one.recording, rate) for one in unseen]
-    pairs = [(before, after) for before, after in zip(real, trips, strict=True) if before is not None]
+    split, chosen = shard_set.choose(notes)
+    unseen = shard_set.references(chosen)
+    recordings = [
+        None if real.recording is None else note_features(real.note.labels, real.recording, codec.spec.sample_rate)
+        for real in unseen
+    ]
+    round_trips = [note_features(real.note.labels, real.round_trip, codec.spec.sample_rate) for real in unseen]
     floor = UNSEEN if split != "train" else "real train notes"  # of a set that has no other split
-    groups = {SAMPLES: heard, floor: [before for before, _ in pairs], ROUND_TRIP: trips}
-    scores = [_pitch_score(groups), _loudness_score(groups)]
+    subjects = {
+        SAMPLES: [sample.note for sample in features.values()],
+        floor: [recording for recording in recordings if recording is not None],
+        ROUND_TRIP: round_trips,
+    }
+    scores = [_pitch_score(subjects), _loudness_score(subjects)]
 
-    progress("comparing latents")
-    _, like_samples = choose_notes(source, min(len(samples), MOST_HEARD), ("train",))
-    train = hear(like_samples, source)
-    scores.append(_frechet_score([one.sound for one in heard[:MOST_HEARD]], train, unseen, source.codec))
+    on_stage("comparing latents")
+    _, chosen = shard_set.choose(min(len(features), MAX_LATENTS), ("train",))
+    latents = [sample.latents for sample in features.values() if sample.latents is not None]
+    scores.append(_frechet_score(latents, shard_set.references(chosen), unseen, codec))
 
-    progress("looking for copies")
-    asked_for = [_sounding(_tokens(sample), sound, source.manifest.codec) for sample, sound in samples.values()]
-    unheard = [] if split == "train" else unseen
-    real_tokens = [_sounding(one.note.tokens, one.round_trip, source.manifest.codec) for one in unheard]
-    alike, of_unseen = (nearest(tokens, source.notes("train")) for tokens in (asked_for, real_tokens))
-    scores += [_copy_score(alike, of_unseen), *_codec_scores(pairs, floor)]
+    on_stage("searching for copies")
+    queries = [sample.tokens for sample in features.values()]
+    if split != "train":
+        queries += [_sounding_tokens(real.note.tokens, real.round_trip, codec.spec) for real in unseen]
+    nearest = find_nearest(shard_set.notes("train"), queries)
+    scores.append(_copy_score(nearest[: len(features)], nearest[len(features) :]))
+    scores += _codec_scores(unseen, recordings, round_trips, floor)
 
     measured = {
-        name: Measured(one.pitch, one.off, one.level, near.note.key if near.note else None, near.agreement)
-        for name, one, near in zip(samples, heard, alike, strict=True)
+        name: Measured(
+            sample.note.hertz,
+            sample.note.cents,
+            sample.note.level,
+            train.note.key if train.note else None,
+            train.agreement,
+        )
+        for (name, sample), train in zip(features.items(), nearest, strict=False)
     }
-    found = Scores(fingerprint(every), str(shards), tuple(scores), measured)
-    write_scores(folder, found)
-    return found
+    return Scores(samples.fingerprint(), str(shard_set.folder), tuple(scores), measured)
 
 
-def _pitch_score(groups: Mapping[str, Sequence[Heard]]) -> Score:
+def note_features(labels: Mapping[str, Any], waveform: np.ndarray, sample_rate: int) -> NoteFeatures:
+    """Measure one note."""
+    return NoteFeatures(labels, fundamental(waveform, sample_rate), loudness(waveform, sample_rate))
+
+
+def _sample_features(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tuple[str, SampleFeatures]]:
+    """Stream name and features of the samples that have both tokens and WAV; the page says what the others lack."""
+    codec, measured = shard_set.codec, 0
+    for sample in samples:
+        if sample.codec is None or sample.tokens is None or not sample.wav.is_file():
+            continue
+        if sample.codec != codec.spec:
+            raise UserError(
+                f"{sample.wav}: its tokens are of another codec than those of {shard_set.folder}; give its --shards"
+            )
+        try:
+            waveform = resample(*sample.waveform(), codec.spec.sample_rate)
+        except AudioError:
+            continue
+        yield (
+            sample.name,
+            SampleFeatures(
+                note_features(sample.labels, waveform, codec.spec.sample_rate),
+                _sounding_tokens(sample.tokens, waveform, codec.spec),
+                _latents(waveform, codec) if measured < MAX_LATENTS else None,
+            ),
+        )
+        measured += 1
+
+
+def _pitch_score(subjects: Mapping[str, Sequence[NoteFeatures]]) -> Score:
     return Score(
         "pitch",
-        "Pitch as asked",
+        "Pitch matches the label",
         f"Share of notes whose fundamental is within {IN_TUNE:.0f} cents of the pitch in their label.",
         "share",
-        tuple(_share(of, [_in_tune(one) for one in notes if one.has("pitch")]) for of, notes in groups.items()),
+        tuple(
+            _share(subject, [_in_tune(note.cents) for note in notes if note.midi("pitch") is not None])
+            for subject, notes in subjects.items()
+        ),
     )
 
 
-def _loudness_score(groups: Mapping[str, Sequence[Heard]]) -> Score:
+def _loudness_score(subjects: Mapping[str, Sequence[NoteFeatures]]) -> Score:
     return Score(
         "loudness",
-        "Loudness as asked",
+        "Loudness follows velocity",
         "Rank correlation of a note's level with the velocity in its label: 1 if a harder pluck is always louder.",
         "correlation",
-        tuple(_correlation(of, notes) for of, notes in groups.items()),
+        tuple(_correlation(subject, notes) for subject, notes in subjects.items()),
     )
 
 
 def _frechet_score(
-    heard: Sequence[np.ndarray], train: Sequence[Reference], unseen: Sequence[Reference], codec: EnCodec
+    samples: Sequence[Moments], train: Sequence[ReferenceNote], unseen: Sequence[ReferenceNote], codec: EnCodec
 ) -> Score:
-    """Every group through the same encoder, against the same unseen recordings."""
-    recordings = [one.recording for one in unseen if one.recording is not None]
-    basis = recordings or [one.round_trip for one in unseen]
-    groups = {
-        SAMPLES: heard,
-        "train notes": [one.recording for one in train if one.recording is not None],
-        ROUND_TRIP: [one.round_trip for one in train],
-    }
+    """Compare all subjects, through the same encoder, with the same unseen recordings."""
+    recordings = [real.recording for real in unseen if real.recording is not None]
+    basis = recordings or [real.round_trip for real in unseen]
     if not basis:
-        figures = tuple(Figure(of, None, why="the set has no unseen notes") for of in groups)
+        figures = [Figure(subject, None, why="the set has no unseen notes") for subject in (SAMPLES, TRAIN, ROUND_TRIP)]
     else:
-        reference = fit_gaussian(pooled([_latents(sound, codec) for sound in basis]))
-        figures = tuple(
-            _distance(of, [_latents(sound, codec) for sound in sounds], reference) for of, sounds in groups.items()
-        )
-    what = "unseen notes" if recordings else "the round trip of unseen notes, as the recordings are gone"
+        subjects = {
+            SAMPLES: samples,
+            TRAIN: [_latents(real.recording, codec) for real in train if real.recording is not None],
+            ROUND_TRIP: [_latents(real.round_trip, codec) for real in train],
+        }
+        reference = fit_gaussian(pooled([_latents(waveform, codec) for waveform in basis]))
+        figures = [_distance(subject, notes, reference) for subject, notes in subjects.items()]
+    compared_with = "unseen notes" if recordings else "the round trip of unseen notes, as the recordings are gone"
     return Score(
         "frechet",
         "Distance to real notes",
-        f"Fréchet distance of the encoder's latents from those of {len(basis)} {what}. Lower is nearer; "
+        f"Fréchet distance of the encoder's latents from those of {len(basis)} {compared_with}. Lower is better; "
         "a perfect model of the train notes would reach the floor, and more notes lower every figure.",
         "distance",
-        figures,
+        tuple(figures),
     )
 
 
-def _copy_score(alike: Sequence[Nearest], of_unseen: Sequence[Nearest]) -> Score:
+def _copy_score(samples: Sequence[Nearest], unseen: Sequence[Nearest]) -> Score:
     return Score(
         "copying",
-        "Likeness to a train note",
+        "Similarity to a train note",
         "Share of tokens, while a note sounds, that agree with the most similar train note: the median of the notes. "
-        "Far above what unseen real notes have, the model repeats its examples.",
+        "A figure far above that of unseen real notes means that the model repeats its examples.",
         "share",
-        (_median(SAMPLES, alike), _median(UNSEEN, of_unseen)),
+        (_median(SAMPLES, samples), _median(UNSEEN, unseen)),
     )
 
 
-def _codec_scores(pairs: Sequence[tuple[Heard, Heard]], of: str) -> Iterator[Score]:
-    """Of (real note, round trip): what no model of these tokens can do better."""
+def _codec_scores(
+    unseen: Sequence[ReferenceNote],
+    recordings: Sequence[NoteFeatures | None],
+    round_trips: Sequence[NoteFeatures],
+    subject: str,
+) -> Iterator[Score]:
+    """Compare real notes with their round trip: no model of these tokens can do better."""
     import torch
 
-    pitches = [(before.pitch, after.pitch) for before, after in pairs]
-    kept = [
-        after is not None and abs(cents(after, before)) < IN_TUNE for before, after in pitches if before is not None
+    pitches = [
+        (before.hertz, after.hertz) for before, after in zip(recordings, round_trips, strict=True) if before is not None
     ]
+    same = [after is not None and _in_tune(cents(after, before)) for before, after in pitches if before is not None]
     yield Score(
         "codec_pitch",
-        "Pitch the codec keeps",
+        "Pitch after the codec",
         f"Share of real notes whose fundamental moves by less than {IN_TUNE:.0f} cents on the way through the codec.",
         "share",
-        (_share(of, kept, GONE),),
+        (_share(subject, same, NO_RECORDINGS),),
     )
-    sounds = [(torch.from_numpy(after.sound)[None], torch.from_numpy(before.sound)[None]) for before, after in pairs]
-    distances = [float(mel_distance(decoded, real)) for decoded, real in sounds]
-    mean = Figure(of, float(np.mean(distances)), len(distances)) if distances else Figure(of, None, why=GONE)
+    distances = [
+        float(mel_distance(torch.from_numpy(real.round_trip)[None], torch.from_numpy(real.recording)[None]))
+        for real in unseen
+        if real.recording is not None
+    ]
+    mean = float(np.mean(distances)) if distances else None
     yield Score(
         "codec_distance",
-        "What the codec changes",
+        "Spectrum after the codec",
         "Mean difference of log-mel spectra at six window lengths between real notes and their round trip; 0 is none.",
         "distance",
-        (mean,),
+        (Figure(subject, mean, len(distances), why="" if distances else NO_RECORDINGS),),
     )
 
 
-def _share(of: str, right: Sequence[bool], why: str = "no notes with a label") -> Figure:
-    """A share with its Wilson interval."""
-    count = len(right)
+def _share(subject: str, hits: Sequence[bool], why: str = "no notes with a label") -> Figure:
+    """Return a share with its Wilson interval."""
+    count = len(hits)
     if not count:
-        return Figure(of, None, why=why)
-    share = sum(right) / count
+        return Figure(subject, None, why=why)
+    share = sum(hits) / count
     centre = share + WILSON**2 / (2 * count)
     reach = WILSON * math.sqrt(share * (1 - share) / count + WILSON**2 / (4 * count**2))
     scale = 1 + WILSON**2 / count
-    return Figure(of, share, count, max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale))
+    return Figure(subject, share, count, max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale))
 
 
-def _correlation(of: str, notes: Sequence[Heard]) -> Figure:
-    """Spearman's, of level and velocity."""
+def _correlation(subject: str, notes: Sequence[NoteFeatures]) -> Figure:
+    """Return Spearman's correlation of level and velocity."""
     from scipy import stats
 
-    asked = [one for one in notes if one.has("velocity")]
-    velocities = [one.labels["velocity"] for one in asked]
-    levels = [one.level for one in asked]
-    if len(asked) < FEWEST or len(set(velocities)) < 2 or len(set(levels)) < 2:
-        return Figure(of, None, len(asked), why="too few notes of different velocities")
-    return Figure(of, float(stats.spearmanr(velocities, levels).statistic), len(asked))
+    pairs = [(velocity, note.level) for note in notes if (velocity := note.midi("velocity")) is not None]
+    velocities, levels = zip(*pairs, strict=True) if pairs else ((), ())
+    if len(pairs) < MIN_RANKS or len(set(velocities)) < 2 or len(set(levels)) < 2:
+        return Figure(subject, None, len(pairs), why="too few notes of different velocities")
+    return Figure(subject, float(stats.spearmanr(velocities, levels).statistic), len(pairs))
 
 
-def _distance(of: str, notes: Sequence[Moments], reference: Gaussian) -> Figure:
+def _distance(subject: str, notes: Sequence[Moments], reference: Gaussian) -> Figure:
     if not notes:
-        return Figure(of, None, why=GONE)
+        return Figure(subject, None, why=NO_RECORDINGS)
     low, high = interval(notes, reference)
-    return Figure(of, frechet(pooled(notes), reference), len(notes), low, high)
+    return Figure(subject, frechet(pooled(notes), reference), len(notes), low, high)
 
 
-def _median(of: str, found: Sequence[Nearest]) -> Figure:
-    """With the range from the least to the most alike in place of an interval."""
-    agreements = [one.agreement for one in found if one.note is not None]
+def _median(subject: str, nearest: Sequence[Nearest]) -> Figure:
+    """Return the median agreement; its interval is the whole range."""
+    agreements = [train.agreement for train in nearest if train.note is not None]
     if not agreements:
-        return Figure(of, None, why="nothing to compare with")
-    return Figure(of, float(np.median(agreements)), len(agreements), min(agreements), max(agreements))
+        return Figure(subject, None, why="nothing to compare with")
+    return Figure(subject, float(np.median(agreements)), len(agreements), min(agreements), max(agreements))
 
 
-def _latents(sound: np.ndarray, codec: EnCodec) -> Moments:
-    """The encoder's frames before quantization."""
+def _latents(waveform: np.ndarray, codec: EnCodec) -> Moments:
+    """Encode one note; return the moments of its frames before quantization."""
     import torch
 
     with torch.inference_mode():
-        frames = codec.model.encoder(torch.from_numpy(sound).to(codec.device)[None, None])[0]  # type: ignore[operator]
+        frames = codec.model.encoder(torch.from_numpy(waveform).to(codec.device)[None, None])[0]  # type: ignore[operator]
     return moments(frames.cpu().numpy())  # (channel, frame)
 
 
-def _sounding(tokens: np.ndarray, sound: np.ndarray, codec: Codec) -> np.ndarray:
-    """The tokens up to where the note has died away: all silence is alike. (token,) -> (token,)"""
+def _sounding_tokens(tokens: np.ndarray, waveform: np.ndarray, codec: Codec) -> np.ndarray:
+    """Cut the tokens where the note has decayed, because all silence has equal tokens. (token,) -> (token,)"""
     frames = len(tokens) // codec.codebooks
-    samples = fit(sound, frames * codec.hop).reshape(frames, codec.hop).astype(np.float64)
-    level = 10 * np.log10(np.mean(samples**2, axis=1) + 1e-12)  # (frame,)
-    heard = np.flatnonzero(level > level.max(initial=-np.inf) - DIED_AWAY)
-    return tokens[: (heard.max(initial=0) + 1) * codec.codebooks]
+    samples = fit(waveform, frames * codec.hop).reshape(frames, codec.hop).astype(np.float64)
+    level = 10 * np.log10(np.mean(samples**2, axis=1) + POWER_FLOOR)  # (frame,)
+    loud = np.flatnonzero(level > level.max(initial=-np.inf) - DECAYED)
+    return tokens[: (loud.max(initial=0) + 1) * codec.codebooks]
 
 
-def _in_tune(note: Heard) -> bool:
-    return note.off is not None and abs(note.off) < IN_TUNE
-
-
-def _audible(samples: Sequence[Sample], codec: Codec, shards: Path) -> Iterator[tuple[str, tuple[Sample, np.ndarray]]]:
-    """name, (sample, sound) of those that have both tokens and WAV; the page says what the others lack."""
-    for sample in samples:
-        if sample.codec is None or not sample.wav.is_file():
-            continue
-        if sample.codec != codec:
-            raise UserError(f"{sample.wav}: its tokens are of another codec than those of {shards}; give its --shards")
-        with suppress(AudioError):
-            yield sample.name, (sample, load(sample.wav, codec.sample_rate))
-
-
-def _tokens(sample: Sample) -> np.ndarray:
-    assert sample.tokens is not None, "it has a codec, so its token file was read"
-    return sample.tokens
-
-
-def _set_of(samples: Sequence[Sample], folder: Path) -> Path:
-    """The one shard set that the token files name."""
-    sets = {str(sample.sampled["shards"]) for sample in samples if "shards" in sample.sampled}
-    if len(sets) != 1:
-        raise UserError(f"{folder}: its token files do not name one shard set; say which with --shards FOLDER")
-    return Path(sets.pop())
+def _in_tune(interval: float | None) -> bool:
+    return interval is not None and abs(interval) < IN_TUNE

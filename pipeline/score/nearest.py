@@ -1,6 +1,6 @@
-"""For each note the most similar one of a collection, by the tokens that agree: tells samples from copies.
+"""Search for the most similar note of a collection by the tokens that agree: tells new notes from copies.
 
-Knows where the tokens stand and nothing of what they mean.
+Compares tokens at equal positions and knows nothing of what they mean.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,33 +15,35 @@ BLOCK = 256  # notes of the collection that are compared at a time
 
 @dataclass(frozen=True)
 class Nearest:
+    """The most similar note of a collection."""
+
     note: Note | None  # None: the collection is empty
     agreement: float  # share of the tokens, over the length of the shorter of the two
 
 
-def nearest(queries: Sequence[np.ndarray], collection: Iterable[Note]) -> list[Nearest]:
-    """The nearest note to each query, (token,) each; of equally near ones the first. Streams the collection."""
+def find_nearest(collection: Iterable[Note], queries: Sequence[np.ndarray]) -> list[Nearest]:
+    """Find the nearest note to each query, (token,) each; the first of equally near ones. Streams the collection."""
     best = [Nearest(None, -1.0)] * len(queries)
     block: list[Note] = []
     for note in collection:
         if block and (len(block) == BLOCK or len(note.tokens) != len(block[0].tokens)):
-            best = _nearer(best, queries, block)
+            best = _compare_block(block, queries, best)
             block = []
         if len(note.tokens):
             block.append(note)
     if block:
-        best = _nearer(best, queries, block)
-    return [Nearest(one.note, max(one.agreement, 0.0)) for one in best]
+        best = _compare_block(block, queries, best)
+    return [Nearest(nearest.note, max(nearest.agreement, 0.0)) for nearest in best]
 
 
-def _nearer(best: list[Nearest], queries: Sequence[np.ndarray], block: list[Note]) -> list[Nearest]:
-    """Compare with notes of one length."""
+def _compare_block(block: list[Note], queries: Sequence[np.ndarray], best: list[Nearest]) -> list[Nearest]:
+    """Compare with notes of equal length; return the better of `best` and the block for each query."""
     tokens = np.stack([note.tokens for note in block])  # (note, token)
-    found = []
-    for nearest_yet, query in zip(best, queries, strict=True):
+    result = []
+    for nearest, query in zip(best, queries, strict=True):
         length = min(len(query), tokens.shape[1])
         agreement = (tokens[:, :length] == query[:length]).mean(axis=1) if length else np.zeros(len(block))
-        place = int(agreement.argmax())
-        nearer = agreement[place] > nearest_yet.agreement
-        found.append(Nearest(block[place], float(agreement[place])) if nearer else nearest_yet)
-    return found
+        index = int(agreement.argmax())
+        better = agreement[index] > nearest.agreement
+        result.append(Nearest(block[index], float(agreement[index])) if better else nearest)
+    return result

@@ -1,46 +1,48 @@
-"""Which pitch, and how loud: what a listener would say of a note, measured.
+"""Fundamental frequency and loudness of one note.
 
-Knows nothing of files, codes or what was asked for.
+Knows nothing of files, codes and labels.
 
 de Cheveigné & Kawahara, "YIN, a fundamental frequency estimator for speech and music", 2002; here librosa's.
 """
 
 import numpy as np
 
-LOWEST, HIGHEST = 60.0, 1_600.0  # Hz: below a guitar's low E, above its highest fret
-HEARD = (0.05, 1.5)  # seconds of a note that its pitch is taken from: after the pick's noise, before it has died away
+MIN_HERTZ, MAX_HERTZ = 60.0, 1_600.0  # below a guitar's low E, above its highest fret
+PITCH_START, PITCH_END = 0.05, 1.5  # seconds: after the pick's noise, before the note has died away
 FRAME, HOP = 2_048, 512  # samples
 TROUGH = 0.15  # YIN's threshold
 SEMITONE = 100  # cents
-IN_TUNE = 50.0  # cents: nearer to the pitch asked for than to any other key of the piano
+IN_TUNE = 50.0  # cents: closer to the pitch of the label than to any other key of the piano
+POWER_FLOOR = 1e-12  # added before the logarithm: silence is -120 dB
 
 
 def fundamental(samples: np.ndarray, sample_rate: int) -> float | None:
-    """The fundamental of one note in Hz, (sample,) -> scalar; None if there is nothing to hear.
+    """Return the fundamental of one note in Hz, (sample,) -> scalar; None if it is silent or too short.
 
-    The median of YIN's frames, each weighted by its level, so that a quiet tail has no say.
+    The median of YIN's frames, each weighted by its level, so that a quiet tail has no influence.
     """
     import librosa
 
-    heard = samples[int(HEARD[0] * sample_rate) : int(HEARD[1] * sample_rate)].astype(np.float32)
-    if len(heard) < FRAME or not np.any(heard):
+    window = samples[int(PITCH_START * sample_rate) : int(PITCH_END * sample_rate)].astype(np.float32)
+    if len(window) < FRAME or not np.any(window):
         return None
     tracked = librosa.yin(
-        heard, fmin=LOWEST, fmax=HIGHEST, sr=sample_rate, frame_length=FRAME, hop_length=HOP, trough_threshold=TROUGH
-    )
-    level = librosa.feature.rms(y=heard, frame_length=FRAME, hop_length=HOP)[0][: len(tracked)]
+        window, fmin=MIN_HERTZ, fmax=MAX_HERTZ, sr=sample_rate, frame_length=FRAME, hop_length=HOP,
+        trough_threshold=TROUGH,
+    )  # fmt: skip
+    level = librosa.feature.rms(y=window, frame_length=FRAME, hop_length=HOP)[0][: len(tracked)]
     order = np.argsort(tracked)
     weight = np.cumsum(level[order])
     return float(tracked[order][np.searchsorted(weight, weight[-1] / 2)])
 
 
 def cents(hertz: float, other: float) -> float:
-    """How far `hertz` lies above `other`."""
+    """Return the interval from `other` up to `hertz`."""
     return float(12 * SEMITONE * np.log2(hertz / other))
 
 
 def hertz_of(pitch: float) -> float:
-    """The frequency of a MIDI pitch."""
+    """Return the frequency of a MIDI pitch."""
     return float(440.0 * 2.0 ** ((pitch - 69) / 12))
 
 
@@ -50,6 +52,6 @@ def pitch_of(hertz: float) -> float:
 
 
 def loudness(samples: np.ndarray, sample_rate: int) -> float:
-    """The level of a note's first second in dB against full scale, (sample,) -> scalar."""
+    """Return the level of a note's first second in dB against full scale, (sample,) -> scalar."""
     first = samples[:sample_rate].astype(np.float64)
-    return float(10 * np.log10(np.mean(first**2) + 1e-12)) if len(first) else -120.0
+    return float(10 * np.log10(np.mean(first**2) + POWER_FLOOR)) if len(first) else -120.0

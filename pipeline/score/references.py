@@ -1,10 +1,12 @@
-"""Real notes of a shard set to hold samples against: their tokens, the round trip, the recording if it is there.
+"""Real notes of a shard set as references for samples: their codes, the round trip, the recording if it is there.
 
-The round trip is decoded from the set's own codes; a recording is found in the folder that the set was made of.
+The round trip is decoded from the set's own codes; a recording is read from the folder that the set was made of.
+A `ShardSet` caches what it has decoded, so a page that is written after the scores decodes no note twice. Its memory
+grows with the references (0.8 MB for a note of 4 s: scores take about 100 of them), not with the set.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -12,38 +14,21 @@ import numpy as np
 
 from pipeline.audio import AudioError, fit, load
 from pipeline.codec.model import EnCodec
-from pipeline.decode.run import decode_notes, load_matching
+from pipeline.decode.run import decode_notes
+from pipeline.decode.source import load_codec_for, read_notes
 from pipeline.notes.key import parse_path_name
 from shards.errors import ShardError
-from shards.manifest import Manifest, read_manifest
-from shards.note import Note, check_tokens
-from shards.reader import read_shard
+from shards.manifest import Manifest, Shard, read_manifest
+from shards.note import Note
 from shards.record import read_shard_record
 
 UNSEEN_FIRST = ("valid", "test", "train")  # splits, those that no model has trained on first
-MOST_READ = 2_000  # notes of the split that the choice is made from
+CANDIDATES = 2_000  # first notes of a split, from which references are chosen
 
 
 @dataclass(frozen=True)
-class OpenSet:
-    """A shard set and its codec, ready to be heard."""
-
-    folder: Path
-    manifest: Manifest
-    codec: EnCodec
-
-    def notes(self, split: str) -> Iterator[Note]:
-        """Stream a split, but for notes without tokens; codes that do not fit the codec are refused."""
-        for shard in self.manifest.splits.get(split, ()):
-            for note in read_shard(self.folder / shard.name):
-                check_tokens(note.tokens, self.manifest.codec, f"{self.folder / shard.name}: {note.key}")
-                if len(note.tokens):
-                    yield note
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One real note; both sounds are (sample,) float32 of one length at the codec's rate."""
+class ReferenceNote:
+    """A real note; both waveforms are (sample,) float32 of one length at the codec's rate."""
 
     note: Note
     round_trip: np.ndarray
@@ -51,65 +36,100 @@ class Reference:
     fault: str | None = None  # of a recording that is there and cannot be read
 
 
-def open_set(folder: Path, weights: Path | None = None, device: str = "auto") -> OpenSet:
-    """A shard set with the codec that it was made with.
+@dataclass(frozen=True, eq=False)
+class ShardSet:
+    """A shard set with its loaded codec, and the notes of it that have been read and decoded."""
+
+    folder: Path
+    manifest: Manifest
+    codec: EnCodec
+    _candidates: dict[str, list[Note]] = field(default_factory=dict)  # split -> its first notes
+    _shard_of: dict[str, Shard] = field(default_factory=dict)  # key -> shard, of the candidates
+    _recordings: dict[str, dict[str, Path]] = field(default_factory=dict)  # shard name -> key -> path
+    _round_trips: dict[str, np.ndarray] = field(default_factory=dict)  # key -> waveform
+    _references: dict[str, ReferenceNote] = field(default_factory=dict)  # key -> note
+
+    def notes(self, split: str) -> Iterator[Note]:
+        """Stream a split, without the notes that have no tokens. Raises ShardError."""
+        return (note for _, note in self._read(split))
+
+    def choose(self, count: int, splits: Sequence[str] = UNSEEN_FIRST) -> tuple[str, list[Note]]:
+        """Choose notes, evenly spread over the pitches, of the first split that has any; ("", []) if none has.
+
+        Raises:
+            ShardError: damaged shards, or codes that do not fit the set's codec.
+        """
+        for split in splits:
+            if split not in self._candidates:
+                self._read_candidates(split)
+            notes = self._candidates[split]
+            if notes:
+                few = min(count, len(notes))
+                return split, [notes[(2 * index + 1) * len(notes) // (2 * few)] for index in range(few)]
+        return "", []
+
+    def find(self, keys: Iterable[str], split: str) -> list[Note]:
+        """Read the notes of these keys."""
+        missing = set(keys)
+        return [note for note in self.notes(split) if note.key in missing] if missing else []
+
+    def round_trips(self, notes: Sequence[Note]) -> list[np.ndarray]:
+        """Decode notes: (sample,) float32 each. What was decoded before comes from memory."""
+        missing = [note for note in notes if note.key not in self._round_trips]
+        self._round_trips.update((note.key, waveform) for note, waveform in decode_notes(missing, self.codec))
+        return [self._round_trips[note.key] for note in notes]
+
+    def references(self, notes: Sequence[Note]) -> list[ReferenceNote]:
+        """Decode notes that `choose` has returned, and read their recordings. Again: from memory."""
+        for note, round_trip in zip(notes, self.round_trips(notes), strict=True):
+            if note.key not in self._references:
+                self._references[note.key] = self._reference(note, round_trip)
+        return [self._references[note.key] for note in notes]
+
+    def _read(self, split: str) -> Iterator[tuple[Shard, Note]]:
+        for shard in self.manifest.splits.get(split, ()):
+            for note in read_notes([shard], self.folder, self.manifest.codec):
+                if len(note.tokens):
+                    yield shard, note
+
+    def _read_candidates(self, split: str) -> None:
+        candidates = list(islice(self._read(split), CANDIDATES))
+        self._shard_of.update((note.key, shard) for shard, note in candidates)
+        notes = [note for _, note in candidates]
+        self._candidates[split] = sorted(notes, key=lambda note: (str(note.labels.get("pitch")).zfill(3), note.key))
+
+    def _reference(self, note: Note, round_trip: np.ndarray) -> ReferenceNote:
+        path = self._recording(note.key)
+        if path is None or not path.is_file():
+            return ReferenceNote(note, round_trip)
+        rate = self.codec.spec.sample_rate
+        try:
+            recording = load(path, rate, len(round_trip) / rate)
+        except AudioError as error:
+            return ReferenceNote(note, round_trip, fault=error.message)
+        return ReferenceNote(note, round_trip, fit(recording, len(round_trip)))
+
+    def _recording(self, key: str) -> Path | None:
+        """Find the recording of a note by the record of its shard, which lists the files that the shard was made of."""
+        shard = self._shard_of[key]
+        if shard.name not in self._recordings:
+            try:
+                inputs = read_shard_record(self.folder / shard.record_name).inputs
+            except (ShardError, OSError):
+                inputs = {}  # a set that was made without records of its inputs
+            audio = Path(str(self.manifest.audio.get("source", "")))
+            self._recordings[shard.name] = {parse_path_name(path).key: audio / path for path in inputs}
+        return self._recordings[shard.name].get(key)
+
+
+def open_shard_set(
+    folder: Path, weights: Path | None = None, device: str = "auto", codec: EnCodec | None = None
+) -> ShardSet:
+    """Open a shard set with the codec that it was made with; a loaded `codec` is used if it is that one.
 
     Raises:
         ShardError: no finished set.
-        CodecError: its codec cannot be had.
+        CodecError: its codec cannot be loaded.
     """
     manifest = read_manifest(folder)
-    return OpenSet(folder, manifest, load_matching(manifest.codec, folder, weights, device))
-
-
-def choose_notes(source: OpenSet, count: int, splits: Sequence[str] = UNSEEN_FIRST) -> tuple[str, list[Note]]:
-    """`count` notes, evenly spread over the pitches, of the first split that has any; ("", []) if none has.
-
-    Raises:
-        ShardError: damaged shards, or codes that do not fit the set's codec.
-    """
-    for split in splits:
-        notes = list(islice(source.notes(split), MOST_READ))
-        notes.sort(key=lambda note: (str(note.labels.get("pitch")).zfill(3), note.key))
-        if notes:
-            few = min(count, len(notes))
-            return split, [notes[(2 * place + 1) * len(notes) // (2 * few)] for place in range(few)]
-    return "", []
-
-
-def find_notes(source: OpenSet, keys: Iterable[str], split: str) -> list[Note]:
-    """The notes of these keys."""
-    wanted = set(keys)
-    return [note for note in source.notes(split) if note.key in wanted] if wanted else []
-
-
-def hear(notes: Sequence[Note], source: OpenSet) -> list[Reference]:
-    """Decode the notes, and read what they were made of."""
-    files = _recordings(source, {note.key for note in notes})
-    decoded = dict(decode_notes(source.codec, notes))
-    rate = source.manifest.codec.sample_rate
-    return [_reference(note, decoded[note.key], files.get(note.key), rate) for note in notes]
-
-
-def _reference(note: Note, round_trip: np.ndarray, file: Path | None, sample_rate: int) -> Reference:
-    if file is None:
-        return Reference(note, round_trip)
-    try:
-        recording = load(file, sample_rate, len(round_trip) / sample_rate)
-    except AudioError as error:
-        return Reference(note, round_trip, fault=error.message)
-    return Reference(note, round_trip, fit(recording, len(round_trip)))
-
-
-def _recordings(source: OpenSet, keys: set[str]) -> dict[str, Path]:
-    """key -> file, of the recordings that are still in the folder that the set was made of."""
-    audio = Path(str(source.manifest.audio.get("source", "")))
-    found: dict[str, Path] = {}
-    for shard in source.manifest.shards:
-        try:
-            inputs = read_shard_record(source.folder / shard.record_name).inputs
-        except (ShardError, OSError):
-            continue  # a set from elsewhere, that has no record of its inputs
-        paths = {parse_path_name(name).key: audio / name for name in inputs}
-        found |= {key: path for key, path in paths.items() if key in keys and path.is_file()}
-    return found
+    return ShardSet(folder, manifest, load_codec_for(manifest.codec, folder, weights, device, codec))

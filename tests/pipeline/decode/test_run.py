@@ -1,4 +1,4 @@
-"""pipeline.decode.run: what comes out is the codec's own round trip, for token files and shard sets alike."""
+"""Decoding: the files hold the codec's own round trip, for token files and shard sets alike."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def decode(folder: Path, out: Path, **options: Any) -> Any:
     return decode_folder(folder, out, Silent(), device="cpu", **options)
 
 
-def heard(path: Path) -> np.ndarray:
+def read_wav(path: Path) -> np.ndarray:
     samples, rate = soundfile.read(path, dtype="float32")
     assert rate == 24_000
     return samples
@@ -56,20 +56,20 @@ def test_encoding_and_decoding_is_the_codecs_own_round_trip(tmp_path: Path) -> N
     decode(tmp_path / "tokens", tmp_path / "out")
     model: Any = codec().model
     with torch.no_grad():
-        wanted = model(samples[:, None])[:, 0].numpy()
-    for key, note in zip("ab", wanted, strict=True):
-        assert np.abs(heard(tmp_path / "out" / f"{key}.wav") - note).max() <= WAV_STEP
+        expected = model(samples[:, None])[:, 0].numpy()
+    for key, note in zip("ab", expected, strict=True):
+        assert np.abs(read_wav(tmp_path / "out" / f"{key}.wav") - note).max() <= WAV_STEP
 
 
 def test_a_shard_set_and_token_files_of_the_same_codes_sound_the_same(tokens: Path, tmp_path: Path) -> None:
     spec = codec().spec
     notes = [random_note("a", 9, spec), random_note("b", 12, spec), random_note("c", 9, spec)]
     write_set(tmp_path / "set", {"train": [notes[:2]], "valid": [notes[2:]]}, spec)
-    assert decode(tmp_path / "set", tmp_path / "one").notes == decode(tokens, tmp_path / "other").notes == 3
+    assert decode(tmp_path / "set", tmp_path / "from_set").notes == decode(tokens, tmp_path / "from_files").notes == 3
     for key, frames in [("a", 9), ("b", 12), ("c", 9)]:
-        one, other = (heard(tmp_path / folder / f"{key}.wav") for folder in ("one", "other"))
-        assert len(one) == frames * spec.hop
-        assert np.array_equal(one, other)
+        of_set, of_files = (read_wav(tmp_path / folder / f"{key}.wav") for folder in ("from_set", "from_files"))
+        assert len(of_set) == frames * spec.hop
+        assert np.array_equal(of_set, of_files)
 
 
 def test_notes_of_one_length_share_a_call_and_none_is_lost() -> None:
@@ -80,7 +80,7 @@ def test_notes_of_one_length_share_a_call_and_none_is_lost() -> None:
         return codec().decode(codes)
 
     notes = [random_note(f"n{index}", 3 + index % 2, codec().spec) for index in range(2 * BATCH + 3)]
-    decoded = dict(decode_notes(replace_decode(codec(), counted), notes))
+    decoded = {note.key: waveform for note, waveform in decode_notes(notes, replace_decode(codec(), counted))}
     assert decoded.keys() == {note.key for note in notes}
     assert {note.key: len(note.tokens) // 2 * 320 for note in notes} == {
         key: len(samples) for key, samples in decoded.items()
@@ -93,26 +93,26 @@ def test_a_note_that_peaks_above_full_scale_is_scaled_and_reported(
 ) -> None:
     steady = torch.sin(torch.arange(2_880) / 10)[None]  # (note, sample), peak 1
     loud = replace_decode(codec(), lambda codes: steady.repeat(len(codes), 1) * (1.5 if codes.shape[2] == 12 else 0.5))
-    monkeypatch.setattr("pipeline.decode.run.load_codec", lambda *_: loud)
+    monkeypatch.setattr("pipeline.decode.source.load_codec", lambda *_: loud)
     result = CliRunner().invoke(main, ["decode", str(tokens), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "b: peaked at 1.50 of full scale, scaled down to fit" in result.output
     assert "a: peaked" not in result.output
-    assert np.abs(heard(tmp_path / "out/b.wav")).max() == pytest.approx(1.0, abs=1e-4)
+    assert np.abs(read_wav(tmp_path / "out/b.wav")).max() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_what_is_decoded_is_kept_until_the_codes_are_others(tokens: Path, tmp_path: Path) -> None:
+def test_a_file_is_reused_until_its_codes_change(tokens: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert decode(tokens, out).kept == 0
-    whole = {path.name: heard(path) for path in out.iterdir()}
+    assert decode(tokens, out).reused == 0
+    whole = {path.name: read_wav(path) for path in out.iterdir()}
     (out / "a.wav").unlink()  # a run that was stopped
     (out / "b.wav").write_bytes(b"RIFF")  # something else under the name
-    assert decode(tokens, out).kept == 1
+    assert decode(tokens, out).reused == 1
     for name, samples in whole.items():  # a step: notes that are decoded side by side share a sum's order
-        assert np.abs(heard(out / name) - samples).max() <= WAV_STEP
+        assert np.abs(read_wav(out / name) - samples).max() <= WAV_STEP
     files = {path.name: path.read_bytes() for path in out.iterdir()}
     write_token_file(tokens, random_note("c", 9, codec().spec, seed=1), codec().spec)
-    assert decode(tokens, out).kept == 2
+    assert decode(tokens, out).reused == 2
     assert [name for name, data in files.items() if (out / name).read_bytes() != data] == ["c.wav"]
 
 
@@ -121,7 +121,7 @@ def test_flac_holds_the_samples_of_wav(tokens: Path, tmp_path: Path) -> None:
     decode(tokens, tmp_path / "out", form="flac")
     for key in "abc":
         assert soundfile.info(tmp_path / f"out/{key}.flac").format == "FLAC"
-        assert np.array_equal(heard(tmp_path / f"out/{key}.flac"), heard(tmp_path / f"out/{key}.wav"))
+        assert np.array_equal(read_wav(tmp_path / f"out/{key}.flac"), read_wav(tmp_path / f"out/{key}.wav"))
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -214,13 +214,13 @@ def test_samples_that_are_not_finite_are_not_written(
     tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = replace_decode(codec(), lambda codes: torch.full((len(codes), 10), float("nan")))
-    monkeypatch.setattr("pipeline.decode.run.load_codec", lambda *_: broken)
+    monkeypatch.setattr("pipeline.decode.source.load_codec", lambda *_: broken)
     with pytest.raises(UserError, match="non-finite"):
         decode(tokens, tmp_path / "out")
 
 
-def replace_decode(whole: EnCodec, call: Callable[[torch.Tensor], torch.Tensor]) -> EnCodec:
-    """The same codec with another way of decoding."""
-    other = EnCodec(whole.model, replace(whole.spec), whole.device)
-    other.decode = call  # type: ignore[method-assign]
+def replace_decode(codec: EnCodec, decode: Callable[[torch.Tensor], torch.Tensor]) -> EnCodec:
+    """Return the codec with another `decode`."""
+    other = EnCodec(codec.model, replace(codec.spec), codec.device)
+    other.decode = decode  # type: ignore[method-assign]
     return other

@@ -17,13 +17,13 @@ def frames(count, mean=0.0, deviation=1.0, channels=4):
 
 
 def test_the_same_set_has_no_distance():
-    one = moments(frames(500, 0.3, 2.0))
-    assert frechet(one, fit_gaussian(one)) == pytest.approx(0, abs=1e-9)
+    notes = moments(frames(500, 0.3, 2.0))
+    assert frechet(notes, fit_gaussian(notes)) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_shift_counts_squared_for_each_channel():
-    still = frames(500)
-    assert frechet(moments(still), fit_gaussian(moments(still + 3))) == pytest.approx(4 * 9)
+    white = frames(500)
+    assert frechet(moments(white), fit_gaussian(moments(white + 3))) == pytest.approx(4 * 9)
 
 
 def test_a_wider_set_lies_by_the_squared_difference_of_deviations():
@@ -33,8 +33,8 @@ def test_a_wider_set_lies_by_the_squared_difference_of_deviations():
 
 
 def test_the_distance_is_the_same_from_both_sides():
-    one, other = moments(rng.normal(size=(6, 100))), moments(rng.normal(1, 2, size=(6, 80)))
-    assert frechet(one, fit_gaussian(other)) == pytest.approx(frechet(other, fit_gaussian(one)))
+    first, second = moments(rng.normal(size=(6, 100))), moments(rng.normal(1, 2, size=(6, 80)))
+    assert frechet(first, fit_gaussian(second)) == pytest.approx(frechet(second, fit_gaussian(first)))
 
 
 def test_moments_of_pieces_add_up_to_those_of_the_whole():

@@ -1,4 +1,4 @@
-"""The scores on cases with known answers, and the file that keeps them."""
+"""Scores: cases with known answers, `scores.json`, and the report."""
 
 import json
 import re
@@ -11,8 +11,11 @@ from click.testing import CliRunner
 
 from pipeline.__main__ import main
 from pipeline.audio import save
-from pipeline.score.measure import Heard, score
-from pipeline.score.scores import FILE, SAMPLES, read_scores, table
+from pipeline.score.measure import NoteFeatures
+from pipeline.score.report import Report
+from pipeline.score.run import score_folders
+from pipeline.score.samples import read_samples
+from pipeline.score.scores import FILE, SAMPLES, read_scores
 from shards.errors import ShardError, UserError
 from shards.manifest import read_manifest
 from shards.note import Codec
@@ -37,21 +40,25 @@ def scored(samples):
     return score(samples, notes=4)
 
 
+def score(folder, **options):
+    return score_folders([folder], **options).folders[str(folder)]
+
+
 def fill(folder, world, up=0.0, louder=True, sound=sound_of, **labels):
-    """Samples that sound `up` semitones higher than they were asked to, and as loud or as quiet as asked."""
+    """Samples that sound `up` semitones higher than their label says, and as loud as it says or the other way round."""
     codec = read_manifest(world).codec
     for index, pitch in enumerate(PITCHES):
         velocity = VELOCITIES[index]
-        heard = sound(pitch + up, velocity if louder else 152 - velocity)
-        asked = {"pitch": pitch, "velocity": velocity} | labels
-        add_sample(folder, f"sample_{index}", codec, heard, asked, shards=str(world), seed=0)
+        waveform = sound(pitch + up, velocity if louder else 152 - velocity)
+        conditions = {"pitch": pitch, "velocity": velocity} | labels
+        add_sample(folder, f"sample_{index}", codec, waveform, conditions, shards=str(world), seed=0)
     return folder
 
 
-def figures(found, key):
-    """whose -> value."""
-    [one] = [one for one in found.scores if one.key == key]
-    return {figure.of: figure.value for figure in one.figures}
+def figures(scores, key):
+    """Return subject -> value."""
+    [score] = [score for score in scores.scores if score.key == key]
+    return {figure.of: figure.value for figure in score.figures}
 
 
 def test_only_notes_within_50_cents_are_in_tune(tmp_path, world):
@@ -60,9 +67,9 @@ def test_only_notes_within_50_cents_are_in_tune(tmp_path, world):
         add_sample(
             tmp_path, f"sample_{index}", read_manifest(world).codec, sound_of(60 + up), labels, shards=str(world)
         )
-    found = score(tmp_path, notes=1)
-    assert figures(found, "pitch")[SAMPLES] == 2 / 5
-    off = [found.samples[f"sample_{index}"].cents for index in range(5)]
+    scores = score(tmp_path, notes=1)
+    assert figures(scores, "pitch")[SAMPLES] == 2 / 5
+    off = [scores.samples[f"sample_{index}"].cents for index in range(5)]
     assert off == pytest.approx([0, 40, 60, -1_200, 300], abs=5)
 
 
@@ -82,10 +89,10 @@ def test_a_copied_train_note_is_found_and_named(tmp_path, world):
     notes = list(read_shard(world / manifest.splits["train"][0].name))
     fill(tmp_path, world)
     add_sample(tmp_path, "copy", manifest.codec, sound_of(60), {}, notes[2].tokens, shards=str(world))
-    found = score(tmp_path, notes=1)
-    assert (found.samples["copy"].nearest, found.samples["copy"].agreement) == (notes[2].key, 1)
-    assert all(found.samples[f"sample_{index}"].agreement < 0.2 for index in range(5))
-    assert figures(found, "copying")[SAMPLES] < 0.2 and figures(found, "copying")["unseen real notes"] < 1
+    scores = score(tmp_path, notes=1)
+    assert (scores.samples["copy"].nearest, scores.samples["copy"].agreement) == (notes[2].key, 1)
+    assert all(scores.samples[f"sample_{index}"].agreement < 0.2 for index in range(5))
+    assert figures(scores, "copying")[SAMPLES] < 0.2 and figures(scores, "copying")["unseen real notes"] < 1
 
 
 def test_silence_after_a_note_does_not_make_it_a_copy(tmp_path, world):
@@ -116,23 +123,23 @@ def test_the_codec_has_its_own_scores(scored):
 def test_without_recordings_what_needs_them_says_so(tmp_path, world):
     shutil.copytree(world, tmp_path / "set")
     set_source(tmp_path / "set", tmp_path / "gone")
-    found = score(fill(tmp_path / "samples", world), shards=tmp_path / "set", notes=1)
-    assert figures(found, "codec_pitch")["unseen real notes"] is None
-    assert figures(found, "frechet")[SAMPLES] > 0
-    assert any("the recordings are gone" in line for line in table({"samples": found}))
+    scores = score(fill(tmp_path / "samples", world), shards=tmp_path / "set", notes=1)
+    assert figures(scores, "codec_pitch")["unseen real notes"] is None
+    assert figures(scores, "frechet")[SAMPLES] > 0
+    assert any("the recordings are gone" in line for line in Report({"samples": scores}).lines())
 
 
-def test_samples_that_were_asked_for_nothing_have_no_score_of_it(tmp_path, world):
+def test_samples_without_labels_have_no_score_of_them(tmp_path, world):
     add_sample(tmp_path, "free", read_manifest(world).codec, sound_of(60), {}, shards=str(world))
-    found = score(tmp_path, notes=1)
-    assert figures(found, "pitch")[SAMPLES] is figures(found, "loudness")[SAMPLES] is None
-    assert found.samples["free"].hertz == pytest.approx(261.6, abs=1) and found.samples["free"].cents is None
+    scores = score(tmp_path, notes=1)
+    assert figures(scores, "pitch")[SAMPLES] is figures(scores, "loudness")[SAMPLES] is None
+    assert scores.samples["free"].hertz == pytest.approx(261.6, abs=1) and scores.samples["free"].cents is None
 
 
 @pytest.mark.parametrize("label", [10**400, -1, 1e300, True, "60", None, [60]])
-def test_labels_that_are_no_midi_are_as_none(label):
-    heard = Heard({"pitch": label}, sound_of(60), 261.6, -20.0)
-    assert not heard.has("pitch") and heard.off is None
+def test_labels_outside_of_midi_count_as_absent(label):
+    note = NoteFeatures({"pitch": label}, 261.6, -20.0)
+    assert note.midi("pitch") is None and note.cents is None
 
 
 def test_silent_and_damaged_samples_do_not_stop_the_others(tmp_path, world):
@@ -140,13 +147,13 @@ def test_silent_and_damaged_samples_do_not_stop_the_others(tmp_path, world):
     (tmp_path / "sample_0.wav").write_bytes(b"RIFF")
     (tmp_path / "sample_1.wav").unlink()
     (tmp_path / "tokens" / "sample_2.npy").write_bytes(b"")
-    found = score(tmp_path, notes=1)
-    assert set(found.samples) == {"sample_3", "sample_4"}
-    assert found.samples["sample_3"].hertz is None and figures(found, "pitch")[SAMPLES] == 0
+    scores = score(tmp_path, notes=1)
+    assert set(scores.samples) == {"sample_3", "sample_4"}
+    assert scores.samples["sample_3"].hertz is None and figures(scores, "pitch")[SAMPLES] == 0
 
 
 def test_scores_are_read_back_as_they_were(samples, scored):
-    assert read_scores(samples) == scored
+    assert read_scores(read_samples(samples)) == scored
     before = (samples / FILE).read_bytes()
     score(samples, notes=4)
     assert (samples / FILE).read_bytes() == before
@@ -156,7 +163,7 @@ def test_scores_of_other_samples_are_refused(tmp_path, samples, scored):
     shutil.copytree(samples, tmp_path / "samples")
     (tmp_path / "samples" / "sample_0.wav").rename(tmp_path / "samples" / "later.wav")
     with pytest.raises(ShardError, match="other samples"):
-        read_scores(tmp_path / "samples")
+        read_scores(read_samples(tmp_path / "samples"))
 
 
 @pytest.mark.parametrize(
@@ -176,12 +183,12 @@ def test_damaged_scores_are_one_line(tmp_path, samples, scored, damage):
     damage(value)
     (tmp_path / "samples" / FILE).write_text(json.dumps(value))
     with pytest.raises(ShardError, match="pipeline score"):
-        read_scores(tmp_path / "samples")
+        read_scores(read_samples(tmp_path / "samples"))
 
 
 def test_no_scores_are_none(tmp_path):
     save(tmp_path / "a.wav", sound_of(60), RATE)
-    assert read_scores(tmp_path) is None
+    assert read_scores(read_samples(tmp_path)) is None
 
 
 def test_two_folders_stand_side_by_side(tmp_path, world):
@@ -194,7 +201,7 @@ def test_two_folders_stand_side_by_side(tmp_path, world):
     assert "Next: python -m pipeline page" in lines[-1]
 
 
-def test_a_folder_that_does_not_name_its_set_must_be_told(tmp_path, world):
+def test_a_folder_that_does_not_name_its_set_needs_the_option(tmp_path, world):
     add_sample(tmp_path, "free", read_manifest(world).codec, sound_of(60), {})
     with pytest.raises(UserError, match="--shards"):
         score(tmp_path)

@@ -1,0 +1,108 @@
+"""Token files or a shard set as one stream of notes, with the codec that decodes them.
+
+Codes that do not fit the codec block beside them are refused by name. Knows nothing of audio files.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.spec import CodecError, codec_spec
+from shards.errors import ShardError
+from shards.manifest import MANIFEST, Shard, read_manifest
+from shards.note import Codec, Note, TokenFile, check_tokens, read_token_file
+from shards.reader import read_shard
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """Notes of one codec, from token files or from a shard set."""
+
+    folder: Path
+    codec: Codec
+    count: int
+    notes: Iterable[Note]
+
+
+def open_source(folder: Path) -> TokenSource:
+    """Open a shard set (its notes are streamed) or a folder of token files (all are read and checked first).
+
+    Raises:
+        ShardError: neither is in `folder`, the set is unfinished, or a token file is damaged.
+    """
+    if not folder.is_dir():
+        raise ShardError(f"{folder}: no such folder; give a shard set, or a folder of token files")
+    if (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
+        manifest = read_manifest(folder)
+        notes = _without_empty(read_notes(manifest.shards, folder, manifest.codec), folder)
+        return TokenSource(folder, manifest.codec, manifest.ledger.encoded, notes)
+    files = {path: read_token_file(path) for path in sorted(folder.glob("*.npy"))}
+    if not files:
+        raise ShardError(f"{folder}: neither token files (NAME.npy with NAME.json) nor a shard set ({MANIFEST}) in it")
+    return token_file_source(folder, files)
+
+
+def token_file_source(folder: Path, files: Mapping[Path, TokenFile]) -> TokenSource:
+    """Make a source of token files that have been read; there is at least one.
+
+    Raises:
+        ShardError: files of different codecs, or one without tokens.
+    """
+    first, codec = next((path, file.codec) for path, file in files.items())
+    for path, file in files.items():
+        if file.codec != codec:
+            difference = _difference(file.codec, codec)
+            raise ShardError(f"{path}: has another codec than {first.name} ({difference}); put them in two folders")
+        _check_not_empty(file.note, str(path))
+    return TokenSource(folder, codec, len(files), [file.note for file in files.values()])
+
+
+def read_notes(shards: Iterable[Shard], folder: Path, codec: Codec) -> Iterator[Note]:
+    """Stream the notes of some shards of the set in `folder`.
+
+    Raises:
+        ShardError: a damaged shard, or codes that do not fit the codec.
+    """
+    for shard in shards:
+        for note in read_shard(folder / shard.name):
+            check_tokens(note.tokens, codec, f"{folder / shard.name}: {note.key}")
+            yield note
+
+
+def load_codec_for(
+    codec: Codec, folder: Path, weights: Path | None, device: str, loaded: EnCodec | None = None
+) -> EnCodec:
+    """Load the codec that made the codes in `folder`, unless `loaded` is that codec.
+
+    Raises:
+        CodecError: its weights are missing, or the weights are those of another codec.
+    """
+    if loaded is not None and loaded.spec == codec:
+        return loaded
+    spec = codec_spec(codec.name, codec.bandwidth, weights)
+    if spec != codec:
+        cure = f"{weights} is another file" if weights else "give the right ones with --weights FILE"
+        if spec != replace(codec, weights_sha256=spec.weights_sha256):
+            cure = "they were not made by this codec"
+        raise CodecError(f"{folder}: the codes do not fit {codec.name} ({_difference(codec, spec)}); {cure}")
+    return load_codec(codec.name, codec.bandwidth, weights, device, spec)
+
+
+def _without_empty(notes: Iterable[Note], folder: Path) -> Iterator[Note]:
+    for note in notes:
+        _check_not_empty(note, f"{folder}: {note.key}")
+        yield note
+
+
+def _check_not_empty(note: Note, where: str) -> None:
+    if not len(note.tokens):
+        raise ShardError(f"{where}: has no tokens, so there is nothing to decode")
+
+
+def _difference(codec: Codec, other: Codec) -> str:
+    """Name the first field in which two codecs differ, with both values."""
+    for (name, value), (_, other_value) in zip(codec.to_json().items(), other.to_json().items(), strict=True):
+        if value != other_value:
+            return f"{name} {str(value)[:12]} and {str(other_value)[:12]}"
+    return "no difference"
