@@ -1,0 +1,80 @@
+"""Real notes as references: decoded once, with the recordings that their shard's record names."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.audio import fit, load
+from pipeline.codec.model import load_codec
+from pipeline.score import references
+from pipeline.score.references import ShardSet, open_shard_set
+from tests.support.listening import RATE, make_listening_set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_listening_set(tmp_path_factory.mktemp("listening"))
+
+
+@pytest.fixture
+def shard_set(folder: Path) -> ShardSet:
+    return open_shard_set(folder, codec=load_codec("encodec_mini"))
+
+
+def test_notes_are_spread_over_the_pitches_of_the_first_split_that_has_any(shard_set: ShardSet) -> None:
+    split, notes = shard_set.choose(2)
+    assert split == "valid" and [note.labels["pitch"] for note in notes] == [51, 61]  # of 46, 51, 56, 61
+    split, notes = shard_set.choose(99, ("test", "train"))
+    assert split == "train" and len(notes) == 6
+    assert shard_set.choose(2, ("test",)) == ("", [])
+
+
+def test_a_reference_has_the_recording_of_its_own_note(folder: Path, shard_set: ShardSet) -> None:
+    for split in ("valid", "train"):
+        _, notes = shard_set.choose(4, (split,))
+        for note, reference in zip(notes, shard_set.references(notes), strict=True):
+            path = folder.parent / "audio" / f"some-{split}" / f"{note.key}.wav"
+            assert reference.note is note and reference.recording is not None
+            assert np.array_equal(reference.recording, fit(load(path, RATE), len(reference.round_trip)))
+
+
+def test_a_recording_that_is_gone_or_damaged_leaves_the_round_trip(tmp_path: Path) -> None:
+    shard_set = open_shard_set(make_listening_set(tmp_path), codec=load_codec("encodec_mini"))
+    _, notes = shard_set.choose(2)
+    paths = [tmp_path / "audio" / "some-valid" / f"{note.key}.wav" for note in notes]
+    paths[0].unlink()
+    paths[1].write_bytes(b"RIFF")
+    gone, damaged = shard_set.references(notes)
+    assert gone.recording is damaged.recording is gone.fault is None and "not audio" in str(damaged.fault)
+    assert len(gone.round_trip) and len(damaged.round_trip)
+
+
+def test_a_note_is_decoded_once_and_only_the_records_of_chosen_notes_are_read(
+    shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[str] = []
+    decoded: list[str] = []
+    read_record, decode = references.read_shard_record, references.decode_notes
+
+    def count_record(path: Path) -> Any:
+        records.append(path.name)
+        return read_record(path)
+
+    def count_notes(notes: Any, codec: Any) -> Any:
+        decoded.extend(note.key for note in notes)
+        return decode(notes, codec)
+
+    monkeypatch.setattr(references, "read_shard_record", count_record)
+    monkeypatch.setattr(references, "decode_notes", count_notes)
+    _, notes = shard_set.choose(3)
+    assert shard_set.references(notes) == shard_set.references(notes)
+    shard_set.round_trips(shard_set.find([note.key for note in notes], "valid"))
+    assert records == ["valid-00000.json"] and sorted(decoded) == sorted(note.key for note in notes)
+
+
+def test_the_codec_is_loaded_unless_it_is_loaded_already(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = load_codec("encodec_mini")
+    monkeypatch.setattr("pipeline.decode.source.load_codec", lambda *_: pytest.fail("loaded again"))
+    assert open_shard_set(folder, codec=codec).codec is codec
