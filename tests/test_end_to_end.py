@@ -1,4 +1,7 @@
-"""The whole way, as a person goes it: each stage is its command line, and each takes what the one before has left."""
+"""The whole way by the command line: each stage takes what the stage before has written.
+
+Commands run in this process, which has torch loaded already; `make demo` and `test_wheel.py` start each as a program.
+"""
 
 import importlib
 import json
@@ -13,34 +16,34 @@ import soundfile
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
+TINY = ("--set", "steps=3", "--set", "width=32", "--set", "depth=1")
 
 
-def run(*words: object) -> str:
-    """Run `python -m WORDS` in the project's root; return what it reported."""
-    command = [sys.executable, "-m", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(program: str, *words: object) -> str:
+    """Run a command of `python -m PROGRAM` in this process; return what it reported."""
+    main = importlib.import_module(f"{program}.__main__").main
+    result = CliRunner().invoke(main, [*map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every stage has run once, on a tiny scale."""
-    place = tmp_path_factory.mktemp("demo")
-    samples = place / "samples"
-    assert "24 notes" in run("pipeline", "demo-notes", place / "notes", "--velocities", 1, "--pitches", 60, 62)
-    assert "24 notes" in run("pipeline", "encode", place / "notes", "--out", place / "set", "--codec", "encodec_mini")
-    assert "24 notes, every byte" in run("shards", "verify", place / "set")
-    tiny = [word for setting in ("steps=3", "width=32", "depth=1") for word in ("--set", setting)]
-    assert "Next: " in run("trainer", "train", "--shards", place / "set", "--run", place / "run", *tiny)
-    assert "Next: " in run("trainer", "sample", "--run", place / "run", "--out", samples / "tokens", "--count", 2)
+    folder = tmp_path_factory.mktemp("demo")
+    samples = folder / "samples"
+    assert "24 notes" in run("pipeline", "demo-notes", folder / "notes", "--velocities", 1, "--pitches", 60, 62)
+    assert "24 notes" in run("pipeline", "encode", folder / "notes", "--out", folder / "set", "--codec", "encodec_mini")
+    assert "24 notes, every byte" in run("shards", "verify", folder / "set")
+    assert "Next: " in run("trainer", "train", "--shards", folder / "set", "--run", folder / "run", *TINY)
+    assert "Next: " in run("trainer", "sample", "--run", folder / "run", "--out", samples / "tokens", "--count", 2)
     assert "2 WAV" in run("pipeline", "decode", samples / "tokens", "--out", samples)
     assert "index.html" in run("pipeline", "page", samples)
-    return place
+    return folder
 
 
-def test_samples_are_four_seconds_of_sound(place: Path) -> None:
-    wavs = sorted((place / "samples").glob("*.wav"))
+def test_samples_are_four_seconds_of_sound(folder: Path) -> None:
+    wavs = sorted((folder / "samples").glob("*.wav"))
     assert len(wavs) == 2
     for wav in wavs:
         sound, rate = soundfile.read(wav)
@@ -49,51 +52,58 @@ def test_samples_are_four_seconds_of_sound(place: Path) -> None:
         assert np.abs(sound).max() > 0
 
 
-def test_token_files_say_all_that_made_them(place: Path) -> None:
-    for path in (place / "samples" / "tokens").glob("*.json"):
+@pytest.mark.parametrize("program", ["pipeline", "shards", "trainer"])
+def test_each_program_is_started_with_python_m(program: str) -> None:
+    command = [sys.executable, "-m", program, "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"Usage: python -m {program} ")
+
+
+def test_token_files_say_all_that_made_them(folder: Path) -> None:
+    for path in (folder / "samples" / "tokens").glob("*.json"):
         made = json.loads(path.read_text())
         assert {"codec", "pitch", "velocity", "sampled"} <= made.keys()
         assert {"run", "step", "seed", "index", "temperature"} <= made["sampled"].keys()
 
 
 class Sources(HTMLParser):
-    """Collects what a page loads."""
+    """The files that a page loads."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.names: list[str] = []
         self.feed(page.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value for name, value in attrs if name == "src" and value and not value.startswith("data:")]
+        self.names += [value for name, value in attrs if name == "src" and value and not value.startswith("data:")]
 
 
-def test_all_that_the_page_loads_lies_beside_it(place: Path) -> None:
-    page = place / "samples" / "index.html"
-    sources = Sources(page).found
+def test_all_that_the_page_loads_lies_beside_it(folder: Path) -> None:
+    page = folder / "samples" / "index.html"
+    sources = Sources(page).names
     assert len(sources) >= 4
     for source in sources:
         assert (page.parent / source).is_file(), source
 
 
-def test_a_second_time_every_stage_reuses_what_is_there(place: Path) -> None:
-    def state() -> dict[Path, int]:
-        made = [path for ending in ("mp3", "tar", "safetensors") for path in place.rglob(f"*.{ending}")]
-        return {path: path.stat().st_mtime_ns for path in made}
+def test_a_second_time_every_stage_reuses_what_is_there(folder: Path) -> None:
+    def modification_times() -> dict[Path, int]:
+        files = [path for ending in ("mp3", "tar", "safetensors") for path in folder.rglob(f"*.{ending}")]
+        return {path: path.stat().st_mtime_ns for path in files}
 
-    before = state()
-    run("pipeline", "demo-notes", place / "notes", "--velocities", 1, "--pitches", 60, 62)
-    run("pipeline", "encode", place / "notes", "--out", place / "set", "--codec", "encodec_mini")
-    tiny = [word for setting in ("steps=3", "width=32", "depth=1") for word in ("--set", setting)]
-    run("trainer", "train", "--shards", place / "set", "--run", place / "run", *tiny)
-    assert state() == before
+    before = modification_times()
+    run("pipeline", "demo-notes", folder / "notes", "--velocities", 1, "--pitches", 60, 62)
+    run("pipeline", "encode", folder / "notes", "--out", folder / "set", "--codec", "encodec_mini")
+    run("trainer", "train", "--shards", folder / "set", "--run", folder / "run", *TINY)
+    assert modification_times() == before
 
 
-def test_one_set_serves_another_run_and_decodes_itself(place: Path) -> None:
+def test_one_set_serves_another_run_and_decodes_itself(folder: Path) -> None:
     settings = [word for setting in ("steps=2", "width=32", "depth=1", "batch=4") for word in ("--set", setting)]
-    run("trainer", "train", "--shards", place / "set", "--run", place / "tutorial", "--preset", "tutorial", *settings)
-    run("pipeline", "decode", place / "set", "--out", place / "heard")
-    assert len(list((place / "heard").rglob("*.wav"))) == 24
+    run("trainer", "train", "--shards", folder / "set", "--run", folder / "tutorial", "--preset", "tutorial", *settings)
+    run("pipeline", "decode", folder / "set", "--out", folder / "decoded")
+    assert len(list((folder / "decoded").rglob("*.wav"))) == 24
 
 
 @pytest.mark.parametrize(
@@ -109,11 +119,11 @@ def test_one_set_serves_another_run_and_decodes_itself(place: Path) -> None:
         (["trainer", "sample", "--run", "nowhere", "--out", "{}/x"], "nowhere"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(place: Path, words: list[str], fact: str) -> None:
+def test_a_mistake_is_one_line_and_leaves_nothing(folder: Path, words: list[str], fact: str) -> None:
     package = importlib.import_module(f"{words[0]}.__main__")
-    result = CliRunner().invoke(package.main, [word.format(place) for word in words[1:]])
+    result = CliRunner().invoke(package.main, [word.format(folder) for word in words[1:]])
     assert result.exit_code == 2, result.output
     line = result.output.strip().splitlines()[-1]
     assert line.startswith("Error: ")
     assert fact in line
-    assert not (place / "x").exists()
+    assert not (folder / "x").exists()
