@@ -21,18 +21,23 @@ help:
 	@echo "make test | test-long | bench | lint"
 
 # --- installation -----------------------------------------------------------------------------------------------------
+# Python compiles what it imports; compiling all of the packages at once takes longer than installing them.
+PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt --editable
+
 setup: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make: $(PYTHON) is Python %d.%d, but 3.11 or newer is needed; say make PYTHON=python3.11" % sys.version_info[:2])'
 	@echo "Installing into .venv; the first time takes a minute or two."
-	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	@$(PIP) .
 	@touch $@
 
-.venv/installed-dev: .venv/installed
-	@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	@$(PIP) '.[dev]'
+	@touch .venv/installed $@
 
 # --- the stages -------------------------------------------------------------------------------------------------------
 data: setup
