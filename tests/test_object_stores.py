@@ -1,6 +1,7 @@
 """AUDIO, sets and the trainer's shards under URLs: what is true at home is true in a bucket and on a web server."""
 
 import itertools
+import json
 import shutil
 import subprocess
 import sys
@@ -15,25 +16,27 @@ from click.testing import CliRunner
 
 from pipeline.__main__ import main
 from pipeline.encode.ranks import Rank
-from pipeline.encode.run import Outcome, Request, encode_folder
+from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from pipeline.notes.folder import scan_folder
 from shards import storage as places
 from shards.cache import cached_shard
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
 from shards.manifest import MANIFEST, read_manifest
+from shards.record import read_shard_record
 from shards.storage import is_remote, parse_path
 from shards.summary import summarize
 from shards.verify import find_faults
-from tests.support.notes import Silent, choice, files_of, nsynth_folder, write_note
+from tests.support.notes import Silent, files_of, nsynth_folder, options, write_note
 from tests.support.servers import Behaviour, forget_connections, s3_proxy, s3_server, web_server
 from tests.support.shard_sets import random_note, write_set
 from trainer.data import Batch, NoteReader, TrainStream, train_batches
-from trainer.order import Order, divided
+from trainer.order import Order, split_range
 from trainer.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(2, 1024, labels=(("pitch", tuple(range(40, 77))),))
 STEPS = range(6)
+TASKS = ("train-00000", "train-00001", "train-00002", "valid-00000")  # of `audio`
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]
 OPTIONS += ["--workers", "1", "--max-rejected", "1"]
 
@@ -64,8 +67,8 @@ def audio(tmp_path: Path) -> Path:
     return nsynth_folder(tmp_path / "audio", train=7, valid=2)
 
 
-def encode(audio: Path, out: Path, rank: Rank | None = None) -> Outcome:
-    return encode_folder(Request(audio, out, choice, 1, rank=rank or Rank()), Silent())
+def encode(audio: Path, out: Path, rank: Rank | None = None, **changes: Any) -> EncodeOutcome:
+    return encode_folder(EncodeRequest(audio, out, options(), 1, rank=rank or Rank(), **changes), Silent())
 
 
 def objects(folder: Path) -> dict[str, bytes]:
@@ -151,13 +154,13 @@ def test_an_upload_that_fails_anywhere_leaves_whole_objects_and_the_same_command
     upload = places.upload
     for last in itertools.count():
         done = itertools.count()
+        out = bucket / f"ended-{last}"
 
-        def ending(copy: Path, path: Path, last: int = last, done: Iterator[int] = done) -> None:
-            if next(done) == last:
-                raise UserError("the network is gone")
+        def ending(copy: Path, path: Path, last: int = last, done: Iterator[int] = done, out: Path = out) -> None:
+            if path.name == f"{out.name}.inputs.json" or next(done) == last:
+                raise UserError("the network is gone")  # which ends no run where only the cache is lost
             upload(copy, path)
 
-        out = bucket / f"ended-{last}"
         with monkeypatch.context() as patch:
             patch.setattr("shards.files.upload", ending)
             try:
@@ -245,20 +248,88 @@ def test_audio_that_is_no_longer_what_was_listed_stops_the_run(audio: Path, tmp_
     name = "nsynth-guitar-train/guitar_acoustic_000-081-100.mp3"
     write_note(audio / name)
 
-    def choose_and_change() -> Any:
-        (audio / name).unlink() if fact == "is gone" else write_note(audio / name, np.full(9_000, 0.1))
-        return choice()
+    class Change(Silent):
+        """Changes a file after the folder was listed and before it is encoded."""
+
+        def start(self, total: int, done: int) -> None:
+            (audio / name).unlink() if fact == "is gone" else write_note(audio / name, np.full(9_000, 0.1))
 
     with web_server(audio, Behaviour()) as url, pytest.raises(UserError, match=rf"081-100\.mp3: {fact} since"):
-        encode_folder(Request(parse_path(url), tmp_path / "set", choose_and_change, 1), Silent())
+        encode_folder(EncodeRequest(parse_path(url), tmp_path / "set", options(), 1), Change())
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_a_finished_set_of_a_bucket_or_a_web_server_is_recognised_by_the_listing(
+    audio: Path, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(audio, bucket / "audio")
+    behaviour = Behaviour()
+    with s3_proxy(behaviour) as url, web_server(audio, behaviour) as web:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        forget_connections()
+        for source, out in ((bucket / "audio", bucket / "set"), (parse_path(web), tmp_path / "set")):
+            behaviour.asked.clear()
+            assert encode(source, out).tasks_run == 4
+            assert behaviour.count(".mp3") >= 9
+            behaviour.asked.clear()
+            assert encode(source, out).tasks_run == 0
+            assert behaviour.count(".mp3") == 0
+            assert encode(source, out, check_audio=True).tasks_run == 0
+            assert {path.rpartition("/")[2] for path in behaviour.asked if path.endswith(".mp3")} == {
+                path.name for path in audio.rglob("*.mp3")
+            }
+    forget_connections()
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_an_object_that_changed_is_found_by_its_etag(audio: Path, bucket: Path, tmp_path: Path) -> None:
+    put(audio, bucket / "audio")
+    encode(bucket / "audio", tmp_path / "set")
+    path = audio / "nsynth-guitar-train/guitar_acoustic_000-041-100.mp3"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    put(audio, bucket / "audio")
+    with pytest.raises(UserError, match=r"000-041-100\.mp3: has changed since this set was made of it"):
+        encode(bucket / "audio", tmp_path / "set")
+    (tmp_path / "set/manifest.json").unlink()
+    with pytest.raises(UserError, match=r"unfinished and its inputs .*000-041-100\.mp3 is gone or has changed"):
+        encode(bucket / "audio", tmp_path / "set")
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_a_rank_reads_only_the_audio_of_its_own_tasks_and_each_file_once(audio: Path, tmp_path: Path) -> None:
+    (audio / "empty.wav").touch()
+    encode(audio, tmp_path / "set")
+    with web_server(audio, behaviour := Behaviour()) as url:
+        for index in (1, 0):
+            behaviour.asked.clear()
+            outcome = encode(parse_path(url), tmp_path / "ranks", Rank(index, 2))
+            own = [read_shard_record(tmp_path / f"ranks/{name}.json") for name in TASKS[index::2]]
+            names = sorted(Path(name).name for record in own for name in record.inputs)
+            assert sorted(Path(path).name for path in behaviour.asked if path.endswith(".mp3")) == names
+            (tmp_path / "ranks.inputs.json").unlink()
+            behaviour.asked.clear()
+            encode(parse_path(url), tmp_path / "ranks", Rank(index, 2))
+            assert sorted(Path(path).name for path in behaviour.asked if path.endswith(".mp3")) == names
+    assert outcome.manifest is not None
+    here, there = files_of(tmp_path / "set"), files_of(tmp_path / "ranks")
+    assert {name for name in here if here[name] != there[name]} == {MANIFEST}  # it names the source
+    assert outcome.manifest.fingerprint == read_manifest(tmp_path / "set").fingerprint
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_the_cache_of_a_set_in_a_bucket_is_beside_it_and_has_the_files_of_all_ranks(audio: Path, bucket: Path) -> None:
+    for index in (0, 1):
+        encode(put(audio, bucket / "audio"), bucket / "set", Rank(index, 2))
+    assert "set.inputs.json" in places.list_files(bucket)
+    assert len(json.loads(places.read_bytes(bucket / "set.inputs.json"))["files"]) == 9
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 def batches(folder: Path, workers: int = 0) -> list[Batch]:
     """The first batches of a training."""
     notes = NoteReader(folder, read_manifest(folder), "train")
-    order = Order(notes.notes, seed=5, batch=4)
-    stream = TrainStream(notes, order, VOCABULARY, 600, 0.1, STEPS, divided(4, 0, 1))
+    order = Order(notes.counts, seed=5, batch=4)
+    stream = TrainStream(notes, order, VOCABULARY, 600, 0.1, STEPS, split_range(4, 0, 1))
     return list(train_batches(stream, workers))
 
 

@@ -1,6 +1,7 @@
-"""A run's state at a step as one safetensors file: tensors and a JSON block, whole or not at all, never a pickle.
+"""Checkpoint: a run's state at a step as one safetensors file of tensors and a JSON block, whole or not at all.
 
-`step-00000500.safetensors` under the run's `checkpoints/`. Knows nothing of models or optimizers but their tensors.
+`step-00000500.safetensors` in the run's `checkpoints/`; never a pickle. Knows nothing of models or optimizers but
+their tensors.
 """
 
 import json
@@ -28,7 +29,7 @@ NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run is at one step."""
+    """The state of a run at one step."""
 
     step: int  # updates made
     tensors: dict[str, Tensor]
@@ -40,46 +41,46 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     facts = json.dumps({"step": checkpoint.step, **checkpoint.facts})
     data = save(tensors, {"facts": facts, "crc32": str(_checksum(tensors))})
-    path = _path(run, checkpoint.step)
+    path = checkpoint_path(run, checkpoint.step)
     with atomic_write(path) as file:
         file.write(data)
     return path
 
 
 def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
-    """Undo `write_checkpoint`, or bring only the tensors whose names begin with `prefix`, without that beginning.
+    """Undo `write_checkpoint`. With a `prefix`, only the tensors with it in their names, which lose it.
 
     Raises:
         TrainError: missing or damaged.
     """
     try:
         with safe_open(path, "pt") as file:
-            described = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = json.loads(described["facts"])
-        whole = _checksum(tensors) == int(described["crc32"])
+        facts = json.loads(metadata["facts"])
+        is_intact = _checksum(tensors) == int(metadata["crc32"])
     except FileNotFoundError as error:
         raise TrainError(f"{path}: no such checkpoint") from error
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise TrainError(f"{path}: is not a whole checkpoint ({str(error).splitlines()[0]})") from error
-    if not whole:
+    if not is_intact:
         raise TrainError(f"{path}: is damaged, its checksum does not fit; delete it to go on from the one before")
-    wanted = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return Checkpoint(facts.pop("step"), wanted, facts)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return Checkpoint(facts.pop("step"), tensors, facts)
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
-    """The last whole state of the run, or None if it has none; damaged ones are passed over with a warning."""
+    """Read the last intact checkpoint of the run, or None if it has none; warn of each damaged one."""
     for step in reversed(saved_steps(run)):
         try:
-            return read_checkpoint(_path(run, step))
+            return read_checkpoint(checkpoint_path(run, step))
         except TrainError as error:
             log.warning("%s Falling back to the checkpoint before it.", error.message)
     return None
 
 
 def find_checkpoint(run: Path, step: int | None) -> Path:
-    """The file of a step, or the best one of the run, or its newest.
+    """The file of a step; of the newest if `step` is None.
 
     Raises:
         TrainError: the run has no such checkpoint.
@@ -89,14 +90,14 @@ def find_checkpoint(run: Path, step: int | None) -> Path:
         raise TrainError(f"{run}: has no checkpoint yet; `python -m trainer train --run {run}` makes them")
     if step is not None and step not in steps:
         raise TrainError(f"{run}: has no checkpoint of step {step}, only of {', '.join(map(str, steps))}")
-    return _path(run, steps[-1] if step is None else step)
+    return checkpoint_path(run, steps[-1] if step is None else step)
 
 
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
-    """Delete all but the newest `keep` and the best, and what an interrupted write has left."""
+    """Delete all but the newest `keep` and the best, and the parts of interrupted writes."""
     for step in saved_steps(run)[:-keep]:
         if step != best:
-            _path(run, step).unlink()
+            checkpoint_path(run, step).unlink()
     for part in (run / FOLDER).glob(f"*{PART}"):
         part.unlink()
 
@@ -107,12 +108,12 @@ def saved_steps(run: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def _path(run: Path, step: int) -> Path:
+def checkpoint_path(run: Path, step: int) -> Path:
     return run / FOLDER / f"step-{step:08d}.safetensors"
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    """Over all bytes, because a file of the right length can still be damaged."""
+    """CRC-32 of all names and bytes: a file of the right length can still be damaged."""
     total = 0
     for name in sorted(tensors):
         flat = tensors[name].reshape(-1).view(torch.uint8)

@@ -1,73 +1,118 @@
-"""Which labels each sample has: those that are asked for, and the others as they go together on train notes.
+"""Conditioning of samples: the labels of each, and the prompt, a real note's beginning, that all of them continue.
 
-Knows nothing of models and files.
+Knows nothing of models.
 """
 
 import itertools
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shards.manifest import read_manifest
+from shards.note import Codec, Note, TokenFile, read_token_file
+from shards.storage import parse_path
+from trainer.data import NoteReader
 from trainer.errors import ConfigError
-from trainer.run import Record
+from trainer.run import RunInfo
 from trainer.vocabulary import NONE, Vocabulary
 
 SWEEP = re.compile(r"(-?\d+):(-?\d+)(?::(\d+))?")
+MOST_VALUES = 12  # of a label that an error lists; of more it says the first and the last
 Labels = dict[str, Any]
 
 
-def combinations(vocabulary: Vocabulary, asked: Iterable[str]) -> list[Labels]:
-    """All combinations of the values that are asked for: `NAME=VALUE`, `NAME=FROM:TO[:STEP]` (both ends included) or
+def parse_labels(vocabulary: Vocabulary, options: Iterable[str]) -> list[Labels]:
+    """All combinations of the values in `--label` options: `NAME=VALUE`, `NAME=FROM:TO[:STEP]` (both ends included) or
     `NAME=none`; a name can come again for more values.
 
     Raises:
         ConfigError: a label or a value that the model was not trained on.
     """
-    known = dict(vocabulary.labels)
+    trained = dict(vocabulary.labels)
     values: dict[str, list[Any]] = {}
-    for text in asked:
+    for text in options:
         name, equals, value = text.partition("=")
         if not equals or not value:
             raise ConfigError(f"--label {text}: is not NAME=VALUE, such as pitch=60, or NAME=FROM:TO:STEP")
-        if name not in known:
-            has = f"only {', '.join(known)}" if known else "none at all"
+        if name not in trained:
+            has = f"only {', '.join(trained)}" if trained else "none at all"
             raise ConfigError(f"--label {text}: this run was not trained on the label {name}; it knows {has}")
-        values.setdefault(name, []).extend(_values(name, value, known[name]))
-    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+        values.setdefault(name, []).extend(_parse_values(name, value, trained[name]))
+    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
-def _values(name: str, text: str, known: tuple[Any, ...]) -> list[Any]:
-    """The values of a label that `text` means."""
+def _parse_values(name: str, text: str, trained: tuple[Any, ...]) -> list[Any]:
+    """The values that the text of one option means."""
     if text == "none":
         return [NONE]
-    by_text = {str(value): value for value in known}
+    by_text = {str(value): value for value in trained}
     sweep = SWEEP.fullmatch(text)
+    texts = [text]
     if sweep is not None and text not in by_text:
         first, last, step = int(sweep[1]), int(sweep[2]), int(sweep[3] or 1)
         if step < 1 or last < first:
             raise ConfigError(f"--label {name}={text}: is not FROM:TO:STEP with FROM up to TO")
         texts = [str(value) for value in range(first, last + 1, step)]
-    else:
-        texts = [text]
-    for one in texts:
-        if one not in by_text:
-            seen = ", ".join(by_text) if len(by_text) <= 12 else f"{known[0]} to {known[-1]}"
-            raise ConfigError(f"--label {name}={one}: no note that the run was trained on has it; it knows {seen}")
-    return [by_text[one] for one in texts]
+    for value in texts:
+        if value not in by_text:
+            values = ", ".join(by_text) if len(by_text) <= MOST_VALUES else f"{trained[0]} to {trained[-1]}"
+            raise ConfigError(f"--label {name}={value}: no note that the run was trained on has it; it knows {values}")
+    return [by_text[value] for value in texts]
 
 
-def completed(asked: Labels, record: Record, seed: int, index: int) -> Labels:
-    """The labels of one sample: those asked for, and the others as on a train note that has the asked ones."""
-    names = [name for name, _ in record.vocabulary.labels]
-    fitting = [
+def fill_labels(labels: Labels, info: RunInfo, seed: int, index: int) -> Labels:
+    """Add the missing labels of sample `index`: those of a random train note that has the other ones."""
+    names = [name for name, _ in info.vocabulary.labels]
+    matching = [
         (values, count)
-        for values, count in record.combinations
-        if all(values[names.index(name)] == value for name, value in asked.items() if value is not NONE)
-    ] or record.combinations
-    ends = np.cumsum([count for _, count in fitting])
-    chance = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, 1)))).random()
-    drawn = fitting[int(np.searchsorted(ends, chance * ends[-1], side="right"))][0]
-    labels = dict(zip(names, drawn, strict=True)) | asked
-    return {name: value for name, value in labels.items() if value is not NONE}
+        for values, count in info.combinations
+        if all(values[names.index(name)] == value for name, value in labels.items() if value is not NONE)
+    ] or info.combinations
+    ends = np.cumsum([count for _, count in matching])
+    uniform = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, 1)))).random()
+    values, _ = matching[int(np.searchsorted(ends, uniform * ends[-1], side="right"))]
+    filled = dict(zip(names, values, strict=True)) | labels
+    return {name: value for name, value in filled.items() if value is not NONE}
+
+
+def read_prompt(text: str, seconds: float, info: RunInfo) -> Note:
+    """Read the first `seconds` of `SET:KEY` (a note of a shard set) or of `FILE.npy` (a token file), in whole frames,
+    with those of its labels that the run was trained on.
+
+    Raises:
+        UserError: no such note, codes of another codec than the run's, or as long as all that the model can see.
+    """
+    file = read_token_file(Path(text)) if text.endswith(".npy") else _read_note_of_set(text)
+    note, codec = file.note, file.codec
+    if codec != info.codec:
+        raise ConfigError(f"--prompt {text}: its codes are of {_describe(codec)}, the run's of {_describe(info.codec)}")
+    length = round(seconds * codec.frame_rate) * codec.codebooks
+    if not 0 < length < info.window:
+        longest = info.window / codec.tokens_per_second
+        raise ConfigError(f"--prompt-seconds {seconds:g}: must be more than 0 and less than the run's {longest:g} s")
+    if length > len(note.tokens):
+        raise ConfigError(
+            f"--prompt-seconds {seconds:g}: {text} has only {len(note.tokens) / codec.tokens_per_second:g} s"
+        )
+    labels = {name: note.labels[name] for name, values in info.vocabulary.labels if note.labels.get(name) in values}
+    return Note(note.key, note.tokens[:length], labels)
+
+
+def _read_note_of_set(text: str) -> TokenFile:
+    folder, colon, key = text.rpartition(":")
+    if not colon:
+        raise ConfigError(f"--prompt {text}: is neither SET:KEY, such as shards/demo:NOTE, nor a token file, FILE.npy")
+    path = parse_path(folder)
+    manifest = read_manifest(path)
+    for split in manifest.splits:
+        for note in NoteReader(path, manifest, split).read_all():
+            if note.key == key:
+                return TokenFile(note, manifest.codec)
+    raise ConfigError(f"--prompt {text}: {folder} has no note of this name")
+
+
+def _describe(codec: Codec) -> str:
+    return f"{codec.name} at {codec.bandwidth:g} kbps, weights {codec.weights_sha256[:12]}"

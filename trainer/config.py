@@ -1,11 +1,11 @@
-"""What a run is asked to do: three frozen dataclasses, read from a TOML preset or file, changed by `--set KEY=VALUE`.
+"""Settings of a run: three frozen dataclasses, read from a TOML preset or file, changed by `--set KEY=VALUE`.
 
-Says nothing about the shard set: what depends on it (the vocabulary, the number of steps) is worked out by the trainer.
+Knows nothing of the shard set: what depends on it (the vocabulary, the number of steps) is computed in `trainer.run`.
 """
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class ModelConfig:
     flash: bool = True  # scaled_dot_product_attention instead of attention written out
     shared_vocabulary: bool = False  # all codebooks use the ids 0..codebook_size - 1, and code 0 is the start token
     position: str = "frame"  # token: a position of the decoder for each code; frame: for all codes of a frame
-    labels: tuple[str, ...] = ()  # what notes are sampled by; those that the set lacks are left out
+    labels: tuple[str, ...] = ()  # label names that condition the model; those that the set lacks are left out
 
     def __post_init__(self) -> None:
         _check_positive(self, "width", "depth", "heads", "head_width")
@@ -41,13 +41,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which tokens a step sees. The order of notes is a function of the set, `train.seed` and `batch`."""
+    """Batches and loading. The order of notes is a function of the set, `train.seed` and `batch`."""
 
     batch: int = 16  # notes a step, over all ranks
-    micro_batch: int = 0  # notes at a time on a rank, gradients added up; 0: all of its share
+    micro_batch: int = 0  # notes of a rank at a time, gradients added up; 0: all of its notes
     window: int = 0  # tokens from a note's start; 0: the longest note of the set
     workers: int = 0  # loader processes a rank; 0: read in the training process, which takes it about 0.1 ms a note
-    label_dropout: float = 0.1  # how often a label is hidden, so that one model samples with and without it
+    label_dropout: float = 0.1  # probability that a label is hidden, so that one model samples with and without it
 
     def __post_init__(self) -> None:
         _check_positive(self, "batch")
@@ -57,7 +57,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the weights are found."""
+    """Length, optimizer and precision of the training, and how often it evaluates and saves."""
 
     steps: int = 0  # updates in all; 0: as `epochs` or `minutes` says
     epochs: int = 0  # passes over the train split
@@ -66,11 +66,11 @@ class TrainConfig:
     lr: float = 1e-3
     schedule: str = "cosine"  # cosine, constant
     warmup: int = 0  # steps until `lr` is reached
-    final_lr: float = 0.0  # what the cosine ends at, as a share of `lr`
+    final_lr: float = 0.0  # last rate of the cosine, as a share of `lr`
     beta2: float = 0.95
     weight_decay: float = 0.1  # on matrices only
     clip: float = 1.0  # largest norm of the gradient; 0: any
-    ema: float = 0.0  # decay, a step, of a moving average of the weights, evaluated and sampled for them; 0: none
+    ema: float = 0.0  # decay a step of the weights' moving average, which is evaluated and sampled then; 0: none
     seed: int = 0
     dtype: str = "auto"  # float32, bfloat16 (autocast); auto: bfloat16 where the hardware has units for it
     compile: bool = False  # torch.compile
@@ -80,18 +80,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_positive(self, "lr", "keep")
-        _check_not_negative(
-            self,
-            "steps",
-            "epochs",
-            "minutes",
-            "warmup",
-            "weight_decay",
-            "clip",
-            "seed",
-            "evaluate_every",
-            "checkpoint_every",
-        )
+        _check_not_negative(self, "steps", "epochs", "minutes", "warmup", "weight_decay", "clip", "seed")
+        _check_not_negative(self, "evaluate_every", "checkpoint_every")
         _check_share(self, "beta2", "final_lr", "ema")
         _check_choice(self, "optimizer", "adamw", "adam", "muon")
         _check_choice(self, "schedule", "cosine", "constant")
@@ -125,12 +115,13 @@ class Config:
 
 
 SECTIONS = {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
-KINDS: dict[str, Any] = {
-    f"{section}.{item.name}": item.type for section, kind in SECTIONS.items() for item in fields(kind)
+TYPE_NAMES = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+TYPES: dict[str, Any] = {
+    f"{section}.{item.name}": item.type for section, config in SECTIONS.items() for item in fields(config)
 }
 LENGTHS = ("train.steps", "train.epochs", "train.minutes")
-# Settings that leave the course of a run as it is, so that a run may go on with other values of them.
-FREE = {
+# A run may go on with other values of these: they do not change its batches and updates, only how many it makes.
+CHANGEABLE = {
     *LENGTHS,
     *("train.evaluate_every", "train.checkpoint_every", "train.keep"),
     *("data.micro_batch", "data.workers"),
@@ -138,7 +129,7 @@ FREE = {
 
 
 def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
-    """The settings of a preset's name or a TOML file, changed by `KEY=VALUE` strings.
+    """Read the settings of a preset's name or a TOML file, changed by `KEY=VALUE` strings.
 
     A key is `section.name`; the section can be left out. `steps`, `epochs` and `minutes` replace each other.
 
@@ -149,7 +140,7 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
     if not path.is_file():
         path = Path(preset)
     if not path.is_file():
-        names = ", ".join(sorted(known.stem for known in PRESETS.glob("*.toml")))
+        names = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
         raise ConfigError(f"{preset}: neither a preset ({names}) nor a TOML file")
     try:
         tables = tomllib.loads(path.read_text())
@@ -158,7 +149,7 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
     values = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} stands outside the tables [{'], ['.join(SECTIONS)}]")
+            raise ConfigError(f"{path}: {section} is outside the tables [{'], ['.join(SECTIONS)}]")
         for name, value in table.items():
             values[_full_key(f"{section}.{name}", str(path))] = value
     for change in changes:
@@ -177,14 +168,14 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
 
 
 def same_length(ours: Config, theirs: Config) -> bool:
-    """Whether both ask for the same number of updates, in the same words."""
+    """Say whether both have the same steps, epochs and minutes."""
     return all(_flat(ours)[key] == _flat(theirs)[key] for key in LENGTHS)
 
 
-def differing(ours: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
-    """(key, our value, their value) of each setting that would change the course of a run."""
+def list_differences(ours: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
+    """(key, our value, their value) of each setting with which a run would become another one."""
     a, b = _flat(ours), _flat(theirs)
-    return [(key, a[key], b[key]) for key in a if a[key] != b[key] and key not in FREE]
+    return [(key, a[key], b[key]) for key in a if a[key] != b[key] and key not in CHANGEABLE]
 
 
 def _flat(config: Config) -> dict[str, Any]:
@@ -192,24 +183,22 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _section(name: str, table: dict[str, Any]) -> Any:
-    return SECTIONS[name](**{key: _converted(_full_key(f"{name}.{key}", name), value) for key, value in table.items()})
+    return SECTIONS[name](**{key: _convert(_full_key(f"{name}.{key}", name), value) for key, value in table.items()})
 
 
-def _full_key(key: str, where: str) -> str:
-    """`section.name` for a key that may lack its section."""
-    if key in KINDS:
-        return key
-    found = [full for full in KINDS if full.split(".")[1] == key]
-    if found:
-        return found[0]
-    names = {full.split(".")[1]: full for full in KINDS} | {full: full for full in KINDS}
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-    raise ConfigError(f"{where}: {key}: no such setting; the nearest is {names[near[0]]}")
+def _full_key(key: str, source: str) -> str:
+    """`section.name` for a key that may lack its section. `source` begins the error."""
+    by_name = {full.split(".")[1]: full for full in TYPES}
+    if key in TYPES or key in by_name:
+        return by_name.get(key, key)
+    names = by_name | {full: full for full in TYPES}
+    [nearest] = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+    raise ConfigError(f"{source}: {key}: no such setting; the nearest is {names[nearest]}")
 
 
 def _parse(key: str, text: str) -> Any:
-    """The value that `text` means for `key`: a word, a number, true or false, or words with commas between them."""
-    kind = KINDS[key]
+    """Convert the text of `--set`: a word, a number, true or false, or words with commas between them."""
+    kind = TYPES[key]
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ConfigError(f"{key} = {text}: is true or false")
@@ -218,53 +207,45 @@ def _parse(key: str, text: str) -> Any:
         try:
             return kind(text)
         except ValueError:
-            raise ConfigError(f"{key} = {text}: is not {_name(kind)}") from None
+            raise ConfigError(f"{key} = {text}: is not {TYPE_NAMES[kind]}") from None
     if kind is str:
         return text
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _converted(key: str, value: Any) -> Any:
-    """A value of a TOML or JSON file as the type of its field."""
-    kind = KINDS[key]
+def _convert(key: str, value: Any) -> Any:
+    """Convert a value of a TOML or JSON file to the type of its field."""
+    kind = TYPES[key]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind in (int, float, str, bool):
+    if kind in TYPE_NAMES:
         if type(value) is not kind:
-            raise ConfigError(f"{key} = {value!r}: is not {_name(kind)}")
+            raise ConfigError(f"{key} = {value!r}: is not {TYPE_NAMES[kind]}")
         return value
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
         raise ConfigError(f"{key} = {value!r}: is not a list of words")
     return tuple(value)
 
 
-def _name(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[kind]
-
-
-def _where(config: Any, name: str) -> str:
-    section = next(section for section, kind in SECTIONS.items() if isinstance(config, kind))
-    return f"{section}.{name} = {getattr(config, name)!r}"
+def _check(config: Any, names: Iterable[str], is_valid: Callable[[Any], bool], rule: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not is_valid(value):
+            section = next(section for section, kind in SECTIONS.items() if isinstance(config, kind))
+            raise ConfigError(f"{section}.{name} = {value!r}: must be {rule}")
 
 
 def _check_positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{_where(config, name)}: must be more than 0")
+    _check(config, names, lambda value: value > 0, "more than 0")
 
 
 def _check_not_negative(config: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise ConfigError(f"{_where(config, name)}: must be 0 or more")
+    _check(config, names, lambda value: value >= 0, "0 or more")
 
 
 def _check_share(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{_where(config, name)}: must be at least 0 and less than 1")
+    _check(config, names, lambda value: 0 <= value < 1, "at least 0 and less than 1")
 
 
 def _check_choice(config: Any, name: str, *choices: str) -> None:
-    if getattr(config, name) not in choices:
-        raise ConfigError(f"{_where(config, name)}: must be one of {', '.join(choices)}")
+    _check(config, [name], lambda value: value in choices, f"one of {', '.join(choices)}")

@@ -1,11 +1,12 @@
-"""A layer at one position, as loops that numba compiles: what a CPU does at each step of sampling, in float32.
+"""CPU kernels: one decoder layer at one position, as loops that numba compiles. Every step of sampling runs them.
 
 With few notes a step takes as long as reading the weights, with many as long as reading the keys and values of all
 positions before. These loops read both at the speed of memory, which torch's products of so small matrices do not;
-and a layer is one call instead of some thirty. They release Python's lock, so threads run side by side.
+and a layer is one call instead of some thirty. They release Python's lock, so threads run side by side. All sums are
+in float32.
 
-Matrices and the cache may be kept in bfloat16, which is half as much to read. numpy has no such numbers: they are
-uint16 here, the upper halves of float32's bits.
+Weights and the cache may be bfloat16, which is half as much to read. numpy has no bfloat16: here it is uint16, the
+upper halves of float32's bits. Knows nothing of torch.
 """
 
 import math
@@ -20,12 +21,12 @@ EPSILON = np.float32(1e-5)  # LayerNorm's
 compiled = njit(
     nogil=True,
     cache=True,
-    fastmath={"reassoc", "contract"},  # sums in any order, but infinities are kept
+    fastmath={"reassoc", "contract"},  # sums in any order, but infinities stay infinities
     error_model="numpy",  # a check of each divisor would keep loops from taking eight numbers at once
 )
 BITS = ir.IntType(32)
 LOWEST = np.float32(-87)  # its exponential is nearly the least that float32 has
-BIAS, EXPONENT = np.float32(127), np.float32(2**7)  # of a bfloat16's exponent: what is added, where it begins
+BIAS, EXPONENT = np.float32(127), np.float32(2**7)  # of bfloat16: the exponent's bias, and the unit of its lowest bit
 LOG2_E, LN_2 = np.float32(math.log2(math.e)), np.float32(math.log(2))
 ERF_P = np.float32(0.3275911 * math.sqrt(0.5))
 ERF_1, ERF_2, ERF_3, ERF_4, ERF_5 = (
@@ -34,23 +35,21 @@ ERF_1, ERF_2, ERF_3, ERF_4, ERF_5 = (
 ONE, HALF, THIRD, FOURTH, FIFTH, SIXTH = (np.float32(1 / math.factorial(n)) for n in range(1, 7))  # of exp's series
 
 
-def _widened(typing: Any, kept: Any) -> Any:
-    """The float32 that is kept as it is, or as bfloat16."""
+def _unchanged(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return arguments[0]
 
-    def of_float32(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return arguments[0]
+
+def _to_float32(typing: Any, value: Any) -> Any:
+    """Convert an element of a float32 or bfloat16 array to float32."""
 
     def of_bfloat16(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(builder.shl(builder.zext(arguments[0], BITS), BITS(16)), ir.FloatType())
 
-    return types.float32(kept), of_float32 if kept == types.float32 else of_bfloat16
+    return types.float32(value), _unchanged if value == types.float32 else of_bfloat16
 
 
-def _narrowed(typing: Any, number: Any, place: Any) -> Any:
-    """A float32 as the array `place` keeps it: rounded to the nearest bfloat16, to the even one if two are as near."""
-
-    def to_float32(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return arguments[0]
+def _to_dtype_of(typing: Any, number: Any, array: Any) -> Any:
+    """Convert a float32 to an element of `array`: float32 as it is, or the nearest bfloat16, of two the even one."""
 
     def to_bfloat16(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.bitcast(arguments[0], BITS)
@@ -58,43 +57,87 @@ def _narrowed(typing: Any, number: Any, place: Any) -> Any:
         rounded = builder.add(bits, builder.add(odd, BITS(0x7FFF)))
         return builder.trunc(builder.lshr(rounded, BITS(16)), ir.IntType(16))
 
-    return place.dtype(types.float32, place), to_float32 if place.dtype == types.float32 else to_bfloat16
+    return array.dtype(types.float32, array), _unchanged if array.dtype == types.float32 else to_bfloat16
 
 
-# As variables: in numba's own types the first argument is still to be given.
-widened: Any = intrinsic(_widened)
-narrowed: Any = intrinsic(_narrowed)
+# Variables, not decorated functions: numba's type hints would ask callers for the argument `typing`.
+to_float32: Any = intrinsic(_to_float32)
+to_dtype_of: Any = intrinsic(_to_dtype_of)
 
 
 @compiled
-def attend(projected: np.ndarray, turns: np.ndarray, cache: np.ndarray, place: int, out: np.ndarray) -> None:
-    """One position's attention to itself and those before, which `cache` holds and where it adds itself.
+def layer(
+    x: np.ndarray,
+    rotary: np.ndarray,
+    cache: np.ndarray,
+    position: int,
+    attn_norm: np.ndarray,
+    qkv_proj: np.ndarray,
+    out_proj: np.ndarray,
+    ffn_norm: np.ndarray,
+    up_proj: np.ndarray,
+    up_bias: np.ndarray,
+    down_proj: np.ndarray,
+    down_bias: np.ndarray,
+) -> None:
+    """Attention and feed-forward of one layer at one position; changes x, (note, feature), and `cache`, as `attend`."""
+    notes, width = x.shape
+    heads, head_width = cache.shape[2], cache.shape[4]
+    normed = np.empty((notes, width), np.float32)
+    qkv = np.zeros((notes, len(qkv_proj)), np.float32)
+    attn = np.empty((notes, heads * head_width), np.float32)
+    hidden = np.empty((notes, len(up_proj)), np.float32)
+    layer_norm(x, attn_norm, normed)
+    add_product(normed, qkv_proj, qkv)
+    attend(qkv.reshape(notes, 3, heads, head_width), rotary, cache, position, attn.reshape(notes, heads, head_width))
+    add_product(attn, out_proj, x)
+    layer_norm(x, ffn_norm, normed)
+    hidden[:] = up_bias
+    add_product(normed, up_proj, hidden)
+    gelu(hidden.reshape(-1))
+    x += down_bias
+    add_product(hidden, down_proj, x)
 
-    projected (note, queries and keys and values, head, feature). turns (pair of features, cosine and sine) of the
-    position's rotation. cache (keys and values, note, head, position, feature). out (note, head, feature).
+
+@compiled
+def attend(qkv: np.ndarray, rotary: np.ndarray, cache: np.ndarray, position: int, out: np.ndarray) -> None:
+    """Attention of one position to itself and those before it in `cache`, to which its key and value are added.
+
+    qkv (note, query and key and value, head, feature). rotary (pair of features, cosine and sine) of the position's
+    rotation. cache (keys and values, note, head, position, feature). out (note, head, feature).
     """
-    notes, _, heads, width = projected.shape
+    notes, _, heads, width = qkv.shape
     scale = np.float32(1 / math.sqrt(width))
-    weights = np.empty(place + 1, np.float32)
+    weights = np.empty(position + 1, np.float32)
     query, key = np.empty(width, np.float32), np.empty(width, np.float32)
     for note in range(notes):
         for head in range(heads):
-            keys, values, mixed = cache[0, note, head], cache[1, note, head], out[note, head]
-            turn(projected[note, 0, head], turns, query)
-            turn(projected[note, 1, head], turns, key)
+            keys, values, mean = cache[0, note, head], cache[1, note, head], out[note, head]
+            rotate(qkv[note, 0, head], rotary, query)
+            rotate(qkv[note, 1, head], rotary, key)
             for feature in range(width):
-                keys[place, feature] = narrowed(key[feature], keys)
-                values[place, feature] = narrowed(projected[note, 2, head, feature], values)
-            compare(query, keys[: place + 1], scale, weights)
-            total = exponentials(weights)
-            mixed[:] = 0
-            add_mixture(weights, values[: place + 1], mixed)
+                keys[position, feature] = to_dtype_of(key[feature], keys)
+                values[position, feature] = to_dtype_of(qkv[note, 2, head, feature], values)
+            attn_scores(query, keys[: position + 1], scale, weights)
+            total = exp_shifted(weights)
+            mean[:] = 0
+            add_weighted_sum(weights, values[: position + 1], mean)
             for feature in range(width):
-                mixed[feature] /= total
+                mean[feature] /= total
 
 
 @compiled
-def compare(query: np.ndarray, keys: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
+def rotate(features: np.ndarray, rotary: np.ndarray, out: np.ndarray) -> None:
+    """Rotary position embedding: (feature,) -> (feature,), neighbours as one complex number."""
+    for pair in range(len(rotary)):
+        real, imaginary = features[2 * pair], features[2 * pair + 1]
+        cosine, sine = rotary[pair]
+        out[2 * pair] = real * cosine - imaginary * sine
+        out[2 * pair + 1] = real * sine + imaginary * cosine
+
+
+@compiled
+def attn_scores(query: np.ndarray, keys: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
     """Scaled products, (position,), of a query, (feature,), and all keys, (position, feature)."""
     out[:] = 0
     add_rows(query, keys, out)
@@ -110,10 +153,10 @@ def add_rows(x: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
         first, second, third, fourth = matrix[row], matrix[row + 1], matrix[row + 2], matrix[row + 3]
         a = b = c = d = np.float32(0)
         for column in range(len(x)):
-            a += x[column] * widened(first[column])
-            b += x[column] * widened(second[column])
-            c += x[column] * widened(third[column])
-            d += x[column] * widened(fourth[column])
+            a += x[column] * to_float32(first[column])
+            b += x[column] * to_float32(second[column])
+            c += x[column] * to_float32(third[column])
+            d += x[column] * to_float32(fourth[column])
         out[row] += a
         out[row + 1] += b
         out[row + 2] += c
@@ -121,12 +164,12 @@ def add_rows(x: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
     for row in range(fours, len(matrix)):
         a = np.float32(0)
         for column in range(len(x)):
-            a += x[column] * widened(matrix[row, column])
+            a += x[column] * to_float32(matrix[row, column])
         out[row] += a
 
 
 @compiled
-def add_mixture(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+def add_weighted_sum(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
     """Add weights @ values: (position,), (position, feature) -> (feature,). Four positions at a time."""
     fours = len(values) // 4 * 4
     for position in range(0, fours, 4):
@@ -135,29 +178,29 @@ def add_mixture(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> Non
         a, b, c, d = weights[position], weights[position + 1], weights[position + 2], weights[position + 3]
         for feature in range(len(out)):
             out[feature] += (
-                a * widened(first[feature])
-                + b * widened(second[feature])
-                + c * widened(third[feature])
-                + d * widened(fourth[feature])
+                a * to_float32(first[feature])
+                + b * to_float32(second[feature])
+                + c * to_float32(third[feature])
+                + d * to_float32(fourth[feature])
             )
     for position in range(fours, len(values)):
         for feature in range(len(out)):
-            out[feature] += weights[position] * widened(values[position, feature])
+            out[feature] += weights[position] * to_float32(values[position, feature])
 
 
 @compiled
-def exponentials(numbers: np.ndarray) -> np.float32:
-    """Replace numbers, (number,), by the exponentials of their differences from the highest; return their sum."""
+def exp_shifted(numbers: np.ndarray) -> np.float32:
+    """Replace numbers, (number,), by exp(number - highest) and return their sum: a softmax without its division."""
     highest = numbers.max()
     total = np.float32(0)
     for index in range(len(numbers)):
-        numbers[index] = exponential(numbers[index] - highest)
+        numbers[index] = exp(numbers[index] - highest)
         total += numbers[index]
     return total
 
 
 @compiled
-def exponential(x: np.float32) -> np.float32:
+def exp(x: np.float32) -> np.float32:
     """exp(x) of x <= 0: 2^n exp(r) with a whole n and |r| below 0.35, where a polynomial is as exact as float32.
 
     Unlike a call of the C library's function, these steps can be taken for eight numbers at once.
@@ -166,68 +209,24 @@ def exponential(x: np.float32) -> np.float32:
     n = np.floor(x * LOG2_E + HALF)
     r = x - n * LN_2
     tail = ((((SIXTH * r + FIFTH) * r + FOURTH) * r + THIRD) * r + HALF) * r + ONE
-    return (tail * r + ONE) * widened(np.uint16((n + BIAS) * EXPONENT))  # 2^n by its bits
+    return (tail * r + ONE) * to_float32(np.uint16((n + BIAS) * EXPONENT))  # 2^n by its bits
 
 
 @compiled
 def gelu(x: np.ndarray) -> None:
-    """x times the normal distribution's share below x, in place.
+    """GELU in place: x times the normal distribution function of x.
 
-    The share by Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, formula 7.1.26: within 1e-7.
+    The function by Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, formula 7.1.26: within 1e-7.
     """
     for index in range(len(x)):
         size = abs(x[index])
         t = ONE / (ONE + ERF_P * size)
-        tail = ((((ERF_5 * t + ERF_4) * t + ERF_3) * t + ERF_2) * t + ERF_1) * t * exponential(-HALF * size * size)
+        tail = ((((ERF_5 * t + ERF_4) * t + ERF_3) * t + ERF_2) * t + ERF_1) * t * exp(-HALF * size * size)
         x[index] = HALF * (x[index] + size * (ONE - tail))
 
 
 @compiled
-def turn(features: np.ndarray, turns: np.ndarray, out: np.ndarray) -> None:
-    """Rotary position: (feature,) -> (feature,), neighbours as one complex number."""
-    for pair in range(len(turns)):
-        real, imaginary = features[2 * pair], features[2 * pair + 1]
-        cosine, sine = turns[pair]
-        out[2 * pair] = real * cosine - imaginary * sine
-        out[2 * pair + 1] = real * sine + imaginary * cosine
-
-
-@compiled
-def layer(
-    x: np.ndarray,
-    turns: np.ndarray,
-    cache: np.ndarray,
-    place: int,
-    attention_norm: np.ndarray,
-    project: np.ndarray,
-    to_out: np.ndarray,
-    feed_norm: np.ndarray,
-    widen: np.ndarray,
-    widen_bias: np.ndarray,
-    narrow: np.ndarray,
-    narrow_bias: np.ndarray,
-) -> None:
-    """Attention and feed-forward of one depth at one position; changes x, (note, feature), and `cache`, as `attend`."""
-    notes, width = x.shape
-    heads, head_width = cache.shape[2], cache.shape[4]
-    normed = np.empty((notes, width), np.float32)
-    projected = np.zeros((notes, len(project)), np.float32)
-    mixed = np.empty((notes, heads * head_width), np.float32)
-    wide = np.empty((notes, len(widen)), np.float32)
-    norm(x, attention_norm, normed)
-    add_product(normed, project, projected)
-    attend(projected.reshape(notes, 3, heads, head_width), turns, cache, place, mixed.reshape(notes, heads, head_width))
-    add_product(mixed, to_out, x)
-    norm(x, feed_norm, normed)
-    wide[:] = widen_bias
-    add_product(normed, widen, wide)
-    gelu(wide.reshape(-1))
-    x += narrow_bias
-    add_product(wide, narrow, x)
-
-
-@compiled
-def norm(x: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+def layer_norm(x: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
     """LayerNorm without a bias: (note, feature) -> (note, feature)."""
     for note in range(len(x)):
         mean = x[note].mean()
@@ -246,7 +245,7 @@ def add_product(x: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
             x4, x5, x6, x7 = x[note + 4], x[note + 5], x[note + 6], x[note + 7]
             a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = np.float32(0)
             for column in range(len(weights)):
-                weight = widened(weights[column])
+                weight = to_float32(weights[column])
                 a0 += x0[column] * weight
                 a1 += x1[column] * weight
                 a2 += x2[column] * weight

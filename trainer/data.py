@@ -1,8 +1,6 @@
-"""A shard set as a stream of batches: an `Order`'s places -> notes read from tars -> padded arrays, through WebDataset.
+"""Batches: the notes of a shard set in an `Order`, read from tars, padded to arrays, through WebDataset.
 
-A tar is read by place: a scan of its headers (bytes a note, no content) tells where each note lies, and one read
-brings it. Nothing in a shard can run code: members are plain files, arrays are npy without pickles, labels are JSON.
-Knows no model.
+Knows no model, and nothing of the tar format.
 """
 
 import io
@@ -22,9 +20,9 @@ import numpy as np
 from shards.cache import cached_shard
 from shards.errors import ShardError, UserError
 from shards.manifest import Manifest
-from shards.note import json_object, npy_array
+from shards.note import Note, json_object, npy_array
 from trainer.config import DataConfig
-from trainer.order import Order, Place, divided
+from trainer.order import NoteIndex, Order, split_range
 from trainer.vocabulary import Vocabulary, label_value
 
 BLOCK = tarfile.BLOCKSIZE  # bytes
@@ -33,7 +31,7 @@ NAME = slice(0, 100)  # where a header has a member's name, its size in octal, a
 SIZE = slice(124, 136)
 TYPE = 156
 NPY_HEADER = 128  # bytes before the numbers of an npy file of one dimension
-AHEAD = 4  # batches a worker prepares before they are asked for
+PREFETCH = 4  # batches that a worker reads ahead
 MEMBER = re.compile(rb"([^./\x00]+)\.(npy|json)")
 
 
@@ -44,7 +42,7 @@ class Batch:
     keys: list[str]
     labels: np.ndarray  # (note, label) int64 ids
     codes: np.ndarray  # (note, token) int16 raw codes
-    lengths: np.ndarray  # (note,) int64 tokens of each note that are its own
+    lengths: np.ndarray  # (note,) int64 tokens of each note without padding
 
     @property
     def tokens(self) -> int:
@@ -57,11 +55,11 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a look at all notes of a split tells."""
+class SplitStats:
+    """Statistics of a split that a new run is made from."""
 
-    longest: int  # tokens
-    combinations: list[tuple[tuple[Any, ...], int]]  # values of the labels asked for, and how many notes have them
+    longest: int  # tokens of the longest note
+    combinations: list[tuple[tuple[Any, ...], int]]  # values of the run's labels, and how many notes have them
 
 
 class NoteFile:
@@ -128,53 +126,59 @@ class NoteFile:
 
 
 class NoteReader:
-    """The notes of one split by (shard, row); a tar is brought here, if it lies under a URL, and its headers
-    are scanned when its first note is asked for."""
+    """Random access to the notes of a split by (shard, row). A tar is fetched, if it is remote, and its headers are
+    scanned when its first note is read."""
 
     def __init__(self, folder: Path, manifest: Manifest, split: str) -> None:
         self.folder = folder
-        self.codec = manifest.codec
+        self.manifest = manifest
         self.shards = manifest.splits.get(split, ())
         self._files: dict[int, NoteFile] = {}
 
     @property
-    def notes(self) -> tuple[int, ...]:
-        """In each shard."""
+    def counts(self) -> tuple[int, ...]:
+        """Notes in each shard."""
         return tuple(shard.notes for shard in self.shards)
 
-    def places(self) -> Iterator[tuple[int, int]]:
+    def positions(self) -> Iterator[tuple[int, int]]:
         """(shard, row) of all notes, in the order of the tars."""
-        return ((shard, row) for shard, notes in enumerate(self.notes) for row in range(notes))
+        return ((shard, row) for shard, notes in enumerate(self.counts) for row in range(notes))
 
-    def read(self, shard: int, row: int) -> tuple[str, np.ndarray, dict[str, Any]]:
-        """(key, raw codes (token,) int16, labels)."""
+    def read(self, shard: int, row: int) -> Note:
+        """Read a note.
+
+        Raises:
+            UserError: its tar is missing, damaged, or cannot be fetched.
+        """
         file = self._files.get(shard)
         if file is None:
             entry = self.shards[shard]
             file = self._files[shard] = NoteFile(cached_shard(self.folder, entry), entry.notes)
-        return file.read(row)
+        return Note(*file.read(row))
 
-    def facts(self, labels: tuple[str, ...]) -> Facts:
-        """What a pass over the split tells of its notes."""
-        longest, found = 0, Counter[tuple[Any, ...]]()
-        for shard, row in self.places():
-            _, codes, known = self.read(shard, row)
-            longest = max(longest, len(codes))
-            found[tuple(label_value(known, name) for name in labels)] += 1
-        return Facts(longest, sorted(found.items(), key=str))
+    def read_all(self) -> Iterator[Note]:
+        """Read all notes, in the order of the tars."""
+        return (self.read(shard, row) for shard, row in self.positions())
+
+    def stats(self, labels: tuple[str, ...]) -> SplitStats:
+        """The statistics for a run with these labels: from the shards' records, so that no tar is opened, or from the
+        notes if the records lack them."""
+        longest, counts = 0, Counter[tuple[Any, ...]]()
+        for note in self.read_all():
+            longest = max(longest, len(note.tokens))
+            counts[tuple(label_value(note.labels, name) for name in labels)] += 1
+        return SplitStats(longest, sorted(counts.items(), key=str))
 
 
-def collate(
-    notes: Iterable[tuple[str, np.ndarray, dict[str, Any]]], vocabulary: Vocabulary, window: int, where: str
-) -> Batch:
-    """Lay notes side by side, cut to `window` tokens.
+def collate(notes: Iterable[Note], vocabulary: Vocabulary, window: int, source: str) -> Batch:
+    """Make a batch of notes, cut to `window` tokens. `source` begins the error.
 
     Raises:
         ShardError: codes that the codec cannot have made, or a part of a frame.
     """
     notes = list(notes)
-    keys = [key for key, _, _ in notes]
-    codes = [tokens[:window] for _, tokens, _ in notes]
+    keys = [note.key for note in notes]
+    codes = [note.tokens[:window] for note in notes]
     lengths = np.array([len(tokens) for tokens in codes], np.int64)
     padded = np.zeros((len(codes), lengths.max(initial=0)), np.int16)
     for row, tokens in zip(padded, codes, strict=True):
@@ -183,30 +187,30 @@ def collate(
     bad |= lengths % vocabulary.codebooks > 0
     if bad.any():
         key = keys[int(bad.argmax())]
-        raise ShardError(f"{where}: {key} holds codes that its codec cannot have made; encode this set again")
-    labels = np.array([vocabulary.label_ids(known) for _, _, known in notes], np.int64)
+        raise ShardError(f"{source}: {key} holds codes that its codec cannot have made; encode this set again")
+    labels = np.array([vocabulary.label_ids(note.labels) for note in notes], np.int64)
     return Batch(keys, labels.reshape(len(keys), len(vocabulary.labels)), padded, lengths)
 
 
 def hide_labels(batch: Batch, vocabulary: Vocabulary, lanes: list[int], dropout: float, key: tuple[int, int]) -> Batch:
-    """Turn each label of each note into "none" with probability `dropout`.
+    """Replace each label of each note by "none" with probability `dropout`.
 
-    Half of that is notes that lose all of their labels at once, which guidance needs to have seen. A function of
-    `key` (seed, step) and the notes' lanes, so that any number of ranks and workers draws the same.
+    Half of that is notes that lose all of their labels at once: guidance needs a model that was trained without
+    labels too. A function of `key` (seed, step) and the notes' lanes, so ranks and workers change nothing.
     """
     count = len(vocabulary.labels)
     if not count or not dropout or not lanes:
         return batch
     stream = np.random.Generator(np.random.Philox(np.random.SeedSequence((*key, 1))))
-    drawn = stream.random((max(lanes) + 1, 1 + count))[lanes]  # (note, all or label)
+    uniforms = stream.random((max(lanes) + 1, 1 + count))[lanes]  # (note, all or label)
     alone = dropout / (2 - dropout)  # so that 1 - (1 - dropout / 2) * (1 - alone) = dropout
-    hidden = (drawn[:, :1] < dropout / 2) | (drawn[:, 1:] < alone)
-    return replace(batch, labels=np.where(hidden, np.array(vocabulary.nones()), batch.labels))
+    hidden = (uniforms[:, :1] < dropout / 2) | (uniforms[:, 1:] < alone)
+    return replace(batch, labels=np.where(hidden, np.array(vocabulary.uncond_ids()), batch.labels))
 
 
 @dataclass(frozen=True)
 class TrainStream:
-    """The batches of one rank from one step to another: the stages of a WebDataset pipeline."""
+    """The batches of one rank from one step to another, as the two stages of a WebDataset pipeline."""
 
     reader: NoteReader
     order: Order
@@ -216,29 +220,29 @@ class TrainStream:
     steps: range
     lanes: range  # of this rank
 
-    def places(self) -> Iterator[tuple[int, list[Place]]]:
-        """(step, what this loader worker has of its notes)."""
+    def indices(self) -> Iterator[tuple[int, list[NoteIndex]]]:
+        """First stage: (step, the indices of its notes) for the lanes of this loader worker."""
         from torch.utils.data import get_worker_info
 
         info = get_worker_info()
         part, parts = (info.id, info.num_workers) if info else (0, 1)
-        lanes = divided(len(self.lanes), part, parts, self.lanes.start)
+        lanes = split_range(len(self.lanes), part, parts, self.lanes.start)
         return zip(self.steps, self.order.steps(self.steps.start, lanes), strict=False)
 
-    def batches(self, places: Iterable[tuple[int, list[Place]]]) -> Iterator[Batch | UserError]:
-        """Read and lay side by side. An error is the last item: raised in a worker it would come out as a traceback."""
+    def batches(self, steps: Iterable[tuple[int, list[NoteIndex]]]) -> Iterator[Batch | UserError]:
+        """Second stage: read and collate. An error is the last item: raised in a worker it would be a traceback."""
         try:
-            for step, found in places:
-                notes = [self.reader.read(place.shard, place.row) for place in found]
+            for step, indices in steps:
+                notes = [self.reader.read(index.shard, index.row) for index in indices]
                 batch = collate(notes, self.vocabulary, self.window, str(self.reader.folder))
-                key = (self.order.seed, step)
-                yield hide_labels(batch, self.vocabulary, [place.lane for place in found], self.label_dropout, key)
+                lanes = [index.lane for index in indices]
+                yield hide_labels(batch, self.vocabulary, lanes, self.label_dropout, (self.order.seed, step))
         except UserError as error:
             yield error
 
 
 def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
-    """One batch a step, read ahead by `workers` processes; the same for any number of them.
+    """Yield one batch a step, read ahead by `workers` processes; the same for any number of them.
 
     Raises:
         ShardError: a shard that is missing, damaged, or not what the manifest says.
@@ -247,12 +251,12 @@ def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
 
     workers = min(workers, len(stream.lanes))
     loader = wds.WebLoader(
-        wds.DataPipeline(stream.places, stream.batches),
+        wds.DataPipeline(stream.indices, stream.batches),
         num_workers=workers,
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         worker_init_fn=_ignore_signals,
-        prefetch_factor=AHEAD if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
     )
     parts: list[Batch] = []
     for item in loader:
@@ -260,23 +264,23 @@ def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
             raise item
         parts.append(item)
         if len(parts) == max(1, workers):
-            yield _joined(parts)
+            yield _concatenate(parts)
             parts = []
 
 
 def valid_batches(
     reader: NoteReader, vocabulary: Vocabulary, window: int, data: DataConfig, rank: int, world: int
 ) -> Iterator[Batch]:
-    """What one rank has of the split, each note once over all ranks."""
+    """Yield one rank's batches of the split, each note once over all ranks."""
     size = data.micro_batch or -(-data.batch // world)
-    places = list(reader.places())
-    for first in range(rank * size, len(places), world * size):
-        notes = [reader.read(shard, row) for shard, row in places[first : first + size]]
+    positions = list(reader.positions())
+    for first in range(rank * size, len(positions), world * size):
+        notes = [reader.read(shard, row) for shard, row in positions[first : first + size]]
         yield collate(notes, vocabulary, window, str(reader.folder))
 
 
-def _joined(parts: list[Batch]) -> Batch:
-    """The workers' parts of one batch as one."""
+def _concatenate(parts: list[Batch]) -> Batch:
+    """Join the workers' parts of one batch."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.codes.shape[1] for part in parts)
@@ -351,7 +355,7 @@ def _flat_length(header: bytes) -> int:
     return shape[0] if len(shape) == 1 and dtype.str == "<i2" and stream.tell() == NPY_HEADER else -1
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 

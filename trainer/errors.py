@@ -1,10 +1,10 @@
-"""What can go wrong in a run that its owner can mend."""
+"""Errors of training and sampling that the user can mend."""
 
 from shards.errors import UserError
 
 
 class ConfigError(UserError):
-    """A setting that is unknown, of the wrong kind, or does not fit the others or the shard set."""
+    """A setting that is unknown, of the wrong type, or does not fit the others or the shard set."""
 
 
 class TrainError(UserError):

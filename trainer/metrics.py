@@ -1,6 +1,6 @@
-"""Where a run's numbers go: `metrics.jsonl` (one object a step or evaluation) and TensorBoard, in the run's folder, and
-Weights & Biases if a project there is named. The training waits for none of them: a line goes into a buffer, the others
-write in threads and processes of their own.
+"""Metrics writer: a run's numbers go to `metrics.jsonl` (one object a step or evaluation) and TensorBoard, in the run's
+folder, and to Weights & Biases if a project there is named. The training waits for none of them: a line goes into a
+buffer, the others write in threads and processes of their own. Knows nothing of what the numbers mean.
 """
 
 import secrets
@@ -11,14 +11,15 @@ from shards.files import atomic_write
 from shards.metrics import METRICS, MetricsLine, read_metrics
 from trainer.errors import ConfigError
 
-DRAWN_EVERY = 10  # steps, for TensorBoard and Weights & Biases
+BOARD_INTERVAL = 10  # steps between values in TensorBoard and Weights & Biases
 
 
-class Metrics:
-    """Appends; continues at a step by forgetting what an interrupted run had written after it."""
+class MetricsWriter:
+    """Appends to the files of a run. It begins at a step by removing the lines of later ones, which an interrupted
+    run has written after its last checkpoint."""
 
     def __init__(self, run: Path, step: int, settings: dict[str, Any], wandb_project: str | None = None) -> None:
-        """Raises ConfigError if the package of a project that is asked for is not installed."""
+        """Raises ConfigError if there is a `wandb_project`, but the package is not installed."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._wandb = _wandb_run(run, settings, wandb_project) if wandb_project else None
@@ -31,9 +32,9 @@ class Metrics:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Record numbers of a step; `kind` is "train" or "valid"."""
+        """Write the numbers of a step; `kind` is "train" or "valid"."""
         self._file.write(MetricsLine(kind, step, values).to_line())
-        if kind == "valid" or step % DRAWN_EVERY == 0:
+        if kind == "valid" or step % BOARD_INTERVAL == 0:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
             if self._wandb is not None:
@@ -50,16 +51,16 @@ class Metrics:
 
 
 def _wandb_run(run: Path, settings: dict[str, Any], project: str) -> Any:
-    """The run's own run there, the same one each time it goes on: its id is kept in its folder."""
+    """Open the run's page at Weights & Biases, the same one each time: its id is in the run's folder."""
     try:
         import wandb
     except ImportError as error:
         raise ConfigError(
             f"--wandb {project}: the package wandb is not installed; pip install wandb, or leave --wandb out"
         ) from error
-    known = run / "wandb-id.txt"
-    if not known.is_file():
-        with atomic_write(known) as file:
+    id_file = run / "wandb-id.txt"
+    if not id_file.is_file():
+        with atomic_write(id_file) as file:
             file.write(secrets.token_hex(8).encode())
-    name = known.read_text()
-    return wandb.init(project=project, name=run.name, id=name, resume="allow", dir=str(run), config=settings)
+    run_id = id_file.read_text()
+    return wandb.init(project=project, name=run.name, id=run_id, resume="allow", dir=str(run), config=settings)

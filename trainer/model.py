@@ -1,7 +1,9 @@
-"""The model: raw codes and labels in, the logits of each next code out; an x-transformers decoder inside.
+"""Model: raw codes and labels -> the logits of each next code, by an x-transformers decoder.
 
-Each codebook has its own range of ids on the way in and its own head on the way out, so that a place in a note can
-only ever give codes of its own codebook. Knows no files and no training.
+Each codebook has its own range of ids on the way in and its own head on the way out, so that a position in a note can
+only give codes of its own codebook. Knows no files and no training.
+
+Attribute names (`net`, `heads`, `within`, `steps` ...) are the tensor names of checkpoints: old runs need them.
 """
 
 import torch
@@ -12,18 +14,18 @@ from x_transformers import Decoder, TransformerWrapper
 from trainer.config import ModelConfig
 from trainer.vocabulary import Vocabulary
 
-LABEL_SCALE = 0.02  # labels begin quietly: as loud as codes they hide them, and learning starts later
+LABEL_SCALE = 0.02  # standard deviation of new label embeddings: as large as those of codes they would hide them
 
 
 class NoteModel(nn.Module):
     """Predicts each code of a note from its labels and the codes before it.
 
     The decoder has a position for each token, or one for each frame. With a position a frame it is as many times
-    shorter as there are codebooks; the codes of one frame then follow each other in a small net behind it.
+    shorter as there are codebooks; a small net behind it, the depth head, predicts the codes of a frame one by one.
     A label is an id like a code is, and is added to the embedding of every position.
     """
 
-    offsets: Tensor  # (codebook,) what makes a raw code an id
+    offsets: Tensor  # (codebook,) id of each codebook's code 0
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary, window: int) -> None:
         super().__init__()
@@ -50,7 +52,7 @@ class NoteModel(nn.Module):
         )
         heads = 1 if vocabulary.shared else vocabulary.codebooks
         self.heads = nn.ModuleList(nn.Linear(config.width, vocabulary.codebook_size, bias=False) for _ in range(heads))
-        self.within = WithinFrame(config.width, vocabulary) if self.group > 1 else None
+        self.within = DepthHead(config.width, vocabulary) if self.group > 1 else None
         offsets = [vocabulary.offset(codebook) for codebook in range(vocabulary.codebooks)]
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
@@ -64,22 +66,22 @@ class NoteModel(nn.Module):
         return [parameter for part in parts for parameter in part.parameters() if parameter.ndim == 2]
 
     def forward(self, labels: Tensor, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Each code's negative log-likelihood and whether it was the likeliest, 0 for padding: (note, frame, codebook).
+        """Negative log-likelihood of each code, and whether it had the highest logit: two of (note, frame, codebook).
 
-        labels (note, label) ids, codes (note, token) raw and of whole frames, lengths (note,) tokens.
+        labels (note, label) ids, codes (note, token) raw and of whole frames, lengths (note,) tokens. Padding counts 0.
         """
         logits = self.logits(labels, codes).float()
         targets = codes.long().view(logits.shape[:3])
-        nats = cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
+        nll = cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
         real = (torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]).view_as(targets)
-        return nats * real, (logits.argmax(-1) == targets) & real
+        return nll * real, (logits.argmax(-1) == targets) & real
 
     def logits(self, labels: Tensor, codes: Tensor) -> Tensor:
-        """Logits of each code given all before it: (note, label), (note, token) -> (note, frame, codebook, code)."""
+        """Logits of each code from all before it: (note, label), (note, token) -> (note, frame, codebook, code)."""
         before = codes[:, : codes.shape[1] - self.group]
         hidden = self.net(self.inputs(labels, before))  # (note, position, width)
         frames = codes.view(len(codes), -1, self.vocabulary.codebooks)
-        hidden = hidden.view(*frames.shape[:2], -1, hidden.shape[-1])  # (note, frame, position or one, width)
+        hidden = hidden.view(*frames.shape[:2], -1, hidden.shape[-1])  # (note, frame, position or 1, width)
         by_codebook = [
             self.code_logits(hidden[:, :, codebook % hidden.shape[2]], codebook, frames[:, :, :codebook])
             for codebook in range(self.vocabulary.codebooks)
@@ -87,7 +89,7 @@ class NoteModel(nn.Module):
         return torch.stack(by_codebook, dim=2)
 
     def inputs(self, labels: Tensor, codes: Tensor) -> Tensor:
-        """What the decoder is fed to predict what follows `codes`, (note, token) raw from a note's start on.
+        """The decoder's input that predicts what follows `codes`, (note, token) raw from a note's start on.
 
         (note, position, code and label) ids: the start token, then the codes, each with the labels.
         """
@@ -96,9 +98,9 @@ class NoteModel(nn.Module):
         return torch.cat([start, self.ids(labels, codes, 0)], dim=1)
 
     def ids(self, labels: Tensor, codes: Tensor, first: int) -> Tensor:
-        """The ids of positions that hold `codes`, (note, token) raw, the first of them a note's token `first`."""
-        places = torch.arange(first, first + codes.shape[1], device=codes.device) % len(self.offsets)
-        ids = (codes.long() + self.offsets[places]).view(len(codes), -1, self.group)
+        """The ids of positions with `codes`, (note, token) raw, the first of them a note's token `first`."""
+        codebooks = torch.arange(first, first + codes.shape[1], device=codes.device) % len(self.offsets)
+        ids = (codes.long() + self.offsets[codebooks]).view(len(codes), -1, self.group)
         return torch.cat([ids, labels[:, None].expand(-1, ids.shape[1], -1)], dim=2)
 
     def code_logits(self, hidden: Tensor, codebook: int, before: Tensor) -> Tensor:
@@ -115,15 +117,15 @@ class SummedEmbedding(nn.Module):
     def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.emb = nn.Embedding(vocabulary.size, width)
-        nn.init.kaiming_normal_(self.emb.weight)  # as x-transformers begins its own
+        nn.init.kaiming_normal_(self.emb.weight)  # the initialization that x-transformers uses
         nn.init.normal_(self.emb.weight.data[vocabulary.first_label :], std=LABEL_SCALE)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.emb(ids).sum(dim=2)
 
 
-class WithinFrame(nn.Module):
-    """What a code is predicted from, once the lower codebooks of its frame are known."""
+class DepthHead(nn.Module):
+    """Updates a frame's hidden state with the codes of its lower codebooks, before the head of the next codebook."""
 
     def __init__(self, width: int, vocabulary: Vocabulary) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which notes a step sees: a pure function of (notes in each shard, seed, global batch size), and nothing else.
+"""Order of training notes: a pure function of (notes in each shard, seed, global batch size) -> the notes of each step.
 
 Each epoch the shards are permuted, their notes laid end to end, and that sequence cut into `batch` lanes of equal
 length; a lane shuffles inside windows of WINDOW notes, and each step takes the next note of every lane. Ranks and
@@ -16,8 +16,8 @@ import numpy as np
 WINDOW = 1024  # notes a lane shuffles at a time, and so how far apart in its shards it reads
 
 
-class Place(NamedTuple):
-    """Where a note of a batch lies."""
+class NoteIndex(NamedTuple):
+    """Index of a note: its lane in the batch, its shard in the split, its row in the shard."""
 
     lane: int
     shard: int
@@ -48,41 +48,41 @@ class Order:
         return -(-self.total // self.batch)
 
     def lane_start(self, lane: int) -> int:
-        """Where a lane begins in the epoch's sequence of notes."""
+        """Position of a lane's first note in the epoch's sequence."""
         return lane * self.total // self.batch
 
-    def lane(self, epoch: int, lane: int, skip: int = 0) -> Iterator[Place]:
-        """The lane's notes in the order of the epoch's steps, but for the first `skip`."""
+    def lane(self, epoch: int, lane: int, skip: int = 0) -> Iterator[NoteIndex]:
+        """Yield the lane's notes in the order of the epoch's steps, without the first `skip`."""
         start, stop = self.lane_start(lane), self.lane_start(lane + 1)
-        shards, ends, shift = _sequence(self.notes, self.seed, epoch)
+        shards, ends, shift = _epoch_sequence(self.notes, self.seed, epoch)
         for window in range(skip // WINDOW, -(-(stop - start) // WINDOW)):
             first = start + window * WINDOW
             length = min(WINDOW, stop - first)
             shuffled = permutation(length, self.seed, epoch, lane, window)[max(0, skip - window * WINDOW) :]
-            places = (first + shuffled + shift) % self.total
-            found = np.searchsorted(ends, places, side="right")
-            for index, place in zip(found.tolist(), places.tolist(), strict=True):
-                shard = shards[index]
-                yield Place(lane, shard, place - (int(ends[index]) - self.notes[shard]))
+            positions = (first + shuffled + shift) % self.total
+            slots = np.searchsorted(ends, positions, side="right")  # of their shards in this epoch's order
+            for slot, position in zip(slots.tolist(), positions.tolist(), strict=True):
+                shard = shards[slot]
+                yield NoteIndex(lane, shard, position - (int(ends[slot]) - self.notes[shard]))
 
-    def steps(self, first_step: int, lanes: range) -> Iterator[list[Place]]:
-        """For each step from `first_step` on, without end: the notes of these lanes."""
+    def steps(self, first_step: int, lanes: range) -> Iterator[list[NoteIndex]]:
+        """Yield the notes of these lanes for each step from `first_step` on, without end."""
         epoch, skip = divmod(first_step, self.steps_per_epoch)
         while True:
             streams = [self.lane(epoch, lane, skip) for lane in lanes]
             for _ in range(skip, self.steps_per_epoch):
-                found = (next(stream, None) for stream in streams)
-                yield [place for place in found if place is not None]
+                indices = (next(stream, None) for stream in streams)
+                yield [index for index in indices if index is not None]
             epoch, skip = epoch + 1, 0
 
 
-def divided(total: int, part: int, parts: int, first: int = 0) -> range:
-    """What one of several owners has of `total` lanes that begin with `first`: a run of neighbours."""
+def split_range(total: int, part: int, parts: int, first: int = 0) -> range:
+    """Part `part` of `parts` contiguous, nearly equal parts of the range of `total` numbers from `first` on."""
     return range(first + part * total // parts, first + (part + 1) * total // parts)
 
 
 def permutation(length: int, *key: int) -> np.ndarray:
-    """A shuffled 0..length - 1, (length,) int64, the same for the same key.
+    """Shuffle 0..length - 1: (length,) int64, the same for the same key.
 
     From Philox's raw stream, which numpy promises to keep; it does not promise that for `Generator.permutation`.
     """
@@ -90,10 +90,10 @@ def permutation(length: int, *key: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _sequence(notes: tuple[int, ...], seed: int, epoch: int) -> tuple[list[int], np.ndarray, int]:
-    """An epoch's order of shards, where each one's notes end, and the note that comes first.
+def _epoch_sequence(notes: tuple[int, ...], seed: int, epoch: int) -> tuple[list[int], np.ndarray, int]:
+    """An epoch's order of shards, the position after each one's last note, and the position of the first note.
 
-    Starting in the middle moves the lanes' borders from epoch to epoch even where there is only one shard.
+    Starting in the middle moves the lanes' borders from epoch to epoch even if there is only one shard.
     """
     shards = permutation(len(notes), seed, epoch).tolist()
     ends = np.cumsum([notes[shard] for shard in shards])

@@ -1,45 +1,89 @@
-"""Where a run computes, and in which precision."""
+"""Runtime of a process: its device, its precision, its memory, and the other ranks that `torchrun` started.
 
+Knows nothing of what is computed.
+"""
+
+import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from trainer.errors import ConfigError
+from shards import device as devices
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of the training."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Only this process writes files and reports."""
+        return self.rank == 0
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """The value of each rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_ranks(device: torch.device) -> Iterator[Ranks]:
+    """Join the ranks that `torchrun` started, if it did, until the block ends."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that is meant; "auto" is the fastest one there is.
+    """The device of `--device`; "auto" is the fastest one there is. Under `torchrun` each rank has a GPU of its own.
 
     Raises:
-        ConfigError: a device that this machine does not have.
+        UserError: a device that this machine does not have, or an index under `torchrun`.
     """
-    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(known for known in ("cuda", "mps", "cpu") if has[known])
-    if not has.get(name):
-        raise ConfigError(f"--device {name}: not on this machine, which has {', '.join(k for k in has if has[k])}")
-    return torch.device(name)
+    local_rank = os.environ.get("LOCAL_RANK")
+    return torch.device(
+        devices.resolve_device(
+            name,
+            torch.cuda.device_count() if torch.cuda.is_available() else 0,
+            torch.backends.mps.is_available(),
+            None if local_rank is None else int(local_rank),
+        )
+    )
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in, or, when sampling on a CPU, what weights and cache are kept in.
-
-    "auto" is bfloat16 where the hardware has units for it.
-    """
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    return torch.bfloat16 if _has_bfloat16(device) else torch.float32
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held so far, on the device that it computes on."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    """The dtype of matrix products or, when a CPU samples, of weights and cache; "auto" is bfloat16 where the hardware
+    has units for it."""
+    return getattr(torch, devices.resolve_precision(name, _has_bfloat16(device)))
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -48,3 +92,11 @@ def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":  # without AMX or AVX512-BF16 bfloat16 is emulated, several times slower than float32
         return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return False
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has used so far on its device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

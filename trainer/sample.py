@@ -1,4 +1,7 @@
-"""Run -> token files: loads a checkpoint, generates notes of the labels asked for, writes what made each file."""
+"""Run -> token files: load a checkpoint, generate notes with labels, write each with the settings that made it.
+
+Knows no codec and no audio.
+"""
 
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -11,107 +14,111 @@ from tqdm import tqdm
 from shards.note import Note, write_token_file
 from shards.sample_info import SampleInfo
 from trainer.checkpoint import find_checkpoint, read_checkpoint
-from trainer.conditioning import Labels, combinations, completed
-from trainer.generate import Sampling, arrange, generate
+from trainer.conditioning import Labels, fill_labels, parse_labels, read_prompt
+from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
-from trainer.prompt import find_prompt
-from trainer.run import Record, read_record
+from trainer.run import RunInfo, read_run
 from trainer.runtime import peak_memory, resolve_device, resolve_dtype
 
 BATCH = 64  # notes at a time
-COUNT = 16  # samples, if neither a number nor labels are asked for
+COUNT = 16  # samples, if neither `count` nor `labels` says how many
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be sampled."""
+class SampleRequest:
+    """Settings of a call of `sample`."""
 
-    count: int | None = None  # None: one of each combination of the labels asked for
+    count: int | None = None  # None: one of each combination of `labels`
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
-    labels: tuple[str, ...] = ()  # as `trainer.conditioning.combinations` reads them
+    labels: tuple[str, ...] = ()  # for `conditioning.parse_labels`
     step: int | None = None  # of the checkpoint; None: the newest
-    dtype: str = "auto"  # as `trainer.runtime.resolve_dtype` reads it
-    prompt: str | None = None  # as `trainer.prompt.find_prompt` reads it
+    dtype: str = "auto"  # for `runtime.resolve_dtype`
+    prompt: str | None = None  # for `conditioning.read_prompt`
     prompt_seconds: float = 0.5
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """What a call of `sample` has made."""
+class Outcome:
+    """The result of a call of `sample`."""
 
+    run: Path
+    out: Path
     files: list[Path]
     step: int  # of the checkpoint
     log_likelihood: float  # nats a token
-    memory: int  # bytes, the most that the process has held
+    memory: int  # bytes, the most that the process has used
+
+    def lines(self) -> list[str]:
+        return [
+            f"Sampled {len(self.files)} notes from step {self.step} of {self.run} into {self.out} "
+            f"({self.log_likelihood:.3f} nats a token, {self.memory / 1e6:,.0f} MB of memory).",
+            f"Next: python -m pipeline decode {self.out} --out {self.out}",
+        ]
 
 
-def sample(run: Path, out: Path, request: Request, device: str = "auto") -> Sampled:
+def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -> Outcome:
     """Write token files, KEY.npy and KEY.json, into `out`.
 
     Raises:
         UserError: no run, no checkpoint, labels that the run does not know, or a prompt that does not fit it.
     """
-    record = read_record(run)
+    info = read_run(run)
     path = find_checkpoint(run, request.step)
     target = resolve_device(device)
-    prompt = find_prompt(request.prompt, request.prompt_seconds, record) if request.prompt else None
-    known = prompt.labels if prompt else {}
-    asked = [known | labels for labels in combinations(record.vocabulary, request.labels)]
-    count = request.count or (len(asked) if request.labels else COUNT)
-    labels = [completed(asked[index % len(asked)], record, request.seed, index) for index in range(count)]
-    model, step = _load(record, path, target)
+    prompt = read_prompt(request.prompt, request.prompt_seconds, info) if request.prompt else Note("", np.zeros(0))
+    combinations = [prompt.labels | labels for labels in parse_labels(info.vocabulary, request.labels)]
+    count = request.count or (len(combinations) if request.labels else COUNT)
+    labels = [fill_labels(combinations[index % len(combinations)], info, request.seed, index) for index in range(count)]
+    model, step = _load(info, path, target)
     dtype = resolve_dtype(request.dtype, target)
-    arrange(model, dtype)
-    info = SampleInfo(
+    prepare(model, dtype)
+    prompt_length = len(prompt.tokens)
+    sample_info = SampleInfo(
         run=str(run),
         checkpoint=path.name,
         step=step,
-        shards=record.shards,
+        shards=info.shards,
         dtype=str(dtype).removeprefix("torch."),
         seed=request.seed,
         **asdict(request.sampling),
-        prompt=request.prompt,
-        prompt_tokens=len(prompt.tokens) if prompt else None,
+        prompt=request.prompt or None,
+        prompt_tokens=prompt_length or None,
     )
-    files, nats = [], 0.0
-    with tqdm(
-        total=count * (record.window - (len(prompt.tokens) if prompt else 0)),
-        unit="token",
-        unit_scale=True,
-        file=sys.stderr,
-        leave=False,
-    ) as bar:
+    files, likelihood_sum = [], 0.0
+    bar_style = {"unit": "token", "unit_scale": True, "file": sys.stderr, "leave": False}
+    with tqdm(total=count * (info.window - prompt_length), **bar_style) as bar:
         for first in range(0, count, BATCH):
             indices = range(first, min(first + BATCH, count))
-            ids = torch.tensor([record.vocabulary.label_ids(labels[index]) for index in indices], dtype=torch.long)
-            chance = torch.from_numpy(np.stack([uniforms(request.seed, index, record.window) for index in indices]))
-            given = torch.from_numpy(prompt.tokens.astype(np.int64)).expand(len(indices), -1) if prompt else None
+            label_ids = [info.vocabulary.label_ids(labels[index]) for index in indices]
+            numbers = np.stack([uniforms(request.seed, index, info.window) for index in indices])
+            prompts = torch.from_numpy(prompt.tokens.astype(np.int64)).expand(len(indices), -1)
             codes, likelihoods = generate(
                 model,
-                ids.to(target),
-                chance.to(target),
+                torch.tensor(label_ids, dtype=torch.long, device=target),
+                torch.from_numpy(numbers).to(target),
                 request.sampling,
-                given.to(target) if given is not None else None,
+                prompts.to(target) if prompt_length else None,
                 bar.update,
             )
             for index, tokens, likelihood in zip(indices, codes.cpu().numpy(), likelihoods.cpu(), strict=True):
-                mean = float(likelihood[len(prompt.tokens) if prompt else 0 :].mean())
-                sampled = replace(info, index=index, log_likelihood=round(mean, 6))
+                mean = float(likelihood[prompt_length:].mean())
                 note = Note(_key(index, labels[index]), tokens.astype(np.int16), labels[index])
-                files.append(write_token_file(out, note, record.codec, sampled))
-                nats += mean
-    return Sampled(files, step, nats / count, peak_memory(target))
+                sampled = replace(sample_info, index=index, log_likelihood=round(mean, 6))
+                files.append(write_token_file(out, note, info.codec, sampled))
+                likelihood_sum += mean
+    return Outcome(run, out, files, step, likelihood_sum / count, peak_memory(target))
 
 
 def uniforms(seed: int, index: int, length: int) -> np.ndarray:
-    """A sample's own stream of chance: (token,) float64 in [0, 1)."""
+    """The random stream of a sample: (token,) float64 in [0, 1)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, 0)))).random(length)
 
 
-def _load(record: Record, path: Path, device: torch.device) -> tuple[NoteModel, int]:
-    checkpoint = read_checkpoint(path, "average." if record.config.train.ema else "model.")
-    model = NoteModel(record.config.model, record.vocabulary, record.window)
+def _load(info: RunInfo, path: Path, device: torch.device) -> tuple[NoteModel, int]:
+    """The model of a checkpoint, and its step."""
+    checkpoint = read_checkpoint(path, "average." if info.config.train.ema else "model.")
+    model = NoteModel(info.config.model, info.vocabulary, info.window)
     model.load_state_dict(checkpoint.tensors)
     return model.to(device).eval(), checkpoint.step
 

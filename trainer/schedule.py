@@ -1,42 +1,58 @@
-"""How long a run is: a number of steps, or as many as fit in some minutes by the speed of this machine.
+"""Schedule of a run: its number of steps, and the learning rate of each.
 
-Speed is not known before a run begins, and changes when others use the machine, so minutes become steps anew at each
-tenth of the time. What was planned is kept with the step from which it holds: a run that goes on from a checkpoint
-takes the same steps at the same learning rates. Knows nothing of models and files.
+A run is a number of steps long, or as many as fit in some minutes. The speed of this machine is unknown before a run
+begins and changes when others use it, so the number of steps is estimated again at each tenth of the time. Each
+estimate is saved with the step from which it holds: a run that goes on from a checkpoint takes the same steps at the
+same learning rates. Knows nothing of models and files.
 """
 
-from collections.abc import Sequence
+import math
+
+from trainer.config import TrainConfig
 
 Plans = tuple[tuple[int, int], ...]  # (from this step on, so many steps in all)
 
-FIRST = 0.02  # share of the minutes after which their number of steps is first known
-AGAIN = 0.1  # and after which it is worked out again
+FIRST_ESTIMATE = 0.02  # share of the minutes after which the number of steps is first estimated
+NEXT_ESTIMATE = 0.1  # share of the minutes between estimates
 
 
-def planned(plans: Plans, step: int) -> int | None:
-    """Steps in all, as planned when `step` steps were made; None if nothing was planned yet."""
+def planned_steps(plans: Plans, step: int) -> int | None:
+    """Steps in all by the plan that holds at `step`; None before the first plan."""
     return next((steps for since, steps in reversed(plans) if since <= step), None)
 
 
-class Pace:
-    """When there is something to plan, and what, from the time that steps have taken."""
+def learning_rate(config: TrainConfig, step: int, steps: int | None) -> float:
+    """Learning rate after `step` of `steps` updates: linear warm-up, then constant or half a cosine.
+
+    While the number of steps is unknown, the peak rate holds.
+    """
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant" or steps is None:
+        return config.lr
+    done = (step - config.warmup) / max(1, steps - config.warmup)
+    return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+class StepEstimator:
+    """Estimates how many steps fit in the minutes of a run, from the seconds that its last steps took."""
 
     def __init__(self, minutes: float, step: int, seconds: float) -> None:
         """`seconds` of training have led to `step`."""
-        self._whole = minutes * 60
+        self._limit = minutes * 60  # seconds; 0: the run has a fixed number of steps
         self._step, self._seconds = step, seconds
 
-    def proposal(self, plans: Sequence[tuple[int, int]], step: int, seconds: float) -> int:
-        """Steps in all, if it is time to plan; 0 if not.
+    def propose(self, plans: Plans, step: int, seconds: float) -> int:
+        """Steps in all, if it is time for an estimate; otherwise 0.
 
-        It is after a share of the minutes, or when the run would end with that much left.
+        It is time after a share of the minutes, or when the run would end with that share left.
         """
-        steps, took, left = step - self._step, seconds - self._seconds, self._whole - seconds
-        if not self._whole or not steps or (plans and step <= plans[-1][0]):
-            return 0  # the last: planned already, before the run was interrupted
-        share = self._whole * (AGAIN if plans else FIRST)
+        steps, elapsed, left = step - self._step, seconds - self._seconds, self._limit - seconds
+        if not self._limit or not steps or (plans and step <= plans[-1][0]):
+            return 0  # the last condition: this step was planned before the run was interrupted
+        share = self._limit * (NEXT_ESTIMATE if plans else FIRST_ESTIMATE)
         is_ending = bool(plans) and step + 1 >= plans[-1][1] and left >= share
-        if took < share and not is_ending:
+        if elapsed < share and not is_ending:
             return 0
         self._step, self._seconds = step, seconds
-        return step + max(1, round(left / (took / steps)))
+        return step + max(1, round(left / (elapsed / steps)))

@@ -1,4 +1,4 @@
-"""Shard set -> run: the loop that finds the weights, and everything that lets it stop anywhere and go on exactly.
+"""Training loop: shard set -> run. It can stop at any step and go on exactly.
 
 The state at a step is the weights and the optimizer's moments; the rest (the notes of each step, the labels hidden,
 the learning rate, the noise of dropout) is a function of the settings and the step. Knows no codec and no audio.
@@ -21,72 +21,91 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from shards.manifest import Manifest, read_manifest
-from trainer.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, write_checkpoint
+from shards.manifest import read_manifest
+from trainer.checkpoint import Checkpoint, checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
 from trainer.errors import TrainError
-from trainer.metrics import Metrics
+from trainer.metrics import MetricsWriter
 from trainer.model import NoteModel
-from trainer.optim import follow, learning_rate, make_optimizers, restore_state, state_tensors
-from trainer.order import Order, divided
-from trainer.ranks import Ranks, joined
-from trainer.run import Record, make_record
-from trainer.runtime import peak_memory, resolve_device, resolve_dtype
-from trainer.schedule import Pace, planned
+from trainer.optim import make_optimizers, restore_state, state_tensors, update_ema
+from trainer.order import Order, split_range
+from trainer.run import RunInfo, open_run
+from trainer.runtime import Ranks, join_ranks, peak_memory, resolve_device, resolve_dtype
+from trainer.schedule import StepEstimator, learning_rate, planned_steps
 from trainer.vocabulary import Vocabulary
 
-TUTORIAL_FRAMES = 125  # a note's start, on which models that see different lengths are compared
-EVALUATIONS = 5  # a run, if not said how often
-NAMED_NOTES = 8  # of a batch that broke the training
+TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
+EVALUATIONS = 5  # of a run whose settings do not say how often
+NAMED_NOTES = 8  # notes of a batch that an error names
 BAR_INTERVAL = 0.5, 15.0  # seconds between updates of the progress bar: a terminal, a log file
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training has come to."""
+    """The result of a training."""
 
+    run: Path
     step: int
     steps: int
     checkpoint: Path
     valid: dict[str, float]  # of the last evaluation; empty if the set has no valid split
     best: dict[str, float] | None  # step, loss
-    stopped_by: int = 0  # signal
-    first: bool = True  # whether this process is the one that reports
+    signal: int = 0  # that stopped it; 0: it is finished
+    is_main: bool = True  # of the ranks, only this process reports
+
+    def lines(self) -> list[str]:
+        if not self.is_main:
+            return []
+        if self.signal:
+            return [
+                f"Stopped at step {self.step} of {self.steps}, saved in {self.checkpoint}.",
+                "Next: the same command goes on from there.",
+            ]
+        best = f"; the best, {self.best['loss']:.4f}, at step {self.best['step']}" if self.best else ""
+        loss = f" Valid loss {self.valid['loss']:.4f} a token{best}." if self.valid else ""
+        return [
+            f"Trained {self.run} for {self.step} steps.{loss} Weights: {self.checkpoint}",
+            f"Next: python -m trainer sample --run {self.run} --out samples/{self.run.name} --count 16",
+        ]
 
 
 def train(shards: Path, run: Path, config: Config, device: str = "auto", wandb_project: str | None = None) -> Outcome:
-    """Train a run, or go on with it where its newest checkpoint stands.
+    """Train a run, or go on with it from its newest checkpoint.
 
-    wandb_project: where Weights & Biases keeps its numbers too; None: nowhere.
+    wandb_project: a Weights & Biases project that gets its metrics too; None: none does.
 
     Raises:
         UserError: a set, settings or a run that do not fit each other, or a loss that is no number.
     """
     target = resolve_device(device)
-    with joined(target) as ranks:
-        if target.type == "cuda":
-            target = torch.device("cuda", ranks.local_rank)
+    with join_ranks(target) as ranks:
         manifest = read_manifest(shards)
-        record = make_record(shards, run, config, manifest, ranks)
-        return Training(record, run, shards, manifest, target, ranks).go(wandb_project)
+        train_notes, valid_notes = (NoteReader(shards, manifest, split) for split in ("train", "valid"))
+        info = open_run(train_notes, run, config, ranks)
+        return Training(info, run, train_notes, valid_notes, target, ranks).fit(wandb_project)
 
 
 class Training:
-    """A run in memory: the model, its optimizer, and where it stands."""
+    """A run in memory: the model, its optimizers, and the step that they have reached."""
 
     def __init__(
-        self, record: Record, run: Path, shards: Path, manifest: Manifest, device: torch.device, ranks: Ranks
+        self,
+        info: RunInfo,
+        run: Path,
+        train_notes: NoteReader,
+        valid_notes: NoteReader,
+        device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self.record, self.run, self.device, self.ranks = record, run, device, ranks
-        self.config = record.config
-        self.train_notes = NoteReader(shards, manifest, "train")
-        self.valid_notes = NoteReader(shards, manifest, "valid")
+        self.info, self.run, self.device, self.ranks = info, run, device, ranks
+        self.config = info.config
+        self.train_notes, self.valid_notes = train_notes, valid_notes
         self.dtype = resolve_dtype(self.config.train.dtype, device)
-        self.exact = torch.float32 if device.type == "mps" else torch.float64  # of sums; MPS has no float64
+        self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         torch.manual_seed(self.config.train.seed)
-        self.model = NoteModel(self.config.model, record.vocabulary, record.window).to(device)
-        self.average = deepcopy(self.model) if self.config.train.ema else self.model  # what is evaluated
+        self.model = NoteModel(self.config.model, info.vocabulary, info.window).to(device)
+        self.ema_model = deepcopy(self.model) if self.config.train.ema else self.model  # for evaluation and samples
         self.optimizers = make_optimizers(self.model, self.config.train)
         self.step = 0
         self.seconds = 0.0  # of training, over all starts
@@ -96,204 +115,201 @@ class Training:
         compiled = torch.compile(self.model) if self.config.train.compile else self.model
         self.network: Any = DistributedDataParallel(compiled, broadcast_buffers=False) if ranks.world > 1 else compiled
 
-    def go(self, wandb_project: str | None = None) -> Outcome:
+    def fit(self, wandb_project: str | None = None) -> Outcome:
         """Make the updates that are missing."""
-        if not self._goes_on():
+        if not self._has_steps_left():
             return self._outcome()
-        metrics = Metrics(self.run, self.step, self.config.to_json(), wandb_project) if self.ranks.first else None
+        metrics = None
+        if self.ranks.is_main:
+            metrics = MetricsWriter(self.run, self.step, self.config.to_json(), wandb_project)
         bar = tqdm(
-            total=self._planned,
+            total=self._steps,
             initial=self.step,
             unit="step",
             mininterval=BAR_INTERVAL[not sys.stderr.isatty()],
-            disable=not self.ranks.first,
+            disable=not self.ranks.is_main,
             leave=False,
         )
         try:
-            with watched_signals() as caught:
-                return self._loop(caught, metrics, bar)
+            with catch_signals() as signals:
+                return self._loop(signals, metrics, bar)
         finally:
             bar.close()
             if metrics is not None:
                 metrics.close()
 
     @property
-    def _planned(self) -> int | None:
-        """Steps in all, as planned now."""
-        return planned(self.record.plans, self.step)
+    def _steps(self) -> int | None:
+        """Steps in all, by the plan that holds now."""
+        return planned_steps(self.info.plans, self.step)
 
-    def _goes_on(self) -> bool:
-        return self._planned is None or self.step < self._planned
+    def _has_steps_left(self) -> bool:
+        return self._steps is None or self.step < self._steps
 
-    def _loop(self, caught: list[int], metrics: Metrics | None, bar: tqdm) -> Outcome:
+    def _loop(self, signals: list[int], metrics: MetricsWriter | None, bar: tqdm) -> Outcome:
         checkpoint_every = self.config.train.checkpoint_every
         batches = train_batches(self._stream(), self.config.data.workers)
-        pace = Pace(self.config.train.minutes, self.step, self.seconds)
-        stopped_by = 0
+        estimator = StepEstimator(self.config.train.minutes, self.step, self.seconds)
+        stop_signal = 0
         clock = time.perf_counter()
-        while self._goes_on() and not stopped_by:
+        while self._has_steps_left() and not stop_signal:
             batch = next(batches)
             waited = time.perf_counter() - clock
-            proposal = pace.proposal(self.record.plans, self.step, self.seconds) if self.ranks.first else 0
-            tokens, stopped_by, proposal = self._agreed(batch.tokens, caught, proposal)
-            if proposal:
-                self._plan(proposal)
-                bar.total = proposal
+            steps = estimator.propose(self.info.plans, self.step, self.seconds) if self.ranks.is_main else 0
+            tokens, stop_signal, steps = self._agree(batch.tokens, signals, steps)
+            if steps:
+                self._plan(steps)
+                bar.total = steps
             values = self._update(batch, tokens)
             now = time.perf_counter()
-            took, clock = now - clock, now
-            self.seconds += took
-            values |= {"tokens_per_second": tokens / took, "data_wait": waited / took}
+            elapsed, clock = now - clock, now
+            self.seconds += elapsed
+            values |= {"tokens_per_second": tokens / elapsed, "data_wait": waited / elapsed}
             if metrics is not None:
                 metrics.write("train", self.step, values)
-                bar.set_postfix_str(self._shown(values), refresh=False)
+                bar.set_postfix_str(self._bar_text(values), refresh=False)
                 bar.update()
-            evaluated = self._is_time_to_evaluate()
-            if evaluated and self.valid_notes.shards:
+            is_evaluation = self._is_time_to_evaluate()
+            if is_evaluation and self.valid_notes.shards:
                 self._evaluate(metrics)
-            if evaluated or stopped_by or (checkpoint_every and self.step % checkpoint_every == 0):
+            if is_evaluation or stop_signal or (checkpoint_every and self.step % checkpoint_every == 0):
                 self._save(metrics)
             clock = time.perf_counter()
-        return self._outcome(stopped_by)
+        return self._outcome(stop_signal)
 
     def _plan(self, steps: int) -> None:
-        """From now on the run is to have so many steps."""
-        self.record = replace(self.record, plans=(*self.record.plans, (self.step, steps)))
-        if self.ranks.first:
-            self.record.write(self.run)
+        """Save that from this step on the run has `steps` steps in all."""
+        self.info = replace(self.info, plans=(*self.info.plans, (self.step, steps)))
+        if self.ranks.is_main:
+            self.info.write(self.run)
 
     def _is_time_to_evaluate(self) -> bool:
-        """After the last step, and as often as the settings say or `EVALUATIONS` times."""
-        if not self._goes_on():
+        """True after the last step, and every `evaluate_every` steps or `EVALUATIONS` times a run."""
+        if not self._has_steps_left():
             return True
         every = self.config.train.evaluate_every
-        if every or self._planned is None:
+        if every or self._steps is None:
             return bool(every) and self.step % every == 0
-        return self.step * EVALUATIONS // self._planned > (self.step - 1) * EVALUATIONS // self._planned
+        return self.step * EVALUATIONS // self._steps > (self.step - 1) * EVALUATIONS // self._steps
 
     def _update(self, batch: Batch, tokens: int) -> dict[str, float]:
-        """One step on this rank's share of a batch of `tokens` over all ranks."""
+        """Make one step on this rank's part of a batch of `tokens` over all ranks."""
         config = self.config.train
-        nats = self._gradients(batch, tokens)
-        loss = float(nats.sum()) / tokens
+        nll = self._backward(batch, tokens)
+        loss = float(nll.sum()) / tokens
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._refuse(batch, loss, norm)
-        rate = learning_rate(config, self.step, self._planned)
+            self._raise_not_finite(batch, loss, norm)
+        rate = learning_rate(config, self.step, self._steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-        if self.average is not self.model:
-            follow(self.average, self.model, config.ema, self.step)
+        if self.ema_model is not self.model:
+            update_ema(self.ema_model, self.model, config.ema, self.step)
         self.step += 1
-        share = tokens / len(nats)
-        by_codebook = {f"loss_codebook_{index}": float(value) / share for index, value in enumerate(nats)}
+        codebook_tokens = tokens / len(nll)
+        by_codebook = {f"loss_codebook_{index}": float(value) / codebook_tokens for index, value in enumerate(nll)}
         return {"loss": loss, **by_codebook, "lr": rate, "gradient_norm": norm}
 
-    def _gradients(self, batch: Batch, tokens: int) -> Tensor:
-        """The gradient of the mean over the `tokens` of the global batch, from this rank's share of it, into the
-        parameters; returns the summed losses of each codebook over all ranks, (codebook,)."""
+    def _backward(self, batch: Batch, tokens: int) -> Tensor:
+        """Add the gradient of the mean over the `tokens` of the global batch, from this rank's part of it, to the
+        parameters; return the summed nll of each codebook over all ranks, (codebook,)."""
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.ranks.rank))
         self.model.zero_grad(set_to_none=True)
         self.network.train()
-        parts = _micro_batches(batch, self.config.data.micro_batch, self.record.vocabulary)
-        nats = torch.zeros(self.record.codec.codebooks, device=self.device, dtype=self.exact)
+        parts = _micro_batches(batch, self.config.data.micro_batch, self.info.vocabulary)
+        sums = torch.zeros(self.info.codec.codebooks, device=self.device, dtype=self.sum_dtype)
         for index, part in enumerate(parts):
-            last = index == len(parts) - 1
-            waiting = nullcontext() if last or self.ranks.world == 1 else self.network.no_sync()
-            with waiting:
+            is_last = index == len(parts) - 1
+            with nullcontext() if is_last or self.ranks.world == 1 else self.network.no_sync():
                 with self._autocast():
-                    losses, _ = self.network(*_tensors(part, self.device))
-                # DDP takes the mean over ranks where a sum is meant, so their number goes in.
-                (losses.sum() / tokens * self.ranks.world).backward()
-            nats += losses.detach().sum((0, 1))
-        return self.ranks.sum(nats)
+                    nll, _ = self.network(*_tensors(part, self.device))
+                # DDP takes the mean over ranks, but the gradient is a sum over them.
+                (nll.sum() / tokens * self.ranks.world).backward()
+            sums += nll.detach().sum((0, 1))
+        return self.ranks.all_reduce(sums)
 
-    def _evaluate(self, metrics: Metrics | None) -> None:
-        """The loss over the whole valid split, each note once over all ranks."""
-        codebooks = self.record.codec.codebooks
-        sums = torch.zeros(5, codebooks, device=self.device, dtype=self.exact)
-        self.average.eval()
+    def _evaluate(self, metrics: MetricsWriter | None) -> None:
+        """Compute the loss over the whole valid split, each note once over all ranks."""
+        codebooks = self.info.codec.codebooks
+        sums = torch.zeros(5, codebooks, device=self.device, dtype=self.sum_dtype)
+        self.ema_model.eval()
+        info, ranks = self.info, self.ranks
         batches = valid_batches(
-            self.valid_notes,
-            self.record.vocabulary,
-            self.record.window,
-            self.config.data,
-            self.ranks.rank,
-            self.ranks.world,
+            self.valid_notes, info.vocabulary, info.window, self.config.data, ranks.rank, ranks.world
         )
         for batch in batches:
             labels, codes, lengths = _tensors(batch, self.device)
             with torch.inference_mode(), self._autocast():
-                losses, hits = self.average(labels, codes, lengths)  # (note, frame, codebook)
+                nll, hits = self.ema_model(labels, codes, lengths)  # (note, frame, codebook)
             frames = (lengths // codebooks)[:, None]
-            real = torch.arange(losses.shape[1], device=self.device) < frames  # (note, frame)
+            real = torch.arange(nll.shape[1], device=self.device) < frames  # (note, frame)
             start = slice(0, TUTORIAL_FRAMES)
-            sums[0] += losses.sum((0, 1))
+            sums[0] += nll.sum((0, 1))
             sums[1] += hits.sum((0, 1))
             sums[2] += real.sum()
-            sums[3] += losses[:, start].sum((0, 1))
+            sums[3] += nll[:, start].sum((0, 1))
             sums[4] += real[:, start].sum()
-        nats, hits, count, start_nats, start_count = self.ranks.sum(sums).cpu()
-        loss = float(nats.sum() / count.sum())
-        self.valid = {"loss": loss, "loss_first_125_frames": float(start_nats.sum() / start_count.sum())}
+        nll, hits, count, start_nll, start_count = self.ranks.all_reduce(sums).cpu()
+        loss = float(nll.sum() / count.sum())
+        self.valid = {"loss": loss, "loss_first_125_frames": float(start_nll.sum() / start_count.sum())}
         for index in range(codebooks):
-            self.valid[f"loss_codebook_{index}"] = float(nats[index] / count[index])
+            self.valid[f"loss_codebook_{index}"] = float(nll[index] / count[index])
             self.valid[f"accuracy_codebook_{index}"] = float(hits[index] / count[index])
-        self.valid["bits_per_second"] = loss / math.log(2) * self.record.codec.tokens_per_second
-        best = self.best is None or loss < self.best["loss"]
-        if best:
+        self.valid["bits_per_second"] = loss / math.log(2) * self.info.codec.tokens_per_second
+        is_best = self.best is None or loss < self.best["loss"]
+        if is_best:
             self.best = {"step": self.step, "loss": loss}
         if metrics is not None:
             metrics.write("valid", self.step, self.valid | {"seconds": self.seconds})
             metrics.flush()
-            mark = ", the best so far" if best else ""
             tqdm.write(
                 f"step {self.step}: valid loss {loss:.4f} a token ({self.valid['loss_first_125_frames']:.4f} over the "
-                f"first {TUTORIAL_FRAMES} frames), {self.valid['bits_per_second']:,.0f} bits/s{mark}",
+                f"first {TUTORIAL_FRAMES} frames), {self.valid['bits_per_second']:,.0f} bits/s"
+                + (", the best so far" if is_best else ""),
                 file=sys.stderr,
             )
 
-    def _shown(self, values: dict[str, float]) -> str:
-        """What the progress bar tells beside the steps and the time."""
-        shown = f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
-        shown += f"data wait {values['data_wait']:.1%}, {peak_memory(self.device) / 1e6:,.0f} MB"
-        return shown + (f", valid {self.valid['loss']:.3f}" if self.valid else "")
+    def _bar_text(self, values: dict[str, float]) -> str:
+        """The text of the progress bar beside the steps and the time."""
+        text = f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
+        text += f"data wait {values['data_wait']:.1%}, {peak_memory(self.device) / 1e6:,.0f} MB"
+        return text + (f", valid {self.valid['loss']:.3f}" if self.valid else "")
 
-    def _agreed(self, tokens: int, caught: list[int], proposal: int) -> tuple[int, int, int]:
-        """(tokens over all ranks, the signal that any of them has got, the first one's proposal): so all ranks stop
-        after the same step, and plan at the same one."""
-        found = torch.tensor([tokens, 0, 0, proposal], device=self.device)
-        for number in caught[:1]:
-            found[1] = number
-            found[2] = 1
-        total, number, ranks, proposal = self.ranks.sum(found).tolist()
-        return total, number // ranks if ranks else 0, proposal
+    def _agree(self, tokens: int, signals: list[int], steps: int) -> tuple[int, int, int]:
+        """(tokens over all ranks, the signal that any rank has got or 0, the main rank's estimate of steps), the same
+        on all ranks, so that they stop after the same step and change the plan at the same step."""
+        sums = torch.tensor([tokens, 0, 0, steps], device=self.device)
+        for number in signals[:1]:
+            sums[1] = number
+            sums[2] = 1
+        total, number, ranks, steps = self.ranks.all_reduce(sums).tolist()
+        return total, number // ranks if ranks else 0, steps
 
     def _stream(self) -> TrainStream:
-        """From this step on, without end: whoever reads knows when to stop."""
+        """The batches from this step on, without end: the loop stops by itself."""
         data = self.config.data
         return TrainStream(
             reader=self.train_notes,
-            order=Order(self.train_notes.notes, self.config.train.seed, data.batch),
-            vocabulary=self.record.vocabulary,
-            window=self.record.window,
+            order=Order(self.train_notes.counts, self.config.train.seed, data.batch),
+            vocabulary=self.info.vocabulary,
+            window=self.info.window,
             label_dropout=data.label_dropout,
             steps=range(self.step, sys.maxsize),
-            lanes=divided(data.batch, self.ranks.rank, self.ranks.world),
+            lanes=split_range(data.batch, self.ranks.rank, self.ranks.world),
         )
 
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def _save(self, metrics: Metrics | None) -> None:
+    def _save(self, metrics: MetricsWriter | None) -> None:
         if metrics is None:
             return
         metrics.flush()
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        if self.average is not self.model:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        if self.ema_model is not self.model:  # the prefix is that of old checkpoints
+            tensors |= {f"average.{name}": tensor for name, tensor in self.ema_model.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in state_tensors(self.optimizers).items()}
         facts = {"seconds": self.seconds, "valid": self.valid, "best": self.best}
         write_checkpoint(self.run, Checkpoint(self.step, tensors, facts))
@@ -308,31 +324,32 @@ class Training:
             group, _, rest = name.partition(".")
             groups[group][rest] = tensor
         self.model.load_state_dict(groups["model"])
-        if self.average is not self.model:
-            self.average.load_state_dict(groups["average"])
+        if self.ema_model is not self.model:
+            self.ema_model.load_state_dict(groups["average"])
         restore_state(self.optimizers, groups["optimizer"])
         self.step = checkpoint.step
         self.seconds = checkpoint.facts["seconds"]
         self.valid = checkpoint.facts["valid"]
         self.best = checkpoint.facts["best"]
 
-    def _refuse(self, batch: Batch, loss: float, norm: float) -> None:
-        keys = [key for part in self.ranks.gathered(batch.keys) for key in part]
+    def _raise_not_finite(self, batch: Batch, loss: float, norm: float) -> None:
+        keys = [key for part in self.ranks.all_gather(batch.keys) for key in part]
         more = f" and {len(keys) - NAMED_NOTES} more" if len(keys) > NAMED_NOTES else ""
         raise TrainError(
             f"{self.run}: step {self.step + 1}: the loss is {loss} and the gradient's norm {norm}, so the step was "
             f"not made; its notes: {', '.join(keys[:NAMED_NOTES])}{more}; try a lower train.lr or a longer train.warmup"
         )
 
-    def _outcome(self, stopped_by: int = 0) -> Outcome:
-        path = self.run / "checkpoints" / f"step-{self.step:08d}.safetensors"
-        return Outcome(self.step, self._planned or self.step, path, self.valid, self.best, stopped_by, self.ranks.first)
+    def _outcome(self, stop_signal: int = 0) -> Outcome:
+        path, steps = checkpoint_path(self.run, self.step), self._steps or self.step
+        return Outcome(self.run, self.step, steps, path, self.valid, self.best, stop_signal, self.ranks.is_main)
 
 
 def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batch]:
-    """The batch in pieces of at most `size` notes; one note of padding for a rank that has none of a short batch."""
+    """Split a batch into parts of at most `size` notes. A rank that has no note of a short batch gets one of padding,
+    because all ranks must take part in the update."""
     if not batch.keys:
-        labels = np.array([vocabulary.nones()], np.int64)
+        labels = np.array([vocabulary.uncond_ids()], np.int64)
         return [Batch([], labels, np.zeros((1, vocabulary.codebooks), np.int16), np.zeros(1, np.int64))]
     size = size or len(batch.keys)
     return [batch.part(slice(first, first + size)) for first in range(0, len(batch.keys), size)]
@@ -345,23 +362,23 @@ def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 
 def _step_seed(*key: int) -> int:
-    """What the noise of a step is drawn from, so that a run that goes on draws what it would have drawn."""
+    """The seed of a step's dropout: a function of `key`, so that a run that goes on has the same noise."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager
-def watched_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C instead of dying of them; a second Ctrl-C interrupts at once."""
-    caught: list[int] = []
+def catch_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C instead of ending the process; a second Ctrl-C interrupts at once."""
+    signals: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
-        if caught and number == signal.SIGINT:
+        if signals and number == signal.SIGINT:
             raise KeyboardInterrupt
-        caught.append(number)
+        signals.append(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield caught
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

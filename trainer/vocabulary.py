@@ -1,14 +1,14 @@
-"""What each token id means: a range of ids for each codebook, a start token, and a range for each label.
+"""Vocabulary: the token ids of a model. A range of ids for each codebook, a start token, and a range for each label.
 
 A shard set holds raw codes; ids belong to a model. Knows nothing of tensors.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-NONE = None  # the value of a label that is not told
+NONE = None  # label absent: unconditional
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Vocabulary:
     codebooks: int
     codebook_size: int
     shared: bool = False  # all codebooks use the ids of the first, and the start token is code 0
-    labels: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # (name, values found in the train split)
+    labels: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # (name, its values in the train split)
 
     @property
     def start(self) -> int:
@@ -34,34 +34,29 @@ class Vocabulary:
         return self.first_label + sum(1 + len(values) for _, values in self.labels)
 
     def offset(self, codebook: int) -> int:
-        """What is added to a raw code of this codebook."""
+        """The id of this codebook's code 0."""
         return 0 if self.shared else codebook * self.codebook_size
 
     def label_ids(self, labels: Mapping[str, Any]) -> list[int]:
         """An id for each label; a value that training never saw becomes "none"."""
         return [ids.get(label_value(labels, name), none) for name, none, ids in self._label_ids]
 
-    def nones(self) -> list[int]:
-        """The label ids of a note of which nothing is told."""
+    def uncond_ids(self) -> list[int]:
+        """The label ids of a note without labels."""
         return self.label_ids({})
 
     @cached_property
     def _label_ids(self) -> list[tuple[str, int, dict[Any, int]]]:
         """(name, the id of "none", the ids of the values) of each label."""
-        found = []
+        ids = []
         none = self.first_label
         for name, values in self.labels:
-            found.append((name, none, {value: none + 1 + index for index, value in enumerate(values)}))
+            ids.append((name, none, {value: none + 1 + index for index, value in enumerate(values)}))
             none += 1 + len(values)
-        return found
+        return ids
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "codebooks": self.codebooks,
-            "codebook_size": self.codebook_size,
-            "shared": self.shared,
-            "labels": [[name, list(values)] for name, values in self.labels],
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Vocabulary":
@@ -71,6 +66,6 @@ class Vocabulary:
 
 
 def label_value(labels: Mapping[str, Any], name: str) -> Any:
-    """What is told of a label; a list or an object is nothing that a note could be sampled by."""
+    """The value of a note's label, or NONE if it has none; lists and objects count as none."""
     value = labels.get(name, NONE)
     return value if isinstance(value, str | int | float) else NONE

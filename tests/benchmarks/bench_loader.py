@@ -63,7 +63,7 @@ def stock_notes(folder: Path) -> Iterator[Any]:
 
 def our_notes(folder: Path) -> Iterator[Any]:
     reader = NoteReader(folder, read_manifest(folder), "train")
-    order = Order(reader.notes, seed=0, batch=BATCH)
+    order = Order(reader.counts, seed=0, batch=BATCH)
     vocabulary = Vocabulary(2, 1024, labels=(("pitch", tuple(range(40, 77))), ("velocity", (100,))))
     steps = range(order.steps_per_epoch)
     return train_batches(TrainStream(reader, order, vocabulary, TOKENS, 0.1, steps, range(BATCH)), workers=0)

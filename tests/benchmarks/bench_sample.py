@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig
-from trainer.generate import Sampling, arrange, generate
+from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
 from trainer.runtime import resolve_device
 from trainer.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ def main() -> None:
     half = model(device, "token", shared=True, dtype=torch.bfloat16)
     half_net = deepcopy(net).bfloat16()
     frame = model(device, "frame", shared=False)
-    for notes in (1, NOTES):  # the trainer's loops are compiled once, and kept on disk
+    for notes in (1, NOTES):  # the trainer's loops are compiled once and cached on disk
         ours(same, notes, device, tokens=2)
         ours(half, notes, device, tokens=2)
     rows: list[tuple[str, int, Callable[[], object]]] = [
@@ -48,10 +48,10 @@ def main() -> None:
         speeds.append(tokens / (time.perf_counter() - start))
         sys.stdout.write(f"{name:<45} {speeds[-1]:>8,.0f} tokens/s\n")
         sys.stdout.flush()
-    loop, cached_one, one, cached_many, many, cached_half, half_one, half_many, frames = speeds
+    loop, cached_single, single, cached_many, many, cached_half, half_single, half_many, frames = speeds
     sys.stdout.write(
-        f"against cached generate in float32: {one / cached_one:.1f} for one clip, {many / cached_many:.1f} for {NOTES}"
-        f"; in bfloat16 {half_one / cached_one:.1f} and {half_many / cached_many:.1f}\n"
+        f"against cached generate in float32: {single / cached_single:.1f} for one clip, {many / cached_many:.1f} for {NOTES}"
+        f"; in bfloat16 {half_single / cached_single:.1f} and {half_many / cached_many:.1f}\n"
         f"against cached generate in bfloat16: {half_many / cached_half:.1f}\n"
         f"against the tutorial's loop: {many / loop:.0f}, in bfloat16 {half_many / loop:.0f}, "
         f"with a position a frame {frames / loop:.0f}\n"
@@ -75,12 +75,12 @@ def cached(net: TransformerWrapper, notes: int, device: torch.device) -> Tensor:
 
 def ours(model: NoteModel, notes: int, device: torch.device, tokens: int = TOKENS) -> Tensor:
     labels = torch.empty((notes, 0), dtype=torch.long, device=device)
-    chance = torch.rand(notes, tokens, dtype=torch.float64, device=device)
-    return generate(model, labels, chance, Sampling())[0]
+    uniforms = torch.rand(notes, tokens, dtype=torch.float64, device=device)
+    return generate(model, labels, uniforms, Sampling())[0]
 
 
 def model(device: torch.device, position: str, shared: bool, dtype: torch.dtype = torch.float32) -> NoteModel:
     shape = ModelConfig(width=WIDTH, depth=DEPTH, heads=HEADS, position=position, shared_vocabulary=shared)
-    made = NoteModel(shape, Vocabulary(2, 1024, shared), TOKENS).to(device).eval()
-    arrange(made, dtype)
-    return made
+    net = NoteModel(shape, Vocabulary(2, 1024, shared), TOKENS).to(device).eval()
+    prepare(net, dtype)
+    return net

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def tutorial(codes: torch.Tensor) -> Callable[[], None]:
-    """As its page has it: full attention, float32, one vocabulary for both codebooks."""
+    """The loop of the tutorial's page: full attention, float32, one vocabulary for both codebooks."""
     layers = Decoder(dim=WIDTH, depth=DEPTH, heads=HEADS, rotary_pos_emb=True, attn_dropout=0.1, ff_dropout=0.1)
     model = TransformerWrapper(num_tokens=1024, max_seq_len=TOKENS, emb_dropout=0.1, attn_layers=layers)
     model.to(codes.device)

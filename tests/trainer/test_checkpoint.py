@@ -1,4 +1,4 @@
-"""A run's state on disk: whole or not at all, and data only."""
+"""Checkpoints: whole or not at all, and data only."""
 
 import logging
 import pickle
@@ -31,12 +31,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert torch.equal(read.tensors[name], tensor)
 
 
-def test_a_part_is_read_without_its_beginning(tmp_path: Path) -> None:
+def test_tensors_of_a_prefix_are_read_without_it(tmp_path: Path) -> None:
     read = read_checkpoint(write_checkpoint(tmp_path, state(7)), "model.")
     assert list(read.tensors) == ["weight"]
 
 
-def test_the_newest_whole_one_is_found(tmp_path: Path) -> None:
+def test_the_newest_intact_checkpoint_is_read(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) is None
     for step in (5, 20, 100):
         write_checkpoint(tmp_path, state(step))
@@ -59,7 +59,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
     assert "step-00000006.safetensors" in caplog.text and "before it" in caplog.text
 
 
-def test_old_ones_are_pruned_but_the_best_and_what_is_not_ours(tmp_path: Path) -> None:
+def test_old_checkpoints_are_pruned_but_the_best_and_other_files(tmp_path: Path) -> None:
     for step in range(1, 7):
         write_checkpoint(tmp_path, state(step))
     (tmp_path / "checkpoints" / "step-00000009.safetensors.part").write_bytes(b"half")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig, differing, load_config
+from trainer.config import PRESETS, Config, DataConfig, ModelConfig, TrainConfig, list_differences, load_config
 from trainer.errors import ConfigError
 
 
@@ -96,7 +96,7 @@ def test_a_file_is_read_like_a_preset(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[train\n", "is not TOML"),
-        ("steps = 5\n", "steps stands outside the tables [model], [data], [train]"),
+        ("steps = 5\n", "steps is outside the tables [model], [data], [train]"),
         ("[train]\nstep = 5\n", "train.step: no such setting; the nearest is train.steps"),
         ("[train]\nsteps = 'many'\n", "train.steps = 'many': is not a whole number"),
         ("[train]\nsteps = true\n", "train.steps = True: is not a whole number"),
@@ -111,7 +111,7 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, says: str) -> 
     assert says in caught.value.message
 
 
-def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
+def test_an_unknown_preset_is_refused_with_the_names_of_the_existing_ones() -> None:
     with pytest.raises(ConfigError, match="neither a preset \\(base, small, tutorial\\) nor a TOML file"):
         load_config("huge")
 
@@ -121,17 +121,17 @@ def test_labels_need_a_vocabulary_of_their_own() -> None:
         ModelConfig(position="token", shared_vocabulary=True, labels=("pitch",))
 
 
-def test_settings_that_change_the_course_of_a_run_are_told_from_those_that_do_not() -> None:
+def test_differences_are_the_settings_that_would_make_another_run() -> None:
     config = load_config("small")
-    freely = replace(
+    changeable = replace(
         config, train=replace(config.train, steps=9, minutes=0.0, keep=1), data=replace(config.data, workers=3)
     )
-    assert differing(config, freely) == []
+    assert list_differences(config, changeable) == []
     other = replace(config, train=replace(config.train, seed=9), data=replace(config.data, batch=3))
-    assert differing(config, other) == [("data.batch", config.data.batch, 3), ("train.seed", 0, 9)]
+    assert list_differences(config, other) == [("data.batch", config.data.batch, 3), ("train.seed", 0, 9)]
 
 
-def test_a_shared_vocabulary_cannot_tell_the_codes_of_a_frame_apart() -> None:
+def test_a_shared_vocabulary_is_refused_with_a_position_a_frame() -> None:
     with pytest.raises(ConfigError, match="goes with position=token"):
         ModelConfig(shared_vocabulary=True)
 

@@ -1,4 +1,4 @@
-"""Shard sets as batches: what is read, who reads it, and what is refused."""
+"""Batches from shard sets: the notes in them, their division among ranks and workers, and damaged tars."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from shards.reader import read_shard
 from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer.config import DataConfig
 from trainer.data import Batch, NoteReader, TrainStream, collate, hide_labels, train_batches, valid_batches
-from trainer.order import Order, divided
+from trainer.order import Order, split_range
 from trainer.vocabulary import Vocabulary
 
 LABELS = (("pitch", tuple(range(40, 77))), ("velocity", (25, 50, 75, 100, 127)))
@@ -32,8 +32,8 @@ def reader(folder: Path, split: str = "train") -> NoteReader:
 
 def stream(folder: Path, batch: int, steps: range, rank: int = 0, world: int = 1) -> TrainStream:
     notes = reader(folder)
-    order = Order(notes.notes, seed=5, batch=batch)
-    return TrainStream(notes, order, VOCABULARY, 600, 0.1, steps, divided(batch, rank, world))
+    order = Order(notes.counts, seed=5, batch=batch)
+    return TrainStream(notes, order, VOCABULARY, 600, 0.1, steps, split_range(batch, rank, world))
 
 
 def same(ours: Batch, theirs: Batch) -> bool:
@@ -49,44 +49,44 @@ def write_tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-def test_notes_read_by_place_are_those_of_the_strict_reader(make_set: Callable[..., Path]) -> None:
+def test_notes_read_by_position_are_those_of_the_strict_reader(make_set: Callable[..., Path]) -> None:
     folder = make_set(train=[3, 1, 4])
     notes = reader(folder)
     strict = [note for shard in notes.shards for note in read_shard(folder / shard.name)]
-    for (shard, row), note in zip(notes.places(), strict, strict=True):
-        key, codes, labels = notes.read(shard, row)
-        assert (key, labels) == (note.key, note.labels)
-        assert np.array_equal(codes, note.tokens)
+    for (shard, row), note in zip(notes.positions(), strict, strict=True):
+        read = notes.read(shard, row)
+        assert (read.key, read.labels) == (note.key, note.labels)
+        assert np.array_equal(read.tokens, note.tokens)
 
 
 def test_long_and_foreign_names_are_read(tmp_path: Path) -> None:
     notes = [random_note(key) for key in ("a" * 150, "gitarrenklänge", "plain")]
     write_set(tmp_path, {"train": [notes]})
-    assert [reader(tmp_path).read(0, row)[0] for row in range(3)] == [note.key for note in notes]
+    assert [reader(tmp_path).read(0, row).key for row in range(3)] == [note.key for note in notes]
 
 
-def test_facts_tell_the_longest_note_and_how_labels_go_together(tmp_path: Path) -> None:
+def test_stats_are_the_longest_note_and_the_joint_counts_of_labels(tmp_path: Path) -> None:
     write_set(
         tmp_path, {"train": [[random_note("a", 3), random_note("b", 5)], [replace(random_note("a", 3), key="c")]]}
     )
-    facts = reader(tmp_path).facts(("pitch", "velocity"))
-    assert facts.longest == 10
-    assert sum(count for _, count in facts.combinations) == 3
+    stats = reader(tmp_path).stats(("pitch", "velocity"))
+    assert stats.longest == 10
+    assert sum(count for _, count in stats.combinations) == 3
     labels = random_note("a", 3).labels
-    assert ((labels["pitch"], labels["velocity"]), 2) in facts.combinations
+    assert ((labels["pitch"], labels["velocity"]), 2) in stats.combinations
 
 
 def test_shorter_notes_are_padded_and_longer_ones_cut() -> None:
-    notes = [(key, random_note(key, frames).tokens, {}) for key, frames in (("short", 2), ("long", 5))]
-    batch = collate(notes, VOCABULARY, window=8, where="")
+    notes = [random_note(key, frames) for key, frames in (("short", 2), ("long", 5))]
+    batch = collate(notes, VOCABULARY, window=8, source="")
     assert batch.codes.shape == (2, 8)
     assert batch.lengths.tolist() == [4, 8]
-    assert np.array_equal(batch.codes[0, :4], notes[0][1]) and not batch.codes[0, 4:].any()
-    assert np.array_equal(batch.codes[1], notes[1][1][:8])
+    assert np.array_equal(batch.codes[0, :4], notes[0].tokens) and not batch.codes[0, 4:].any()
+    assert np.array_equal(batch.codes[1], notes[1].tokens[:8])
 
 
 def test_a_part_of_a_batch_is_cut_to_its_longest_note() -> None:
-    notes = [(key, random_note(key, frames).tokens, {}) for key, frames in (("a", 2), ("b", 3), ("c", 5))]
+    notes = [random_note(key, frames) for key, frames in (("a", 2), ("b", 3), ("c", 5))]
     part = collate(notes, VOCABULARY, 600, "").part(slice(0, 2))
     assert (part.keys, part.codes.shape, part.tokens) == (["a", "b"], (2, 6), 10)
 
@@ -94,7 +94,7 @@ def test_a_part_of_a_batch_is_cut_to_its_longest_note() -> None:
 @pytest.mark.parametrize("codes", [[0, 1024], [-1, 0], [0, 1, 2]])
 def test_codes_that_the_codec_cannot_have_made_are_refused(codes: list[int]) -> None:
     with pytest.raises(ShardError, match="set: bad holds codes that its codec cannot have made"):
-        collate([("bad", np.array(codes, np.int16), {})], VOCABULARY, 600, "set")
+        collate([Note("bad", np.array(codes, np.int16))], VOCABULARY, 600, "set")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -129,23 +129,23 @@ def test_a_stream_that_starts_later_reads_nothing_before(
     folder = make_set(train=[10, 10])
     read: list[tuple[int, int]] = []
     original = NoteReader.read
-    monkeypatch.setattr(NoteReader, "read", lambda self, *place: read.append(place) or original(self, *place))
+    monkeypatch.setattr(NoteReader, "read", lambda self, *position: read.append(position) or original(self, *position))
     next(train_batches(stream(folder, 4, range(103, 110)), 0))
     assert len(read) == 4
 
 
 def test_hidden_labels_are_a_function_of_seed_step_and_lane() -> None:
     labels = {"pitch": 60, "velocity": 100}
-    batch = collate([(str(lane), np.zeros(2, np.int16), labels) for lane in range(20)], VOCABULARY, 600, "")
+    batch = collate([Note(str(lane), np.zeros(2, np.int16), labels) for lane in range(20)], VOCABULARY, 600, "")
     whole = hide_labels(batch, VOCABULARY, list(range(20)), 0.5, (0, 3))
     part = hide_labels(batch.part(slice(7, 9)), VOCABULARY, [7, 8], 0.5, (0, 3))
     assert np.array_equal(whole.labels[7:9], part.labels)
     assert not np.array_equal(whole.labels, hide_labels(batch, VOCABULARY, list(range(20)), 0.5, (0, 4)).labels)
 
 
-def test_each_label_is_hidden_as_often_as_asked_and_half_of_that_with_all_others() -> None:
+def test_each_label_is_hidden_with_the_given_probability_and_half_of_that_with_all_others() -> None:
     labels = {"pitch": 60, "velocity": 100}
-    batch = collate([("", np.zeros(2, np.int16), labels)] * 20_000, VOCABULARY, 600, "")
+    batch = collate([Note("", np.zeros(2, np.int16), labels)] * 20_000, VOCABULARY, 600, "")
     hidden = hide_labels(batch, VOCABULARY, list(range(20_000)), 0.1, (0, 0)).labels != batch.labels
     assert np.allclose(hidden.mean(0), [0.1, 0.1], atol=0.01)
     assert np.isclose(hidden.all(1).mean(), 0.05 + 0.95 * (0.1 / 1.9) ** 2, atol=0.01)
@@ -156,7 +156,7 @@ def test_each_valid_note_is_seen_once_over_all_ranks(make_set: Callable[..., Pat
     notes = reader(make_set(train=[1], valid=[4, 7]), "valid")
     parts = [valid_batches(notes, VOCABULARY, 600, DataConfig(batch=6), rank, world) for rank in range(world)]
     keys = [key for part in parts for batch in part for key in batch.keys]
-    assert sorted(keys) == sorted(notes.read(*place)[0] for place in notes.places())
+    assert sorted(keys) == sorted(note.key for note in notes.read_all())
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -243,11 +243,11 @@ def test_a_size_that_is_none_is_refused(make_set: Callable[..., Path], size: byt
         reader(folder).read(0, 0)
 
 
-def test_labels_that_are_lists_or_objects_count_as_untold(tmp_path: Path) -> None:
+def test_labels_that_are_lists_or_objects_count_as_absent(tmp_path: Path) -> None:
     notes = [replace(random_note(f"n{index}"), labels={"pitch": value}) for index, value in enumerate(([1], {}, 60))]
     write_set(tmp_path, {"train": [notes]})
-    assert reader(tmp_path).facts(("pitch",)).combinations == [((60,), 1), ((None,), 2)]
-    assert VOCABULARY.label_ids({"pitch": [1]}) == VOCABULARY.nones()
+    assert reader(tmp_path).stats(("pitch",)).combinations == [((60,), 1), ((None,), 2)]
+    assert VOCABULARY.label_ids({"pitch": [1]}) == VOCABULARY.uncond_ids()
 
 
 @pytest.mark.parametrize("keep", [0, 100, 512, 1536, 3000, 3 * 4 * 512])
@@ -272,10 +272,10 @@ def test_a_tar_that_is_gone_or_has_other_notes_is_refused(make_set: Callable[...
 
 def test_a_vocabulary_gives_every_id_one_meaning() -> None:
     ids = [VOCABULARY.offset(codebook) + code for codebook in range(2) for code in range(1024)] + [VOCABULARY.start]
-    nones = VOCABULARY.nones()
-    told = [VOCABULARY.label_ids({"pitch": pitch})[0] for pitch in LABELS[0][1]]
-    told += [VOCABULARY.label_ids({"velocity": velocity})[1] for velocity in LABELS[1][1]]
-    assert sorted([*ids, *nones, *told]) == list(range(VOCABULARY.size))
+    nones = VOCABULARY.uncond_ids()
+    values = [VOCABULARY.label_ids({"pitch": pitch})[0] for pitch in LABELS[0][1]]
+    values += [VOCABULARY.label_ids({"velocity": velocity})[1] for velocity in LABELS[1][1]]
+    assert sorted([*ids, *nones, *values]) == list(range(VOCABULARY.size))
     assert VOCABULARY.label_ids({"pitch": 12, "velocity": 25})[0] == nones[0]  # never seen in training
     assert Vocabulary.from_json(json.loads(json.dumps(VOCABULARY.to_json()))) == VOCABULARY
 

@@ -1,4 +1,4 @@
-"""Sampling: the fast way against the plain one, and what can never be sampled."""
+"""Sampling: the cached decoder against the whole model, filters, and codes that can never be sampled."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,16 @@ from torch import nn
 
 from trainer.config import ModelConfig, load_config
 from trainer.errors import ConfigError
-from trainer.generate import SHARE, CachedDecoder, Sampling, arrange, draw, filtered, generate, layers_of
+from trainer.generate import (
+    NOTES_PER_THREAD,
+    CachedDecoder,
+    Sampling,
+    filter_logits,
+    generate,
+    layers_of,
+    prepare,
+    sample_codes,
+)
 from trainer.model import NoteModel
 from trainer.vocabulary import Vocabulary
 
@@ -24,34 +33,34 @@ def tiny(position: str = "frame", codebooks: int = 2, frames: int = 6) -> NoteMo
     model = NoteModel(config, Vocabulary(codebooks, 32, labels=LABELS), frames * codebooks).eval()
     with torch.no_grad():
         for head in model.heads:
-            head.weight.mul_(20)  # opinions as strong as a trained model's
+            head.weight.mul_(20)  # logits as far apart as a trained model's
     return model
 
 
-def asked(model: NoteModel, notes: int) -> torch.Tensor:
+def label_ids(model: NoteModel, notes: int) -> torch.Tensor:
     ids = [model.vocabulary.label_ids({"pitch": 40 + note % 3, "velocity": 25}) for note in range(notes)]
     return torch.tensor(ids, dtype=torch.long)
 
 
-def chance(notes: int, length: int, seed: int = 0) -> torch.Tensor:
+def random_uniforms(notes: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random((notes, length)))
 
 
 def plain(model: NoteModel, labels: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """The whole note through the model again for each token."""
     codes = torch.zeros(uniforms.shape, dtype=torch.long)
-    nones = torch.tensor([model.vocabulary.nones()]).expand_as(labels)
-    for place in range(uniforms.shape[1]):
-        frame, codebook = divmod(place, model.vocabulary.codebooks)
+    nones = torch.tensor([model.vocabulary.uncond_ids()]).expand_as(labels)
+    for position in range(uniforms.shape[1]):
+        frame, codebook = divmod(position, model.vocabulary.codebooks)
         with torch.no_grad():
-            told = model.logits(labels, codes)[:, frame, codebook]
-            untold = model.logits(nones, codes)[:, frame, codebook]
-        logits = untold + sampling.guidance * (told - untold)
-        codes[:, place] = draw(logits, uniforms[:, place], sampling)
+            cond = model.logits(labels, codes)[:, frame, codebook]
+            uncond = model.logits(nones, codes)[:, frame, codebook]
+        logits = uncond + sampling.guidance * (cond - uncond)
+        codes[:, position] = sample_codes(logits, uniforms[:, position], sampling)
     return codes
 
 
-FEW_AND_MANY = pytest.mark.parametrize("notes", [5, 11])  # eight go through a layer together, the rest one by one
+FEW_AND_MANY = pytest.mark.parametrize("notes", [5, 11])  # a layer takes eight together, the rest one by one
 
 
 @FEW_AND_MANY
@@ -70,8 +79,8 @@ FEW_AND_MANY = pytest.mark.parametrize("notes", [5, 11])  # eight go through a l
 )
 def test_the_cache_changes_nothing(position: str, sampling: Sampling, notes: int) -> None:
     model = tiny(position)
-    codes, _ = generate(model, asked(model, notes), chance(notes, 12), sampling)
-    assert torch.equal(codes, plain(model, asked(model, notes), chance(notes, 12), sampling))
+    codes, _ = generate(model, label_ids(model, notes), random_uniforms(notes, 12), sampling)
+    assert torch.equal(codes, plain(model, label_ids(model, notes), random_uniforms(notes, 12), sampling))
 
 
 @FEW_AND_MANY
@@ -81,32 +90,34 @@ def test_logits_of_each_preset_equal_the_full_forward_pass(preset: str, notes: i
     config = load_config(preset).model
     labels = LABELS if config.labels else ()
     model = NoteModel(config, Vocabulary(2, 1024, config.shared_vocabulary, labels), 40).eval()
-    ids = asked(model, notes)
+    ids = label_ids(model, notes)
     codes = torch.randint(1024, (notes, 40))
     inputs = model.inputs(ids, codes[:, : 40 - model.group])
     decoder = CachedDecoder(model, layers_of(model), notes)
     with torch.inference_mode():
         whole = model.net(inputs)
-        steps = torch.cat([decoder.feed(inputs[:, place : place + 1]) for place in range(inputs.shape[1])], dim=1)
+        steps = torch.cat([decoder.feed(inputs[:, index : index + 1]) for index in range(inputs.shape[1])], dim=1)
         assert torch.allclose(model.heads[0](steps), model.heads[0](whole), atol=1e-4)
 
 
 @pytest.mark.parametrize("position", ["token", "frame"])
 @pytest.mark.parametrize("frames", [1, 3, 5])
-def test_a_prompt_is_kept_and_continued_as_if_it_had_been_sampled(position: str, frames: int) -> None:
+def test_a_prompt_is_continued_as_if_it_had_been_sampled(position: str, frames: int) -> None:
     model = tiny(position)
-    whole, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling())
+    whole, likelihoods = generate(model, label_ids(model, 3), random_uniforms(3, 12), Sampling())
     prompts = whole[:, : 2 * frames]
-    continued, rest = generate(model, asked(model, 3), chance(3, 12), Sampling(), prompts)
+    continued, rest = generate(model, label_ids(model, 3), random_uniforms(3, 12), Sampling(), prompts)
     assert torch.equal(continued, whole)
     assert torch.allclose(rest[:, 2 * frames :], likelihoods[:, 2 * frames :], atol=1e-4)
 
 
 def test_a_sample_is_the_same_in_any_batch() -> None:
     model = tiny()
-    together, _ = generate(model, asked(model, 7), chance(7, 12), Sampling())
+    together, _ = generate(model, label_ids(model, 7), random_uniforms(7, 12), Sampling())
     for note in range(7):
-        alone, _ = generate(model, asked(model, 7)[note : note + 1], chance(7, 12)[note : note + 1], Sampling())
+        alone, _ = generate(
+            model, label_ids(model, 7)[note : note + 1], random_uniforms(7, 12)[note : note + 1], Sampling()
+        )
         assert torch.equal(alone[0], together[note])
 
 
@@ -121,21 +132,21 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("frames", [0, 3])
 def test_threads_share_the_notes_and_change_nothing(frames: int) -> None:
-    model, notes = tiny(), 2 * SHARE + 1
+    model, notes = tiny(), 2 * NOTES_PER_THREAD + 1
     prompts = torch.randint(32, (notes, 2 * frames)) if frames else None
     counted: list[int] = []
-    shared = generate(model, asked(model, notes), chance(notes, 12), Sampling(), prompts, counted.append)
+    shared = generate(model, label_ids(model, notes), random_uniforms(notes, 12), Sampling(), prompts, counted.append)
     assert torch.get_num_threads() == 2
     assert sum(counted) == notes * (12 - 2 * frames)
     torch.set_num_threads(1)
-    alone = generate(model, asked(model, notes), chance(notes, 12), Sampling(), prompts)
+    alone = generate(model, label_ids(model, notes), random_uniforms(notes, 12), Sampling(), prompts)
     assert torch.equal(shared[0], alone[0])
     assert torch.allclose(shared[1], alone[1], atol=1e-4)
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_what_stops_one_thread_stops_all() -> None:
-    model, notes = tiny(frames=500), 2 * SHARE
+    model, notes = tiny(frames=500), 2 * NOTES_PER_THREAD
     counted: list[int] = []
 
     def interrupt(tokens: int) -> None:
@@ -144,17 +155,17 @@ def test_what_stops_one_thread_stops_all() -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        generate(model, asked(model, notes), chance(notes, 1000), Sampling(), progress=interrupt)
+        generate(model, label_ids(model, notes), random_uniforms(notes, 1000), Sampling(), progress=interrupt)
     assert len(counted) < 250  # of 1,000
     assert torch.get_num_threads() == 2
 
 
 def test_guidance_of_one_is_no_guidance() -> None:
     model = tiny()
-    nearly = Sampling(guidance=1 + 1e-9)  # takes the way through both
+    nearly = Sampling(guidance=1 + 1e-9)  # computes both, with and without labels
     assert torch.equal(
-        generate(model, asked(model, 4), chance(4, 12), nearly)[0],
-        generate(model, asked(model, 4), chance(4, 12), Sampling())[0],
+        generate(model, label_ids(model, 4), random_uniforms(4, 12), nearly)[0],
+        generate(model, label_ids(model, 4), random_uniforms(4, 12), Sampling())[0],
     )
 
 
@@ -162,16 +173,18 @@ def test_guidance_needs_labels() -> None:
     torch.manual_seed(0)
     config = ModelConfig(width=16, depth=1, heads=2, head_width=8)
     model = NoteModel(config, Vocabulary(2, 32), 12).eval()
-    untold = torch.empty((3, 0), dtype=torch.long)
-    plain_codes, _ = generate(model, untold, chance(3, 12), Sampling())
-    assert torch.equal(generate(model, untold, chance(3, 12), Sampling(guidance=3.0))[0], plain_codes)
+    no_labels = torch.empty((3, 0), dtype=torch.long)
+    plain_codes, _ = generate(model, no_labels, random_uniforms(3, 12), Sampling())
+    assert torch.equal(generate(model, no_labels, random_uniforms(3, 12), Sampling(guidance=3.0))[0], plain_codes)
 
 
 def test_likelihoods_are_those_of_the_model() -> None:
     model = tiny()
-    codes, likelihoods = generate(model, asked(model, 3), chance(3, 12), Sampling(temperature=0.5, top_k=3))
+    codes, likelihoods = generate(
+        model, label_ids(model, 3), random_uniforms(3, 12), Sampling(temperature=0.5, top_k=3)
+    )
     with torch.no_grad():
-        losses, _ = model(asked(model, 3), codes, torch.full((3,), 12))
+        losses, _ = model(label_ids(model, 3), codes, torch.full((3,), 12))
     assert torch.allclose(likelihoods, -losses.flatten(1), atol=1e-4)
 
 
@@ -180,35 +193,37 @@ def test_likelihoods_are_those_of_the_model() -> None:
 def test_bfloat16_is_float32_with_rounded_weights_and_a_rounded_cache(notes: int, at_once: int) -> None:
     """On a CPU; a few positions at once, or all one by one."""
     model = tiny()
-    ids = model.inputs(asked(model, notes), torch.randint(32, (notes, 8)))  # five positions
+    ids = model.inputs(label_ids(model, notes), torch.randint(32, (notes, 8)))  # five positions
     exact = CachedDecoder(model, layers_of(model), notes).feed(ids)
-    arrange(model, torch.bfloat16)
+    prepare(model, torch.bfloat16)
     half = CachedDecoder(model, layers_of(model), notes)
     hidden = torch.cat([half.feed(part) for part in ids.split_with_sizes([at_once] * (5 // at_once), 1)], dim=1)
     assert (half.cache.dtype, hidden.dtype) == (torch.bfloat16, torch.float32)
     assert not torch.equal(hidden, exact) and torch.allclose(hidden, exact, atol=0.05)
-    arrange(model, torch.float32)  # the same rounded weights
+    prepare(model, torch.float32)  # the same rounded weights
     rounded = CachedDecoder(model, layers_of(model), notes)
     assert torch.allclose(hidden, rounded.feed(ids), atol=0.02)
-    kept = rounded.cache[0, :, :, :, :5].bfloat16()  # the first layer's keys and values are of the same inputs
-    assert torch.allclose(half.cache[0, :, :, :, :5].float(), kept.float(), rtol=2**-7)  # but for a last digit
+    expected = rounded.cache[0, :, :, :, :5].bfloat16()  # the first layer's keys and values are of the same inputs
+    assert torch.allclose(half.cache[0, :, :, :, :5].float(), expected.float(), rtol=2**-7)  # but for a last digit
 
 
 @pytest.mark.parametrize("position", ["token", "frame"])
 def test_a_sample_is_the_same_in_any_batch_in_bfloat16(position: str) -> None:
     model = tiny(position)
-    arrange(model, torch.bfloat16)
-    together, likelihoods = generate(model, asked(model, 7), chance(7, 12), Sampling())
+    prepare(model, torch.bfloat16)
+    together, likelihoods = generate(model, label_ids(model, 7), random_uniforms(7, 12), Sampling())
     assert likelihoods.dtype == torch.float32
     for note in range(7):
-        alone, _ = generate(model, asked(model, 7)[note : note + 1], chance(7, 12)[note : note + 1], Sampling())
+        alone, _ = generate(
+            model, label_ids(model, 7)[note : note + 1], random_uniforms(7, 12)[note : note + 1], Sampling()
+        )
         assert torch.equal(alone[0], together[note])
 
 
 def test_progress_counts_every_token() -> None:
     model = tiny()
     counted: list[int] = []
-    generate(model, asked(model, 3), chance(3, 12), Sampling(), progress=counted.append)
+    generate(model, label_ids(model, 3), random_uniforms(3, 12), Sampling(), progress=counted.append)
     assert sum(counted) == 36
 
 
@@ -230,37 +245,37 @@ class Adversary(nn.Module):
 def test_nothing_but_codes_can_be_sampled_whatever_the_logits(position: str, sampling: Sampling) -> None:
     model = tiny(position)
     model.heads = nn.ModuleList(Adversary(32) for _ in model.heads)
-    codes, _ = generate(model, asked(model, 20), chance(20, 12), sampling)
+    codes, _ = generate(model, label_ids(model, 20), random_uniforms(20, 12), sampling)
     assert codes.min() >= 0 and codes.max() < 32
 
 
-def test_drawing_follows_the_distribution() -> None:
+def test_sampled_codes_follow_the_distribution() -> None:
     logits = torch.tensor([0.1, 0.2, 0.7]).log().expand(20_000, 3)
-    drawn = draw(logits, chance(20_000, 1)[:, 0], Sampling())
-    assert np.allclose(torch.bincount(drawn, minlength=3) / 20_000, [0.1, 0.2, 0.7], atol=0.01)
+    sampled = sample_codes(logits, random_uniforms(20_000, 1)[:, 0], Sampling())
+    assert np.allclose(torch.bincount(sampled, minlength=3) / 20_000, [0.1, 0.2, 0.7], atol=0.01)
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 2**32 - 1))
-def test_a_code_without_probability_is_never_drawn(uniform: float, seed: int) -> None:
+def test_a_code_without_probability_is_never_sampled(uniform: float, seed: int) -> None:
     logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(seed))
     logits[0, ::2] = -torch.inf
-    assert int(draw(logits, torch.tensor([uniform], dtype=torch.float64), Sampling())) % 2 == 1
+    assert int(sample_codes(logits, torch.tensor([uniform], dtype=torch.float64), Sampling())) % 2 == 1
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0.01, 1), st.floats(0, 1))
 def test_filters_keep_the_likeliest(seed: int, top_k: int, top_p: float, min_p: float) -> None:
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(seed))
-    kept = filtered(logits, Sampling(top_k=top_k, top_p=top_p, min_p=min_p))
-    assert torch.equal(kept.argmax(-1), logits.argmax(-1))
-    assert ((kept == logits) | (kept == -torch.inf)).all()
+    result = filter_logits(logits, Sampling(top_k=top_k, top_p=top_p, min_p=min_p))
+    assert torch.equal(result.argmax(-1), logits.argmax(-1))
+    assert ((result == logits) | (result == -torch.inf)).all()
 
 
-def test_each_filter_keeps_what_it_says() -> None:
+def test_each_filter_leaves_its_codes() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    assert filtered(logits, Sampling(top_k=2)).isfinite().tolist() == [[True, True, False, False]]
-    assert filtered(logits, Sampling(top_p=0.7)).isfinite().tolist() == [[True, True, False, False]]
-    assert filtered(logits, Sampling(top_p=0.85)).isfinite().tolist() == [[True, True, True, False]]
-    assert filtered(logits, Sampling(min_p=0.2)).isfinite().tolist() == [[True, True, True, False]]
+    assert filter_logits(logits, Sampling(top_k=2)).isfinite().tolist() == [[True, True, False, False]]
+    assert filter_logits(logits, Sampling(top_p=0.7)).isfinite().tolist() == [[True, True, False, False]]
+    assert filter_logits(logits, Sampling(top_p=0.85)).isfinite().tolist() == [[True, True, True, False]]
+    assert filter_logits(logits, Sampling(min_p=0.2)).isfinite().tolist() == [[True, True, True, False]]
 
 
 @pytest.mark.parametrize(

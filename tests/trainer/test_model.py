@@ -1,4 +1,4 @@
-"""The model against plain code: the reference recipe, and the order in which codes may see each other."""
+"""The model against the reference recipe written out, and the codes that each prediction depends on."""
 
 import pytest
 import torch
@@ -66,12 +66,12 @@ def test_a_code_is_predicted_from_those_before_it_and_from_no_other(position: st
     labels, codes = some_notes(model, 1)
     with torch.no_grad():
         before = model.logits(labels, codes).flatten(1, 2)  # (note, token, code)
-        for place in range(codes.shape[1]):
+        for position in range(codes.shape[1]):
             changed = codes.clone()
-            changed[0, place] = (changed[0, place] + 1) % 32
+            changed[0, position] = (changed[0, position] + 1) % 32
             differs = (model.logits(labels, changed).flatten(1, 2) != before).any(-1)[0]
-            assert not differs[: place + 1].any()
-            assert differs[place + 1 :].all()
+            assert not differs[: position + 1].any()
+            assert differs[position + 1 :].all()
 
 
 @pytest.mark.parametrize("position", ["token", "frame"])

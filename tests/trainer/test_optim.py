@@ -1,4 +1,4 @@
-"""What moves weights: Muon against its definition, the groups of each optimizer, and state that comes back exactly."""
+"""Optimizers: Muon against its definition, the groups of each, the moving average, and state restored exactly."""
 
 import pytest
 import torch
@@ -6,8 +6,18 @@ from torch import nn
 
 from trainer.config import TrainConfig, load_config
 from trainer.model import NoteModel
-from trainer.muon import ADAM_RMS, MOMENTUM, QUINTIC, ROUNDS, Muon, orthogonal
-from trainer.optim import follow, make_optimizers, restore_state, state_tensors
+from trainer.optim import (
+    ADAM_RMS,
+    MOMENTUM,
+    QUINTIC,
+    ROUNDS,
+    Muon,
+    make_optimizers,
+    orthogonalize,
+    restore_state,
+    state_tensors,
+    update_ema,
+)
 from trainer.vocabulary import Vocabulary
 
 
@@ -23,7 +33,7 @@ def slow_orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(8, 8), (8, 30), (30, 8), (1, 5)])
 def test_many_matrices_at_once_become_what_each_becomes_alone(shape: tuple[int, int]) -> None:
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for fast, matrix in zip(orthogonal(matrices), matrices, strict=True):
+    for fast, matrix in zip(orthogonalize(matrices), matrices, strict=True):
         assert torch.allclose(fast, slow_orthogonal(matrix), atol=1e-6)
 
 
@@ -31,7 +41,7 @@ def test_all_directions_of_an_orthogonal_matrix_are_alike() -> None:
     matrices = (
         torch.randn(4, 16, 48, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 4)[:, None, None]
     )
-    values = torch.linalg.svdvals(orthogonal(matrices))
+    values = torch.linalg.svdvals(orthogonalize(matrices))
     assert values.min() > 0.6
     assert values.max() < 1.3
 
@@ -39,14 +49,14 @@ def test_all_directions_of_an_orthogonal_matrix_are_alike() -> None:
 def test_a_step_decays_and_moves_along_the_momentum() -> None:
     weight = nn.Parameter(torch.randn(6, 12, generator=torch.Generator().manual_seed(0)))
     muon = Muon([weight], lr=0.1, weight_decay=0.5)
-    wanted, momentum = weight.detach().clone(), torch.zeros_like(weight)
+    expected, momentum = weight.detach().clone(), torch.zeros_like(weight)
     for seed in range(3):
         weight.grad = torch.randn(6, 12, generator=torch.Generator().manual_seed(seed + 1))
         muon.step()
         momentum = MOMENTUM * momentum + (1 - MOMENTUM) * weight.grad
         direction = slow_orthogonal(MOMENTUM * momentum + (1 - MOMENTUM) * weight.grad)
-        wanted = wanted * (1 - 0.1 * 0.5) - 0.1 * ADAM_RMS * 12**0.5 * direction
-    assert torch.allclose(weight, wanted, atol=1e-5)
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * ADAM_RMS * 12**0.5 * direction
+    assert torch.allclose(weight, expected, atol=1e-5)
 
 
 def model() -> NoteModel:
@@ -75,7 +85,7 @@ def test_muon_has_the_matrices_between_embeddings_and_heads() -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
-def test_what_is_remembered_comes_back(name: str) -> None:
+def test_restored_state_makes_the_same_next_step(name: str) -> None:
     config = TrainConfig(steps=1, optimizer=name, lr=0.1)
 
     def stepped(net: NoteModel, optimizers: list[torch.optim.Optimizer], seed: int) -> None:
@@ -85,26 +95,26 @@ def test_what_is_remembered_comes_back(name: str) -> None:
         for optimizer in optimizers:
             optimizer.step()
 
-    one, other = model(), model()
-    optimizers = make_optimizers(one, config)
-    stepped(one, optimizers, 1)
-    other.load_state_dict(one.state_dict())
-    restored = make_optimizers(other, config)
+    first, second = model(), model()
+    optimizers = make_optimizers(first, config)
+    stepped(first, optimizers, 1)
+    second.load_state_dict(first.state_dict())
+    restored = make_optimizers(second, config)
     restore_state(restored, {name: tensor.clone() for name, tensor in state_tensors(optimizers).items()})
-    stepped(one, optimizers, 2)
-    stepped(other, restored, 2)
-    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+    stepped(first, optimizers, 2)
+    stepped(second, restored, 2)
+    for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_an_average_follows_the_weights_and_soon_forgets_the_first() -> None:
-    average, weights = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    nn.init.constant_(average.weight, 5.0)
-    wanted = 5.0
+    ema_model, weights = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(ema_model.weight, 5.0)
+    expected = 5.0
     for step in range(300):
         nn.init.constant_(weights.weight, step / 100)
-        follow(average, weights, 0.9, step)
+        update_ema(ema_model, weights, 0.9, step)
         decay = min(0.9, (1 + step) / (10 + step))
-        wanted = decay * wanted + (1 - decay) * step / 100
-    assert float(average.weight.detach()) == pytest.approx(wanted, abs=1e-4)
-    assert wanted == pytest.approx(2.9, abs=0.02)  # 0.9 a step: ten steps behind
+        expected = decay * expected + (1 - decay) * step / 100
+    assert float(ema_model.weight.detach()) == pytest.approx(expected, abs=1e-4)
+    assert expected == pytest.approx(2.9, abs=0.02)  # 0.9 a step: ten steps behind

@@ -1,4 +1,4 @@
-"""The order of notes: a function, whoever carries it out."""
+"""The order of notes: a function, whatever ranks and workers divide the work."""
 
 from itertools import islice
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.order import WINDOW, Order, divided, permutation
+from trainer.order import WINDOW, Order, permutation, split_range
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=17).filter(any)
 
@@ -15,7 +15,7 @@ SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=17).filter(any)
 def epoch_of(order: Order, epoch: int = 0) -> list[list[tuple[int, int]]]:
     """(shard, row) of the notes of each batch of an epoch."""
     steps = order.steps(epoch * order.steps_per_epoch, range(order.batch))
-    return [[(place.shard, place.row) for place in step] for step in islice(steps, order.steps_per_epoch)]
+    return [[(index.shard, index.row) for index in step] for step in islice(steps, order.steps_per_epoch)]
 
 
 def all_notes(order: Order) -> list[tuple[int, int]]:
@@ -44,12 +44,12 @@ def test_ranks_and_workers_divide_the_batches_without_changing_them(
     order = Order(tuple(sizes), 3, batch)
     together = list(islice(order.steps(0, range(batch)), 2 * order.steps_per_epoch))
     lanes = [
-        divided(len(ours), worker, workers, ours.start)
-        for ours in (divided(batch, rank, world) for rank in range(world))
+        split_range(len(ours), worker, workers, ours.start)
+        for ours in (split_range(batch, rank, world) for rank in range(world))
         for worker in range(workers)
     ]
     streams = [islice(order.steps(0, part), len(together)) for part in lanes]
-    assert [[place for part in parts for place in part] for parts in zip(*streams, strict=True)] == together
+    assert [[index for part in parts for index in part] for parts in zip(*streams, strict=True)] == together
 
 
 @given(SIZES, st.integers(1, 20), st.integers(0, 100))
@@ -76,22 +76,22 @@ def test_epochs_and_seeds_differ() -> None:
 def test_the_order_is_as_good_as_a_full_shuffle(sizes: tuple[int, ...]) -> None:
     order = Order(sizes, 0, 16)
     starts = np.cumsum([0, *sizes])
-    planned = [starts[shard] + row for step in epoch_of(order) for shard, row in step]
-    neighbours = np.mean(np.abs(np.diff(planned)) == 1)
+    sequence = [starts[shard] + row for step in epoch_of(order) for shard, row in step]
+    neighbours = np.mean(np.abs(np.diff(sequence)) == 1)
     full = np.random.default_rng(0).permutation(order.total)
-    assert abs(np.corrcoef(np.arange(order.total), planned)[0, 1]) < 3 / np.sqrt(order.total)  # 3 sigma of a shuffle
+    assert abs(np.corrcoef(np.arange(order.total), sequence)[0, 1]) < 3 / np.sqrt(order.total)  # 3 sigma of a shuffle
     assert neighbours <= np.mean(np.abs(np.diff(full)) == 1) + 0.005
 
 
 def test_a_rank_reads_few_shards_that_it_does_not_need() -> None:
     order = Order((100,) * 40, 0, 16)
     for rank in range(4):
-        lanes = divided(16, rank, 4)
-        shards = {place.shard for step in islice(order.steps(0, lanes), order.steps_per_epoch) for place in step}
+        lanes = split_range(16, rank, 4)
+        shards = {index.shard for step in islice(order.steps(0, lanes), order.steps_per_epoch) for index in step}
         assert len(shards) <= 11  # a quarter of them, and one at each border
 
 
-def test_a_permutation_is_one_and_depends_on_its_key_only() -> None:
+def test_a_permutation_depends_on_its_key_only() -> None:
     assert sorted(permutation(100, 1, 2).tolist()) == list(range(100))
     assert permutation(100, 1, 2).tolist() == permutation(100, 1, 2).tolist()
     assert permutation(100, 1, 2).tolist() != permutation(100, 2, 1).tolist()

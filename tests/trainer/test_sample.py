@@ -1,4 +1,4 @@
-"""Run -> token files: labels, names, what they hold, and what is refused."""
+"""Run -> token files: their names, labels and contents, prompts, and requests that are refused."""
 
 import json
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer.config import load_config
 from trainer.errors import ConfigError, TrainError
 from trainer.generate import Sampling
-from trainer.run import read_record
-from trainer.sample import Request, sample, uniforms
+from trainer.run import read_run
+from trainer.sample import SampleRequest, sample, uniforms
 from trainer.train import train
 
 TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2"]
@@ -29,18 +29,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def made(run: Path, out: Path, count: int | None = 3, seed: int = 0, *asked: str) -> list[dict[str, object]]:
-    files = sample(run, out, Request(count, seed, labels=asked)).files
+def made(run: Path, out: Path, count: int | None = 3, seed: int = 0, *options: str) -> list[dict[str, object]]:
+    files = sample(run, out, SampleRequest(count, seed, labels=options)).files
     return [json.loads(path.with_suffix(".json").read_text()) for path in files]
 
 
 def test_sampled_files_are_token_files_of_the_runs_codec(run: Path, tmp_path: Path) -> None:
-    sampled = sample(run, tmp_path, Request(5, sampling=Sampling(temperature=0.9, top_k=50)))
+    sampled = sample(run, tmp_path, SampleRequest(5, sampling=Sampling(temperature=0.9, top_k=50)))
     assert len(sampled.files) == 5 == len(set(sampled.files))
     for path in sampled.files:
         file = read_token_file(path)
         assert file.codec == CODEC
-        assert len(file.note.tokens) == read_record(run).window == 12
+        assert len(file.note.tokens) == read_run(run).window == 12
 
 
 def test_a_file_holds_all_that_made_it(run: Path, tmp_path: Path) -> None:
@@ -53,21 +53,21 @@ def test_a_file_holds_all_that_made_it(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_samples_whatever_their_number(run: Path, tmp_path: Path) -> None:
-    few = sample(run, tmp_path / "few", Request(2, seed=3)).files
-    many = sample(run, tmp_path / "many", Request(4, seed=3)).files
-    other = sample(run, tmp_path / "other", Request(2, seed=4)).files
+    few = sample(run, tmp_path / "few", SampleRequest(2, seed=3)).files
+    many = sample(run, tmp_path / "many", SampleRequest(4, seed=3)).files
+    other = sample(run, tmp_path / "other", SampleRequest(2, seed=4)).files
     assert [path.read_bytes() for path in few] == [path.read_bytes() for path in many[:2]]
     assert [path.read_bytes() for path in few] != [path.read_bytes() for path in other]
 
 
-def test_labels_that_are_not_asked_for_go_together_as_on_train_notes(run: Path, tmp_path: Path) -> None:
-    known = {values for values, _ in read_record(run).combinations}
-    drawn = [(labels["pitch"], labels["velocity"]) for labels in made(run, tmp_path, 20)]
-    assert set(drawn) <= known
-    assert len(set(drawn)) > 1
-    pitch = drawn[0][0]
+def test_labels_without_an_option_go_together_as_on_train_notes(run: Path, tmp_path: Path) -> None:
+    combinations = {values for values, _ in read_run(run).combinations}
+    sampled = [(labels["pitch"], labels["velocity"]) for labels in made(run, tmp_path, 20)]
+    assert set(sampled) <= combinations
+    assert len(set(sampled)) > 1
+    pitch = sampled[0][0]
     assert {labels["velocity"] for labels in made(run, tmp_path, 5, 0, f"pitch={pitch}")} <= {
-        v for p, v in known if p == pitch
+        v for p, v in combinations if p == pitch
     }
 
 
@@ -75,19 +75,19 @@ def test_a_sweep_arrives_in_the_files(tmp_path: Path) -> None:
     write_set(tmp_path / "set", {"train": [[random_note(f"n{index}", 2) for index in range(200)]]})
     train(tmp_path / "set", tmp_path / "run", load_config("small", TINY))
     labels = made(tmp_path / "run", tmp_path / "out", None, 0, "pitch=40:52:4", "velocity=25", "velocity=100")
-    assert [(one["pitch"], one["velocity"]) for one in labels] == [
+    assert [(note["pitch"], note["velocity"]) for note in labels] == [
         (pitch, velocity) for pitch in (40, 44, 48, 52) for velocity in (25, 100)
     ]
     names = sorted(path.name for path in (tmp_path / "out").glob("*.npy"))
     assert names[0] == "sample_0000-040-025.npy"
 
 
-def test_a_label_can_be_left_untold(run: Path, tmp_path: Path) -> None:
+def test_a_label_can_be_left_out(run: Path, tmp_path: Path) -> None:
     assert all("pitch" not in labels for labels in made(run, tmp_path, 2, 0, "pitch=none"))
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("option", "says"),
     [
         ("pitch", "is not NAME=VALUE"),
         ("mood=sad", "was not trained on the label mood; it knows only pitch, velocity"),
@@ -97,9 +97,9 @@ def test_a_label_can_be_left_untold(run: Path, tmp_path: Path) -> None:
         ("velocity=loud", "--label velocity=loud"),
     ],
 )
-def test_labels_that_the_run_does_not_know_are_refused(run: Path, tmp_path: Path, asked: str, says: str) -> None:
+def test_labels_that_the_run_does_not_know_are_refused(run: Path, tmp_path: Path, option: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        made(run, tmp_path / "out", 1, 0, asked)
+        made(run, tmp_path / "out", 1, 0, option)
     assert says in caught.value.message
     assert not (tmp_path / "out").exists()
 
@@ -112,10 +112,10 @@ def test_a_run_that_is_not_there_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(TrainError, match="no checkpoint yet"):
         made(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(TrainError, match="no checkpoint of step 9"):
-        sample(run, tmp_path, Request(1, step=9))
+        sample(run, tmp_path, SampleRequest(1, step=9))
 
 
-def test_streams_of_chance_differ_and_begin_alike_at_any_length() -> None:
+def test_random_streams_differ_and_begin_alike_at_any_length() -> None:
     assert np.array_equal(uniforms(0, 5, 10), uniforms(0, 5, 20)[:10])
     assert not np.array_equal(uniforms(0, 5, 10), uniforms(0, 6, 10))
     assert not np.array_equal(uniforms(0, 5, 10), uniforms(1, 5, 10))
@@ -135,24 +135,24 @@ def test_without_a_number_sixteen_are_made(run: Path, tmp_path: Path) -> None:
 def test_a_prompt_is_what_samples_begin_with(run: Path, tmp_path: Path) -> None:
     set_folder = run.parent / "set"
     note = random_note("n3", 6)
-    frames = Request(2, prompt=f"{set_folder}:n3", prompt_seconds=2 / 75)
-    for path in sample(run, tmp_path, frames).files:
+    request = SampleRequest(2, prompt=f"{set_folder}:n3", prompt_seconds=2 / 75)
+    for path in sample(run, tmp_path, request).files:
         file = read_token_file(path)
         sampled = file.note
         assert np.array_equal(sampled.tokens[:4], note.tokens[:4])
         assert len(sampled.tokens) == 12
         assert sampled.labels["pitch"] == note.labels["pitch"]
         assert file.sampled is not None and file.sampled.prompt_tokens == 4
-    again = sample(run, tmp_path / "again", Request(1, prompt=str(path), prompt_seconds=4 / 75)).files[0]
+    again = sample(run, tmp_path / "again", SampleRequest(1, prompt=str(path), prompt_seconds=4 / 75)).files[0]
     assert np.array_equal(read_token_file(again).note.tokens[:8], sampled.tokens[:8])
 
 
-def test_a_prompt_leaves_asked_labels_as_asked(run: Path, tmp_path: Path) -> None:
+def test_a_label_option_overrides_the_prompts_label(run: Path, tmp_path: Path) -> None:
     pitch = next(
-        values[0] for values, _ in read_record(run).combinations if values[0] != random_note("n3", 6).labels["pitch"]
+        values[0] for values, _ in read_run(run).combinations if values[0] != random_note("n3", 6).labels["pitch"]
     )
-    asked = Request(1, labels=(f"pitch={pitch}",), prompt=f"{run.parent / 'set'}:n3", prompt_seconds=2 / 75)
-    assert read_token_file(sample(run, tmp_path, asked).files[0]).note.labels["pitch"] == pitch
+    request = SampleRequest(1, labels=(f"pitch={pitch}",), prompt=f"{run.parent / 'set'}:n3", prompt_seconds=2 / 75)
+    assert read_token_file(sample(run, tmp_path, request).files[0]).note.labels["pitch"] == pitch
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,5 @@ def test_a_prompt_that_does_not_fit_is_refused(
     write_set(tmp_path / "other", {"train": [[random_note("n3", 6)]]}, other)
     text = prompt.format(set=run.parent / "set", other=tmp_path / "other")
     with pytest.raises(UserError) as caught:
-        sample(run, tmp_path / "out", Request(1, prompt=text, prompt_seconds=seconds))
+        sample(run, tmp_path / "out", SampleRequest(1, prompt=text, prompt_seconds=seconds))
     assert says in caught.value.message

@@ -1,4 +1,4 @@
-"""Training: it learns, it stops anywhere and goes on exactly, and it refuses what does not fit."""
+"""Training: it learns, it stops anywhere and goes on exactly, and it refuses settings that do not fit."""
 
 import os
 import random
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shards.errors import UserError
 from shards.metrics import read_metrics
 from shards.note import Note
 from tests.support import ROOT
@@ -19,8 +20,8 @@ from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps
 from trainer.config import Config, load_config
 from trainer.errors import ConfigError, TrainError
-from trainer.run import read_record
-from trainer.sample import Request, sample
+from trainer.run import read_run
+from trainer.sample import SampleRequest, sample
 from trainer.train import train
 
 TINY = [
@@ -67,9 +68,9 @@ def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_
     folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
     outcome = train(folder, run, tiny("steps=30", "evaluate_every=10"))
     assert (outcome.step, outcome.checkpoint.is_file(), saved_steps(run)[-1]) == (30, True, 30)
-    told = losses(run)
-    assert [step for step, _ in told] == list(range(1, 31))
-    assert told[-1][1] < told[0][1] - 0.1
+    steps = losses(run)
+    assert [step for step, _ in steps] == list(range(1, 31))
+    assert steps[-1][1] < steps[0][1] - 0.1
     evaluations = read_metrics(run).of("valid")
     assert [line.step for line in evaluations] == [10, 20, 30]
     assert {"loss", "loss_first_125_frames", "loss_codebook_1", "accuracy_codebook_0", "bits_per_second"} <= set(
@@ -83,10 +84,10 @@ def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_
 def test_the_run_holds_all_its_settings(make_set: Callable[..., Path], tmp_path: Path) -> None:
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
     train(folder, run, tiny("steps=0", "epochs=2", "labels=pitch,instrument_str,mood"))
-    record = read_record(run)
-    assert (record.plans, record.window, record.codec) == (((0, 6),), 24, CODEC)
-    assert record.config.model.labels == ("pitch", "instrument_str")  # the set has no mood
-    assert record.vocabulary.labels[1] == ("instrument_str", ("guitar_acoustic_000",))
+    info = read_run(run)
+    assert (info.plans, info.window, info.codec) == (((0, 6),), 24, CODEC)
+    assert info.config.model.labels == ("pitch", "instrument_str")  # the set has no mood
+    assert info.vocabulary.labels[1] == ("instrument_str", ("guitar_acoustic_000",))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -118,11 +119,11 @@ class Clock:
     """Stands in for `time`: a step takes a second, the first ones twenty, as on a machine that others use."""
 
     def __init__(self, slow: int = 0) -> None:
-        self.now, self.asked, self.slow = 0.0, 0, slow
+        self.now, self.calls, self.slow = 0.0, 0, slow
 
     def perf_counter(self) -> float:
-        self.asked += 1  # three times a step
-        self.now += 10.0 if self.asked <= 3 * self.slow else 0.5
+        self.calls += 1  # three times a step
+        self.now += 10.0 if self.calls <= 3 * self.slow else 0.5
         return self.now
 
 
@@ -145,14 +146,14 @@ def test_a_run_of_minutes_that_stopped_goes_on_as_it_was_planned(
     settings = tiny("minutes=1", "evaluate_every=8", "keep=99")
     monkeypatch.setattr("trainer.train.time", Clock(slow=1))
     outcome = train(folder, run, settings)
-    told, kept = losses(run), weights(run)
-    assert len(read_record(run).plans) > 3
+    expected_losses, expected_weights = losses(run), weights(run)
+    assert len(read_run(run).plans) > 3
     for step in saved_steps(run)[1:]:
         find_checkpoint(run, step).unlink()
     monkeypatch.setattr("trainer.train.time", Clock())
     assert train(folder, run, settings).step == outcome.step
-    assert losses(run) == told
-    assert equal(weights(run), kept)
+    assert losses(run) == expected_losses
+    assert equal(weights(run), expected_weights)
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(make_set: Callable[..., Path], tmp_path: Path) -> None:
@@ -167,9 +168,9 @@ def test_padding_does_not_weigh(tmp_path: Path) -> None:
     """The loss is the mean over real tokens, however notes of different lengths come together."""
     notes = [random_note(f"n{index}", frames=3 + 4 * index) for index in range(4)]
     write_set(tmp_path / "set", {"train": [notes]})
-    train(tmp_path / "set", tmp_path / "one", tiny("label_dropout=0"))
-    train(tmp_path / "set", tmp_path / "four", tiny("label_dropout=0", "micro_batch=1"))
-    assert losses(tmp_path / "one")[0][1] == pytest.approx(losses(tmp_path / "four")[0][1], abs=1e-5)
+    train(tmp_path / "set", tmp_path / "together", tiny("label_dropout=0"))
+    train(tmp_path / "set", tmp_path / "alone", tiny("label_dropout=0", "micro_batch=1"))
+    assert losses(tmp_path / "together")[0][1] == pytest.approx(losses(tmp_path / "alone")[0][1], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_a_run_does_not_go_on_with_other_notes(make_set: Callable[..., Path], tm
         train(make_set("other", train=[6]), run, tiny("steps=2"))
 
 
-def test_settings_that_leave_the_course_as_it_is_may_change(make_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_settings_that_change_no_update_may_change(make_set: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_set(train=[6, 3])
     train(folder, tmp_path / "whole", tiny())
     train(folder, tmp_path / "run", tiny("steps=10", "checkpoint_every=3", "keep=9"))
@@ -232,8 +233,8 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_notes(
 
     def broken(self: NoteModel, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append(1)
-        nats, hits = original(self, *batch)
-        return nats * (torch.nan if len(calls) == 3 else 1), hits
+        nll, hits = original(self, *batch)
+        return nll * (torch.nan if len(calls) == 3 else 1), hits
 
     monkeypatch.setattr(NoteModel, "forward", broken)
     with pytest.raises(TrainError, match=r"step 3: the loss is nan .*train_0_\d"):
@@ -248,7 +249,7 @@ def test_what_cannot_be_trained_is_refused(make_set: Callable[..., Path], tmp_pa
         train(make_set("a", valid=[3]), tmp_path / "run", tiny())
     with pytest.raises(ConfigError, match="not a multiple of the set's 2 codebooks"):
         train(make_set("b", train=[3]), tmp_path / "run", tiny("window=3"))
-    with pytest.raises(ConfigError, match="--device abacus"):
+    with pytest.raises(UserError, match="--device abacus"):
         train(make_set("c", train=[3]), tmp_path / "run", tiny(), "abacus")
     assert not (tmp_path / "run").exists()
 
@@ -284,7 +285,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
     folder = make_set(train=[6, 3], valid=[2])
     settings = ["steps=60", "evaluate_every=20", "checkpoint_every=2", "dropout=0.1"]
     train(folder, tmp_path / "whole", load_config("small", [*TINY, *settings]))
-    chance, run, kills = random.Random(0), tmp_path / "run", 0
+    rng, run, kills = random.Random(0), tmp_path / "run", 0
     while True:
         process = subprocess.Popen(command(folder, run, *settings), env=environment(), stderr=subprocess.DEVNULL)
         steps = saved_steps(run)
@@ -292,7 +293,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
         while kills < 20 and process.poll() is None and (saved_steps(run) or [0])[-1] < begun + 2:
             time.sleep(0.001)
         if kills < 20 and process.poll() is None:
-            time.sleep(chance.random() * 0.05)
+            time.sleep(rng.random() * 0.05)
             process.kill()
             kills += 1
         if process.wait() == 0:
@@ -336,38 +337,38 @@ def test_notes_of_other_labels_do_not_disturb(tmp_path: Path) -> None:
     bare = [Note(f"n{index}", random_note(f"n{index}").tokens, {}) for index in range(4)]
     write_set(tmp_path / "set", {"train": [bare]})
     train(tmp_path / "set", tmp_path / "run", tiny())
-    assert read_record(tmp_path / "run").vocabulary.labels == ()
+    assert read_run(tmp_path / "run").vocabulary.labels == ()
 
 
-def test_a_moving_average_is_evaluated_kept_and_sampled(make_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_moving_average_is_evaluated_saved_and_sampled(make_set: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_set(train=[6, 3], valid=[2])
     train(folder, tmp_path / "plain", tiny())
     train(folder, tmp_path / "whole", tiny("ema=0.9", "keep=9"))
     assert losses(tmp_path / "whole") == losses(tmp_path / "plain")  # it follows, and changes nothing
     whole, plain = (read_metrics(tmp_path / name).of("valid")[0] for name in ("whole", "plain"))
     assert whole.values["loss"] != plain.values["loss"]
-    kept = weights(tmp_path / "whole")
-    averaged = {name: tensor for name, tensor in kept.items() if name.startswith("average.")}
+    saved = weights(tmp_path / "whole")
+    averaged = {name: tensor for name, tensor in saved.items() if name.startswith("average.")}
     assert averaged
     assert not any(
-        torch.equal(tensor, kept[f"model.{name[8:]}"]) for name, tensor in averaged.items() if tensor.ndim > 1
+        torch.equal(tensor, saved[f"model.{name[8:]}"]) for name, tensor in averaged.items() if tensor.ndim > 1
     )
     find_checkpoint(tmp_path / "whole", 10).unlink()
     train(folder, tmp_path / "whole", tiny("ema=0.9", "keep=9"))  # goes on from step 8
-    assert equal(weights(tmp_path / "whole"), kept)
-    sample(tmp_path / "whole", tmp_path / "own", Request(2))
-    sample(tmp_path / "plain", tmp_path / "other", Request(2))
+    assert equal(weights(tmp_path / "whole"), saved)
+    sample(tmp_path / "whole", tmp_path / "own", SampleRequest(2))
+    sample(tmp_path / "plain", tmp_path / "other", SampleRequest(2))
     own, other = ({path.name: path.read_bytes() for path in (tmp_path / n).glob("*.npy")} for n in ("own", "other"))
     assert own.keys() == other.keys()
     assert own != other
 
 
-def test_numbers_go_to_weights_and_biases_when_asked(make_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_metrics_go_to_weights_and_biases_with_wandb(make_set: Callable[..., Path], tmp_path: Path) -> None:
     folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
-    words = [*command(folder, run, "steps=20"), "--wandb", "notes"]
+    line = [*command(folder, run, "steps=20"), "--wandb", "notes"]
     for _ in range(2):  # the second goes on where the first has ended: nothing is left to do
         done = subprocess.run(
-            words, cwd=ROOT, env=environment() | {"WANDB_MODE": "offline"}, capture_output=True, text=True, check=False
+            line, cwd=ROOT, env=environment() | {"WANDB_MODE": "offline"}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
     [log] = (run / "wandb").glob("offline-run-*/*.wandb")
