@@ -9,7 +9,9 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
@@ -21,7 +23,18 @@ WEB = ("http", "https")
 PAUSES = (1.0, 4.0)  # seconds before another try
 SILENCE = 60.0  # seconds without a byte after which a web server counts as gone
 
+HEAD_REQUESTS = 16  # at a time
+NOT_FOUND = 404  # status of a web server's answer
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size and version of a file under a URL."""
+
+    size: int  # bytes; 0 if a web server does not say
+    version: str  # changes with the content: the ETag, or the time of the last change; "" if the server says neither
 
 
 def parse_path(text: str) -> Path:
@@ -106,21 +119,31 @@ def read_bytes(path: Path) -> bytes:
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Files right in the folder: name -> bytes (0 where a web server tells no size); none if it is not there."""
+    """Files directly in the folder: name -> bytes (0 if a web server does not say); none if there is no folder."""
     if is_remote(folder):
-        return {name: size for name, size in _below(folder, deep=False) if "/" not in name}
-    found = {}
+        return {name: info.size for name, info in _list_remote(folder, deep=False).items() if "/" not in name}
+    sizes = {}
     for path in folder.iterdir() if folder.is_dir() else ():
-        with suppress(FileNotFoundError):  # gone meanwhile: the part of another rank
+        with suppress(FileNotFoundError):  # removed meanwhile: the part of another rank
             status = path.stat()
             if stat.S_ISREG(status.st_mode):
-                found[path.name] = status.st_size
-    return found
+                sizes[path.name] = status.st_size
+    return sizes
 
 
-def list_tree(folder: Path) -> list[str]:
-    """Files at any depth under a URL, with "/" between the parts of each name."""
-    return sorted(name for name, _ in _below(folder, deep=True))
+def list_tree(folder: Path) -> dict[str, FileInfo]:
+    """Files at any depth under a URL, sorted by name, with "/" between the parts of a name.
+
+    An object store's listing has size and ETag. A web server's has neither, so each file costs a HEAD request.
+
+    Raises:
+        UserError: the URL cannot be read after some tries.
+    """
+    files = _list_remote(folder, deep=True)
+    if is_http(folder):
+        with ThreadPoolExecutor(HEAD_REQUESTS) as threads:
+            files = dict(zip(files, threads.map(lambda name: _head(folder / name), files), strict=True))
+    return dict(sorted(files.items()))
 
 
 def upload(copy: Path, path: Path) -> None:
@@ -134,21 +157,41 @@ def upload(copy: Path, path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({_reason(error)}); run the same command again") from error
 
 
-def _below(folder: Path, deep: bool) -> list[tuple[str, int]]:
-    def attempt(source: Any) -> list[tuple[str, int]]:
+def _list_remote(folder: Path, deep: bool) -> dict[str, FileInfo]:
+    def attempt(source: Any) -> dict[str, FileInfo]:
         top = source.path.rstrip("/") + "/"
-        found = source.fs.find(source.path, detail=True, maxdepth=None if deep else 1)
-        names = ((name.removeprefix(top), info) for name, info in found.items())
-        return [
-            (unquote(name) if source.protocol in WEB else name, info.get("size") or 0)
+        files = source.fs.find(source.path, detail=True, maxdepth=None if deep else 1)
+        names = ((name.removeprefix(top), info) for name, info in files.items())
+        return {
+            unquote(name) if source.protocol in WEB else name: _file_info(info)
             for name, info in names
             if name and not name.endswith("/")
-        ]
+        }
 
     try:
         return _tried(folder, attempt)
     except FileNotFoundError:
-        return []
+        return {}
+
+
+def _head(path: Path) -> FileInfo:
+    def attempt(source: Any) -> FileInfo:
+        try:
+            return _file_info(source.fs.info(source.path))
+        except FileNotFoundError as error:  # fsspec says so of a broken connection too
+            if isinstance(error.__cause__, Exception) and getattr(error.__cause__, "status", None) != NOT_FOUND:
+                raise error.__cause__ from None
+            raise
+
+    try:
+        return _tried(path, attempt)
+    except FileNotFoundError:  # removed since it was listed; whoever reads it says so
+        return FileInfo(0, "")
+
+
+def _file_info(info: dict[str, Any]) -> FileInfo:
+    version = next((info[name] for name in ("ETag", "etag", "Last-Modified") if info.get(name)), "")
+    return FileInfo(info.get("size") or 0, str(version))
 
 
 def _tried(path: Path, attempt: Callable[[Any], T]) -> T:

@@ -1,0 +1,66 @@
+"""shards.storage: a listing says of each file size and version; a broken connection is no empty file."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from shards import storage
+from shards.errors import UserError
+from shards.storage import FileInfo, list_tree, parse_path
+from tests.support.servers import Behaviour, s3_server, web_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(storage, "PAUSES", (0, 0))
+    for name, data in (("b.wav", b"note"), ("a/deep, with ü %.wav", b"longer"), ("a/empty.wav", b"")):
+        path = tmp_path / "audio" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "audio"
+
+
+NAMES = ["a/deep, with ü %.wav", "a/empty.wav", "b.wav"]
+
+
+def test_a_web_servers_tree_has_sizes_and_the_time_of_the_last_change(folder: Path) -> None:
+    with web_server(folder, Behaviour()) as url:
+        files = list_tree(parse_path(url))
+    assert list(files) == NAMES
+    assert [info.size for info in files.values()] == [6, 0, 4]
+    assert all(info.version.endswith("GMT") for info in files.values())
+
+
+def test_an_object_stores_tree_has_sizes_and_etags(folder: Path) -> None:
+    with s3_server() as url:
+        bucket = parse_path(f"{url}/listed")
+        for name in NAMES:
+            storage.upload(folder / name, bucket / name)
+        before = list_tree(bucket)
+        (folder / "b.wav").write_bytes(b"nota")
+        storage.upload(folder / "b.wav", bucket / "b.wav")
+        after = list_tree(bucket)
+        assert list_tree(bucket / "nothing") == {}
+    assert {name: info.size for name, info in before.items()} == dict(zip(NAMES, [6, 0, 4], strict=True))
+    assert {name for name in NAMES if before[name] != after[name]} == {"b.wav"}
+
+
+def test_a_head_that_breaks_is_tried_again_and_then_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([True, True, False])
+
+    def info(path: str) -> dict[str, object]:
+        if next(failures, True):
+            raise FileNotFoundError(path) from ConnectionError("reset by peer")  # as fsspec raises it
+        return {"name": path, "size": 4, "ETag": "x"}
+
+    monkeypatch.setattr(storage, "PAUSES", (0, 0))
+    monkeypatch.setattr(storage, "_here", lambda path: SimpleNamespace(path=str(path), fs=SimpleNamespace(info=info)))
+    assert storage._head(Path("b.wav")) == FileInfo(4, "x")
+    with pytest.raises(UserError, match=r"cannot be read, in 3 tries \(reset by peer\)"):
+        storage._head(Path("b.wav"))
+
+
+def test_a_file_that_is_removed_after_the_listing_is_of_no_known_size(folder: Path) -> None:
+    with web_server(folder, Behaviour()) as url:
+        assert storage._head(parse_path(f"{url}/gone.wav")) == FileInfo(0, "")
