@@ -1,7 +1,7 @@
-"""Arithmetic of the codec's encoder: float32, the reference, or bfloat16, faster where the processor has units for it.
+"""Precision of the codec's encoder: float32, the reference, or bfloat16, faster on processors with units for it.
 
-In bfloat16 the encoder's convolutions and LSTM keep 8 bits of each number; finding the nearest code stays in float32.
-A few codes in a hundred become others, so the precision is part of a set's settings.
+In bfloat16 the encoder's convolutions and LSTM have 8 significant bits; the search for the nearest code stays in
+float32. A few codes in a hundred change, so the precision is one of a set's settings.
 """
 
 import torch
@@ -11,7 +11,7 @@ from pipeline.codec.model import EnCodec
 
 
 class BFloat16EnCodec(EnCodec):
-    """A codec that encodes in bfloat16; it decodes as ever."""
+    """Codec that encodes in bfloat16 and decodes in float32."""
 
     def latents(self, samples: Tensor) -> Tensor:
         """(note, sample) -> (note, channel, frame) float32."""
@@ -20,5 +20,5 @@ class BFloat16EnCodec(EnCodec):
 
 
 def with_precision(codec: EnCodec, precision: str) -> EnCodec:
-    """The same codec, encoding in that precision."""
+    """Return a codec of the same weights that encodes in `precision`."""
     return codec if precision == "float32" else BFloat16EnCodec(codec.model, codec.spec, codec.device)

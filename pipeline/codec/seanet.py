@@ -1,33 +1,38 @@
-"""The `encodec` package's SEANet, faster: the same modules and weights, and the same numbers but for rounding.
+"""SEANet encoder of the `encodec` package, faster on a CPU: same modules and weights, same numbers but for rounding.
 
-The package computes a layer for all of a note, then the next. At the rate of samples that is megabytes to a layer,
-which go to memory and back. Here a note goes through the first layers in pieces that stay in a CPU's cache: the
-convolutions are causal, so all that a piece needs of the one before is each layer's last few inputs. The LSTM, whose
-time goes into reading its weights, sees all notes at once.
+The package computes a layer for a whole note, then the next layer. At the sample rate that is megabytes a layer, read
+from and written to memory. Here a note goes through the first layers in pieces that stay in the CPU's cache. The
+convolutions are causal, so a piece needs only each layer's last few inputs of the piece before. The LSTM, which spends
+its time on reading its weights, takes all notes at once. Knows nothing of codebooks or weights files.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, elu, elu_, pad
 
-VALUES = 300_000  # a piece, counted where there are most: 1.2 MB, and far more than a convolution looks back
-SMALL_KERNEL = 100_000  # weights; each call puts a kernel in order first, so a larger one is called once a note
+PIECE_VALUES = 300_000  # in a piece at its widest layer: 1.2 MB, and far longer than a convolution's kernel
+SMALL_KERNEL = 100_000  # weights; each call reorders its kernel first, so a larger one is called once a note
+NARROW = 32  # channels; with fewer, oneDNN 3.12's strided bfloat16 convolution is wrong on AMX (and saves no time)
 
 
 def encode_in_pieces(encoder: Any, samples: Tensor) -> Tensor:
-    """What a SEANetEncoder without weight norm gives: (note, 1, sample) -> (note, channel, frame)."""
+    """Run a SEANetEncoder without weight norm: (note, 1, sample) -> latents, (note, channel, frame).
+
+    Under autocast to bfloat16, layers that read fewer than `NARROW` channels stay in float32.
+    """
     layers = list(encoder.model)
-    lstm = next(place for place, layer in enumerate(layers) if hasattr(layer, "lstm"))
-    whole = next((place for place in range(lstm) if _largest_kernel(layers[place]) > SMALL_KERNEL), lstm)
+    lstm = next(index for index, layer in enumerate(layers) if hasattr(layer, "lstm"))
+    in_pieces = next((index for index in range(lstm) if _largest_kernel(layers[index]) > SMALL_KERNEL), lstm)
     hop = int(encoder.hop_length)
-    piece = VALUES // (encoder.n_filters * hop) * hop  # samples
+    piece = PIECE_VALUES // (encoder.n_filters * hop) * hop  # samples
     notes = []
     for note in torch.split(samples, 1):
-        before: dict[nn.Module, Tensor] = {}  # a convolution's last inputs
-        parts = [_through(layers[:whole], part, before) for part in torch.split(note, piece, dim=2)]
-        notes.append(_through(layers[whole:lstm], torch.cat(parts, dim=2), {}))
+        history: dict[nn.Module, Tensor] = {}
+        parts = [_run_layers(layers[:in_pieces], part, history) for part in torch.split(note, piece, dim=2)]
+        notes.append(_run_layers(layers[in_pieces:lstm], torch.cat(parts, dim=2), {}))
     x = torch.cat(notes)
     for layer in layers[lstm:]:
         x = layer(x)
@@ -35,9 +40,9 @@ def encode_in_pieces(encoder: Any, samples: Tensor) -> Tensor:
 
 
 def pad1d(x: Tensor, paddings: tuple[int, int], mode: str = "zero", value: float = 0.0) -> Tensor:
-    """`encodec.modules.conv.pad1d`: the same values, (note, channel, sample) -> (note, channel, left + sample + right).
+    """Replace `encodec.modules.conv.pad1d`: same values, (note, channel, sample) -> (note, channel, padded sample).
 
-    The package calls torch's reflection padding even where there is nothing to pad, and then it is a slow copy.
+    The package calls torch's reflection padding even with nothing to pad, which is then a slow copy.
     """
     left, right = paddings
     if left == right == 0:
@@ -51,31 +56,37 @@ def pad1d(x: Tensor, paddings: tuple[int, int], mode: str = "zero", value: float
     return torch.cat(reflected, -1)[..., : left + end + right - short]
 
 
-def _through(layers: list[Any], x: Tensor, before: dict[nn.Module, Tensor]) -> Tensor:
-    """One note's next piece through some layers: (1, channel, sample) -> (1, channel, sample)."""
+def _run_layers(layers: list[Any], x: Tensor, history: dict[nn.Module, Tensor]) -> Tensor:
+    """Run the next piece of one note through some layers: (1, channel, sample) -> (1, channel, sample).
+
+    `history`: convolution -> its last inputs in the piece before, updated in place.
+    """
     for layer in layers:
-        if hasattr(layer, "shortcut"):  # a residual block; the last convolution of both its ways is one sample long
-            narrow = elu_(_convolve(layer.block[1], elu(x), before))
-            way, around = layer.block[3].conv.conv, layer.shortcut.conv.conv
-            x = torch.addmm((way.bias + around.bias)[:, None], around.weight[..., 0], x[0])
-            x = torch.addmm(x, way.weight[..., 0], narrow[0])[None]
-        elif isinstance(layer, nn.ELU):
-            x = elu_(x)
-        else:
-            x = _convolve(layer, x, before)
+        is_narrow = x.shape[1] < NARROW
+        with torch.autocast("cpu", enabled=False) if is_narrow else nullcontext():
+            x = _run_layer(layer, x.float() if is_narrow else x, history)
     return x
 
 
-def _convolve(layer: Any, x: Tensor, before: dict[nn.Module, Tensor]) -> Tensor:
-    """A piece through an SConv1d. Where its note begins and ends, it is reflected, as the package has it."""
+def _run_layer(layer: Any, x: Tensor, history: dict[nn.Module, Tensor]) -> Tensor:
+    if hasattr(layer, "shortcut"):  # a residual block: the last convolutions of both branches have kernel size 1
+        hidden = elu_(_convolve(layer.block[1], elu(x), history))
+        last, shortcut = layer.block[3].conv.conv, layer.shortcut.conv.conv
+        x = torch.addmm((last.bias + shortcut.bias)[:, None], shortcut.weight[..., 0], x[0])
+        return torch.addmm(x, last.weight[..., 0], hidden[0])[None]
+    return elu_(x) if isinstance(layer, nn.ELU) else _convolve(layer, x, history)
+
+
+def _convolve(layer: Any, x: Tensor, history: dict[nn.Module, Tensor]) -> Tensor:
+    """Run a piece through an SConv1d, with the package's reflection padding at both ends of the note."""
     convolution = layer.conv.conv
     [length], [stride] = convolution.kernel_size, convolution.stride
-    right = -x.shape[2] % stride  # only a note's last piece ends in a part of a stride
-    if layer in before:
-        x = pad1d(torch.cat([before[layer], x], dim=2), (0, right), "reflect")
+    right = -x.shape[2] % stride  # only the last piece of a note ends within a stride
+    if layer in history:
+        x = pad1d(torch.cat([history[layer], x], dim=2), (0, right), "reflect")
     else:
         x = pad1d(x, (length - stride, right), "reflect")
-    before[layer] = x[..., x.shape[2] - (length - stride) :]
+    history[layer] = x[..., x.shape[2] - (length - stride) :]
     return conv1d(x, convolution.weight, convolution.bias, stride)
 
 

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.__main__ import main
-from pipeline.codec.model import load_codec
+from pipeline.codec.model import load_codec, untrained_24khz
 from pipeline.codec.precision import with_precision
 from pipeline.encode.settings import Settings
 from shards.errors import UserError
@@ -24,6 +24,21 @@ def test_bfloat16_changes_few_codes() -> None:
     reference, other = codec.encode(samples), with_precision(codec, "bfloat16").encode(samples)
     assert reference.shape == other.shape and other.dtype == torch.int64
     assert (reference == other).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["encodec_mini", "encodec_24khz"])
+def test_bfloat16_latents_are_within_a_hundredth(name: str, tmp_path: Path) -> None:
+    weights = None
+    if name == "encodec_24khz":
+        torch.manual_seed(0)
+        weights = tmp_path / "random.th"
+        torch.save(untrained_24khz().state_dict(), weights)
+    codec = load_codec(name, weights=weights)
+    samples = torch.from_numpy(tone(50, 0.4, 24_000))[None]  # (note, sample)
+    with torch.inference_mode():
+        reference, latents = codec.latents(samples), with_precision(codec, "bfloat16").latents(samples)
+    assert latents.dtype == torch.float32
+    assert 0 < (latents - reference).norm() < 0.01 * reference.norm()
 
 
 def test_a_precision_that_nobody_has_is_refused() -> None:

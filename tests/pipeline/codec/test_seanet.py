@@ -25,12 +25,12 @@ def encoder() -> Any:
 def test_pieces_of_any_size_give_what_the_package_gives(
     encoder: Any, hops: int, kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seanet, "VALUES", hops * HOP * MINI_FILTERS)
+    monkeypatch.setattr(seanet, "PIECE_VALUES", hops * HOP * MINI_FILTERS)
     monkeypatch.setattr(seanet, "SMALL_KERNEL", kernel)
     for length in LENGTHS:
         samples = 0.3 * torch.randn(1, 1, length, generator=torch.Generator().manual_seed(length))
-        wanted = encoder(samples)
-        assert torch.allclose(encode_in_pieces(encoder, samples), wanted, atol=1e-5 * float(wanted.abs().max()))
+        expected = encoder(samples)
+        assert torch.allclose(encode_in_pieces(encoder, samples), expected, atol=1e-5 * float(expected.abs().max()))
 
 
 @torch.inference_mode()
