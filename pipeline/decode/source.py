@@ -35,8 +35,9 @@ def open_source(folder: Path) -> TokenSource:
         raise ShardError(f"{folder}: no such folder; give a shard set, or a folder of token files")
     if (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
         manifest = read_manifest(folder)
-        notes = _without_empty(read_notes(manifest.shards, folder, manifest.codec), folder)
-        return TokenSource(folder, manifest.codec, manifest.ledger.encoded, notes)
+        notes = read_notes(manifest.shards, folder, manifest.codec)
+        checked = (_not_empty(note, f"{folder}: {note.key}") for note in notes)
+        return TokenSource(folder, manifest.codec, manifest.ledger.encoded, checked)
     files = {path: read_token_file(path) for path in sorted(folder.glob("*.npy"))}
     if not files:
         raise ShardError(f"{folder}: neither token files (NAME.npy with NAME.json) nor a shard set ({MANIFEST}) in it")
@@ -54,8 +55,7 @@ def token_file_source(folder: Path, files: Mapping[Path, TokenFile]) -> TokenSou
         if file.codec != codec:
             difference = _difference(file.codec, codec)
             raise ShardError(f"{path}: has another codec than {first.name} ({difference}); put them in two folders")
-        _check_not_empty(file.note, str(path))
-    return TokenSource(folder, codec, len(files), [file.note for file in files.values()])
+    return TokenSource(folder, codec, len(files), [_not_empty(file.note, str(path)) for path, file in files.items()])
 
 
 def read_notes(shards: Iterable[Shard], folder: Path, codec: Codec) -> Iterator[Note]:
@@ -89,15 +89,10 @@ def load_codec_for(
     return load_codec(codec.name, codec.bandwidth, weights, device, spec)
 
 
-def _without_empty(notes: Iterable[Note], folder: Path) -> Iterator[Note]:
-    for note in notes:
-        _check_not_empty(note, f"{folder}: {note.key}")
-        yield note
-
-
-def _check_not_empty(note: Note, where: str) -> None:
+def _not_empty(note: Note, where: str) -> Note:
     if not len(note.tokens):
         raise ShardError(f"{where}: has no tokens, so there is nothing to decode")
+    return note
 
 
 def _difference(codec: Codec, other: Codec) -> str:

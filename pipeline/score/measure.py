@@ -5,7 +5,7 @@ A figure that cannot be measured says why. Knows nothing of how figures are stor
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,13 @@ WILSON = 1.96  # standard deviations of a normal distribution around 95 % of it
 
 @dataclass(frozen=True)
 class NoteFeatures:
-    """Pitch and level of one note, with its labels."""
+    """Measurements of one note, with its labels."""
 
     labels: Mapping[str, Any]
     hertz: float | None
     level: float  # dB
+    tokens: np.ndarray | None = None  # (token,) up to where the note has decayed
+    latents: Moments | None = None
 
     @property
     def cents(self) -> float | None:
@@ -51,15 +53,6 @@ class NoteFeatures:
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MIDI_MAX:
             return None
         return value
-
-
-@dataclass(frozen=True)
-class SampleFeatures:
-    """All that is measured on one sample's waveform."""
-
-    note: NoteFeatures
-    tokens: np.ndarray  # (token,) up to where the note has decayed
-    latents: Moments | None  # of the first MAX_LATENTS samples
 
 
 def measure(
@@ -85,52 +78,46 @@ def measure(
     split, chosen = shard_set.choose(notes)
     unseen = shard_set.references(chosen)
     recordings = [
-        None if real.recording is None else note_features(real.note.labels, real.recording, codec.spec.sample_rate)
+        None if real.recording is None else note_features(real.note.labels, real.recording, codec.spec)
         for real in unseen
     ]
-    round_trips = [note_features(real.note.labels, real.round_trip, codec.spec.sample_rate) for real in unseen]
+    round_trips = [note_features(real.note.labels, real.round_trip, codec.spec, real.note.tokens) for real in unseen]
+    pairs = [(before, after) for before, after in zip(recordings, round_trips, strict=True) if before is not None]
     floor = UNSEEN if split != "train" else "real train notes"  # of a set that has no other split
-    subjects = {
-        SAMPLES: [sample.note for sample in features.values()],
-        floor: [recording for recording in recordings if recording is not None],
-        ROUND_TRIP: round_trips,
-    }
+    subjects = {SAMPLES: [*features.values()], floor: [before for before, _ in pairs], ROUND_TRIP: round_trips}
     scores = [_pitch_score(subjects), _loudness_score(subjects)]
 
     on_stage("comparing latents")
     _, chosen = shard_set.choose(min(len(features), MAX_LATENTS), ("train",))
-    latents = [sample.latents for sample in features.values() if sample.latents is not None]
+    latents = [note.latents for note in features.values() if note.latents is not None]
     scores.append(_frechet_score(latents, shard_set.references(chosen), unseen, codec))
 
     on_stage("searching for copies")
-    queries = [sample.tokens for sample in features.values()]
-    if split != "train":
-        queries += [_sounding_tokens(real.note.tokens, real.round_trip, codec.spec) for real in unseen]
-    nearest = find_nearest(shard_set.notes("train"), queries)
+    queries = [*features.values(), *(round_trips if split != "train" else [])]
+    nearest = find_nearest(shard_set.notes("train"), [note.tokens for note in queries if note.tokens is not None])
     scores.append(_copy_score(nearest[: len(features)], nearest[len(features) :]))
-    scores += _codec_scores(unseen, recordings, round_trips, floor)
+    scores += _codec_scores(pairs, unseen, floor)
 
     measured = {
-        name: Measured(
-            sample.note.hertz,
-            sample.note.cents,
-            sample.note.level,
-            train.note.key if train.note else None,
-            train.agreement,
-        )
-        for (name, sample), train in zip(features.items(), nearest, strict=False)
+        name: Measured(note.hertz, note.cents, note.level, train.note.key if train.note else None, train.agreement)
+        for (name, note), train in zip(features.items(), nearest, strict=False)
     }
     return Scores(samples.fingerprint(), str(shard_set.folder), tuple(scores), measured)
 
 
-def note_features(labels: Mapping[str, Any], waveform: np.ndarray, sample_rate: int) -> NoteFeatures:
-    """Measure one note."""
-    return NoteFeatures(labels, fundamental(waveform, sample_rate), loudness(waveform, sample_rate))
+def note_features(
+    labels: Mapping[str, Any], waveform: np.ndarray, codec: Codec, tokens: np.ndarray | None = None
+) -> NoteFeatures:
+    """Measure the pitch and level of one note; find where its tokens are silent."""
+    sounding = None if tokens is None else _sounding_tokens(tokens, waveform, codec)
+    return NoteFeatures(
+        labels, fundamental(waveform, codec.sample_rate), loudness(waveform, codec.sample_rate), sounding
+    )
 
 
-def _sample_features(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tuple[str, SampleFeatures]]:
+def _sample_features(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tuple[str, NoteFeatures]]:
     """Stream name and features of the samples that have both tokens and WAV; the page says what the others lack."""
-    codec, measured = shard_set.codec, 0
+    codec, count = shard_set.codec, 0
     for sample in samples:
         if sample.codec is None or sample.tokens is None or not sample.wav.is_file():
             continue
@@ -142,15 +129,9 @@ def _sample_features(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tup
             waveform = resample(*sample.waveform(), codec.spec.sample_rate)
         except AudioError:
             continue
-        yield (
-            sample.name,
-            SampleFeatures(
-                note_features(sample.labels, waveform, codec.spec.sample_rate),
-                _sounding_tokens(sample.tokens, waveform, codec.spec),
-                _latents(waveform, codec) if measured < MAX_LATENTS else None,
-            ),
-        )
-        measured += 1
+        features = note_features(sample.labels, waveform, codec.spec, sample.tokens)
+        yield sample.name, replace(features, latents=_latents(waveform, codec) if count < MAX_LATENTS else None)
+        count += 1
 
 
 def _pitch_score(subjects: Mapping[str, Sequence[NoteFeatures]]) -> Score:
@@ -215,18 +196,16 @@ def _copy_score(samples: Sequence[Nearest], unseen: Sequence[Nearest]) -> Score:
 
 
 def _codec_scores(
-    unseen: Sequence[ReferenceNote],
-    recordings: Sequence[NoteFeatures | None],
-    round_trips: Sequence[NoteFeatures],
-    subject: str,
+    pairs: Sequence[tuple[NoteFeatures, NoteFeatures]], unseen: Sequence[ReferenceNote], subject: str
 ) -> Iterator[Score]:
     """Compare real notes with their round trip: no model of these tokens can do better."""
     import torch
 
-    pitches = [
-        (before.hertz, after.hertz) for before, after in zip(recordings, round_trips, strict=True) if before is not None
+    same = [
+        after.hertz is not None and _in_tune(cents(after.hertz, before.hertz))
+        for before, after in pairs
+        if before.hertz is not None
     ]
-    same = [after is not None and _in_tune(cents(after, before)) for before, after in pitches if before is not None]
     yield Score(
         "codec_pitch",
         "Pitch after the codec",

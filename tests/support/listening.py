@@ -1,7 +1,8 @@
-"""A shard set of tones, with the recordings it was made of, and samples of it, for tests of scores and the page."""
+"""A shard set of tones with its recordings, and samples, for tests of scores and the page."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from pipeline.audio import save
 from pipeline.codec.model import load_codec
 from shards.files import write_json
-from shards.manifest import MANIFEST, read_manifest
+from shards.manifest import MANIFEST
 from shards.note import Codec, Note, flatten, write_token_file
-from shards.record import ShardRecord, write_shard_record
+from shards.record import read_shard_record, write_shard_record
 from shards.sample_info import SampleInfo
 from tests.support.notes import tone
 from tests.support.shard_sets import write_set
@@ -24,12 +25,12 @@ VELOCITIES = (25, 50, 75, 100, 127)
 
 
 def sound_of(pitch: float, velocity: int = 100) -> np.ndarray:
-    """What a note of the set sounds like."""
+    """Return the waveform of a note of the set: (sample,) float32."""
     return tone(pitch, SECONDS, RATE, peak=0.8 * (velocity / 127) ** 1.5)
 
 
 def make_listening_set(root: Path, train: int = 6, valid: int = 4) -> Path:
-    """`root`/set, encoded by the package's codec from `root`/audio."""
+    """Make `root`/set, encoded by the package's codec from `root`/audio."""
     codec = load_codec("encodec_mini")
     splits: dict[str, list[Note]] = {}
     for split, count in (("train", train), ("valid", valid)):
@@ -43,16 +44,15 @@ def make_listening_set(root: Path, train: int = 6, valid: int = 4) -> Path:
             splits.setdefault(split, []).append(Note(key, flatten(codes), labels))
     folder = root / "set"
     write_set(folder, {split: [notes] for split, notes in splits.items()}, codec.spec)
-    manifest = read_manifest(folder)
     for split, notes in splits.items():
-        inputs = {f"some-{split}/{note.key}.wav": "0" for note in notes}
-        write_shard_record(folder, ShardRecord(manifest.splits[split][0], (), (), inputs, {}, ""))
+        record = read_shard_record(folder / f"{split}-00000.json")
+        write_shard_record(folder, replace(record, inputs={f"some-{split}/{note.key}.wav": "0" for note in notes}))
     set_source(folder, root / "audio")
     return folder
 
 
 def set_source(folder: Path, audio: Path) -> None:
-    """Let the manifest say that the recordings are there."""
+    """Make `audio` the folder of recordings in the manifest."""
     value = json.loads((folder / MANIFEST).read_text())
     value["audio"]["source"] = str(audio)
     write_json(folder / MANIFEST, value)
@@ -67,7 +67,7 @@ def add_sample(
     tokens: np.ndarray | None = None,
     **sampled: Any,
 ) -> None:
-    """One sample: a WAV, and a token file that says what made it."""
+    """Write one sample: a WAV, and a token file with the `sampled` block that the keywords give."""
     if tokens is None:
         tokens = np.random.default_rng([*name.encode()]).integers(codec.codebook_size, size=24, dtype=np.int16)
     write_token_file(folder / "tokens", Note(name, tokens, dict(labels)), codec, SampleInfo(**sampled))
