@@ -1,10 +1,11 @@
-"""A record: the proof beside a tar that its task is done, and of what it was made.
+"""A shard's record, `train-00000.json` beside `train-00000.tar`: the proof that its task is done, and how it was made.
 
-`train-00000.json` is written after `train-00000.tar` is in place. It holds the tar's facts, what its task rejected, and
-all that is needed to say whether a task of today's plan is the same one; who says so is `resume`.
+It is written after the tar is in place, and holds the tar's facts, the inputs that were rejected, all that tells
+whether a task of today's plan is the same, and what a trainer needs before it opens a tar.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from typing import Any
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.manifest import SHARD_NAME, Shard
-from shards.note import json_object
+from shards.note import Note, json_object
 from shards.storage import read_bytes
+
+UNCOUNTED = "note_str"  # label that is another for each note
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """An input that gets no codes, and why: one line of `rejected.jsonl`."""
+    """An input that gets no codes, and the reason: one line of `rejected.jsonl`."""
 
     file: str
     reason: str  # one of a few words, to count by
@@ -26,19 +29,89 @@ class Rejection:
 
 
 @dataclass(frozen=True)
+class LabelCounts:
+    """Joint counts of label values: how many notes have each combination of them."""
+
+    names: tuple[str, ...]  # the scalar labels of the shard's notes but UNCOUNTED, sorted
+    counts: Mapping[tuple[Any, ...], int]  # a value for each name, None if a note lacks the label -> notes
+
+    def of(self, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
+        """The joint counts of these labels alone; a label that no note has is None everywhere."""
+        assert UNCOUNTED not in names, "its values are only in the tar"
+        indices = [self.names.index(name) if name in self.names else None for name in names]
+        counts = Counter[tuple[Any, ...]]()
+        for values, notes in self.counts.items():
+            counts[tuple(None if index is None else values[index] for index in indices)] += notes
+        return counts
+
+    def to_json(self) -> dict[str, Any]:
+        """Each label's values once, and a short row a combination: their indices, and the number of notes."""
+        values = [list(dict.fromkeys(column)) for column in zip(*self.counts, strict=True)]
+        indices = [{value: index for index, value in enumerate(column)} for column in values]
+        rows = [
+            " ".join(
+                str(number) for number in (*(index[value] for index, value in zip(indices, row, strict=True)), notes)
+            )
+            for row, notes in self.counts.items()
+        ]
+        return {"names": list(self.names), "values": values, "rows": rows}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "LabelCounts":
+        """Undo `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError, IndexError: not such an object.
+        """
+        counts: dict[tuple[Any, ...], int] = {}
+        for row in value["rows"]:
+            *indices, notes = map(int, row.split(" "))
+            counts[tuple(column[index] for column, index in zip(value["values"], indices, strict=True))] = notes
+        return cls(tuple(map(str, value["names"])), counts)
+
+
+@dataclass(frozen=True)
 class ShardRecord:
+    """One shard, the task that made it, and statistics of its notes."""
+
     shard: Shard
     rejected: tuple[Rejection, ...]
     labels: tuple[str, ...]  # the label names that its notes have
     inputs: dict[str, str]  # AudioFile.display_path -> digest, of all notes of the task in their order
     settings: dict[str, dict[str, Any]]  # Settings.to_json
     task_sha256: str
+    longest: int | None = None  # tokens of the longest note; None: written before this was stored
+    label_counts: LabelCounts | None = None  # None: as above
+
+
+def count_labels(notes: Iterable[Note]) -> LabelCounts:
+    """Count the combinations of the notes' label values. Lists and objects are no values to count by."""
+    labels = [
+        {
+            name: value
+            for name, value in note.labels.items()
+            if name != UNCOUNTED and isinstance(value, str | int | float)
+        }
+        for note in notes
+    ]
+    names = tuple(sorted(set().union(*labels)))
+    return LabelCounts(names, Counter(tuple(note.get(name) for name in names) for note in labels))
 
 
 def write_shard_record(folder: Path, record: ShardRecord, writer: str = "") -> None:
     """Declare the record's task done. `writer`: as in `atomic_write`."""
-    value = {**vars(record), **vars(record.shard), "rejected": [vars(rejection) for rejection in record.rejected]}
-    del value["shard"]
+    value = {
+        "rejected": [vars(rejection) for rejection in record.rejected],
+        "labels": record.labels,
+        "inputs": record.inputs,
+        "settings": record.settings,
+        "task_sha256": record.task_sha256,
+        **vars(record.shard),
+    }
+    if record.longest is not None:
+        value["longest"] = record.longest
+    if record.label_counts is not None:
+        value["label_counts"] = record.label_counts.to_json()
     write_json(folder / record.shard.record_name, value, writer)
 
 
@@ -46,6 +119,7 @@ def read_shard_record(path: Path) -> ShardRecord:
     """Undo `write_shard_record`.
 
     Raises:
+        FileNotFoundError: it is not there.
         ShardError: damaged.
     """
     value = json_object(read_bytes(path), str(path))
@@ -57,13 +131,15 @@ def read_shard_record(path: Path) -> ShardRecord:
             inputs=dict(value["inputs"]),
             settings=dict(value["settings"]),
             task_sha256=str(value["task_sha256"]),
+            longest=int(value["longest"]) if "longest" in value else None,
+            label_counts=LabelCounts.from_json(value["label_counts"]) if "label_counts" in value else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ShardError(f"{path}: is damaged ({type(error).__name__}: {error}); delete it and run again") from error
 
 
 def read_shard_records(folder: Path, names: Iterable[str]) -> dict[str, ShardRecord]:
-    """Those of the files `names` in `folder` that are records: shard name -> record."""
+    """Read those of the files `names` in `folder` that are records: shard name -> record."""
     records = {}
     for name in sorted(names):
         shard = name.removesuffix(".json") + ".tar"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.files import write_json
 from shards.manifest import Ledger, Manifest, Shard, write_manifest
 from shards.note import Codec, Note
+from shards.record import ShardRecord, count_labels, write_shard_record
 from shards.writer import write_shard
 
 CODEC = Codec(
@@ -29,8 +29,10 @@ def write_set(folder: Path, splits: dict[str, list[list[Note]]], codec: Codec = 
         written[split] = tuple(
             write_shard(folder / f"{split}-{index:05d}.tar", notes) for index, notes in enumerate(shards)
         )
-        for shard in written[split]:
-            write_json(folder / shard.record_name, {**vars(shard), "rejected": []})
+        for shard, notes in zip(written[split], shards, strict=True):
+            labels = tuple(sorted({label for note in notes for label in note.labels}))
+            longest = max((len(note.tokens) for note in notes), default=0)
+            write_shard_record(folder, ShardRecord(shard, (), labels, {}, {}, "", longest, count_labels(notes)))
     notes = [note for shards in splits.values() for shard in shards for note in shard]
     manifest = Manifest(
         codec=codec,
