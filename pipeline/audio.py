@@ -1,7 +1,7 @@
-"""An audio file -> samples at a codec's rate; samples -> a WAV or FLAC file.
+"""Audio file -> samples at a codec's rate; samples -> WAV or FLAC file.
 
-Reads whatever libsndfile reads (MP3, WAV, FLAC, OGG), mixes to mono, resamples, pads or trims. A damaged file is an
-`AudioError` that says what is wrong with it; one that crashes or hangs libsndfile is for whoever calls to survive.
+Reads the formats of libsndfile (MP3, WAV, FLAC, OGG), mixes to mono, resamples, pads or trims. A damaged file raises an
+`AudioError` that says what is wrong with it; a file that crashes or hangs libsndfile is left to the caller.
 Knows nothing of codecs, names or shards.
 """
 
@@ -17,9 +17,9 @@ from shards.files import atomic_write
 SUFFIXES = frozenset({".mp3", ".wav", ".flac", ".ogg"})  # in any case
 RESAMPLER = "soxr HQ"
 
-MOST_CHANNELS = 2
+MAX_CHANNELS = 2
 RATES = (1_000, 768_000)  # Hz; a header that says otherwise is damaged
-LOUDEST = 10.0  # peak, where 1 is full scale; more is a damaged float file, or one scaled like integers
+MAX_PEAK = 10.0  # peak, where 1 is full scale; more is a damaged float file, or one scaled like integers
 SHORTEST = 0.02  # seconds of sound in the file; anything less is no note
 LONGEST = 120.0  # seconds of a note that keeps its length: a codec's memory grows with it
 TAIL = 0.1  # seconds read beyond what is kept, so that resampling has no edge there
@@ -30,7 +30,7 @@ PCM_READ_SCALE = 32_768  # libsndfile divides 16-bit samples by this
 
 
 class AudioError(UserError):
-    """A file that gives no usable samples: `reason` is one of a few words to count by, `detail` is this file's case."""
+    """A file without usable samples: `reason` is one of a few phrases to count by, `detail` this file's numbers."""
 
     def __init__(self, path: Path, reason: str, detail: str) -> None:
         super().__init__(f"{path}: {reason} ({detail})")
@@ -39,9 +39,9 @@ class AudioError(UserError):
 
 
 def load(path: Path, sample_rate: int, duration: float | None = None) -> np.ndarray:
-    """Samples of one file, mono: (sample,) float32 at `sample_rate`.
+    """Read one file as mono: (sample,) float32 at `sample_rate`.
 
-    With a `duration` in seconds it has exactly that many, cut or padded with zeros; without, it keeps its length.
+    With a `duration` in seconds the result is cut or padded with zeros to it; without, it has the file's length.
 
     Raises:
         AudioError: not audio, too many channels, damaged, no or hardly any samples, NaN or absurd ones, or
@@ -53,7 +53,7 @@ def load(path: Path, sample_rate: int, duration: float | None = None) -> np.ndar
 
 
 def load_at_file_rate(path: Path) -> tuple[np.ndarray, int]:
-    """Samples of one whole file, mono: (sample,) float32, and the rate that the file has. Raises AudioError."""
+    """Read one whole file as mono: (sample,) float32, and the file's own rate in Hz. Raises AudioError."""
     samples, rate = _read(path, LONGEST)
     if len(samples) > LONGEST * rate:
         raise AudioError(path, "too long", f"more than {LONGEST:g} s; cut it, or give a duration in seconds")
@@ -61,7 +61,7 @@ def load_at_file_rate(path: Path) -> tuple[np.ndarray, int]:
 
 
 def resample(samples: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarray:
-    """(sample,) at one rate -> (sample,) at another; the same array if both are alike."""
+    """Resample (sample,) to another rate; equal rates return the same array."""
     import soxr
 
     return samples if sample_rate == new_rate else soxr.resample(samples, sample_rate, new_rate, quality="HQ")
@@ -73,25 +73,25 @@ def fit(samples: np.ndarray, length: int) -> np.ndarray:
 
 
 def _read(path: Path, seconds: float) -> tuple[np.ndarray, int]:
-    """Up to `seconds` and one sample more of a file: (sample,) float32, and the file's own rate."""
+    """Read up to `seconds` and one sample more of a file: (sample,) float32, and the file's own rate."""
     import soundfile
 
     try:
         file = soundfile.SoundFile(os.fsencode(path))  # bytes, because a name need not be UTF-8
     except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise AudioError(path, "not audio", _why(error)) from error
+        raise AudioError(path, "not audio", _reason(error)) from error
     with file:
         rate, channels = file.samplerate, file.channels
-        if channels > MOST_CHANNELS:
-            raise AudioError(path, "too many channels", f"{channels}, at most {MOST_CHANNELS}")
+        if channels > MAX_CHANNELS:
+            raise AudioError(path, "too many channels", f"{channels}, at most {MAX_CHANNELS}")
         if not RATES[0] <= rate <= RATES[1]:
             raise AudioError(path, "not audio", f"its header says {rate} Hz")
-        # Into room of our own size, because the length in a header is a guess (MP3) or a lie (damage).
+        # a buffer of our own size, because the length in a header is a guess (MP3) or wrong (damage)
         frames = np.empty((math.ceil(seconds * rate) + 1, channels), np.float32)  # (sample, channel)
         try:
             frames = file.read(out=frames)
         except soundfile.SoundFileError as error:
-            raise AudioError(path, "damaged", _why(error)) from error
+            raise AudioError(path, "damaged", _reason(error)) from error
     if not len(frames):
         raise AudioError(path, "decodes to nothing", "no samples")
     if len(frames) < SHORTEST * rate:
@@ -99,22 +99,22 @@ def _read(path: Path, seconds: float) -> tuple[np.ndarray, int]:
     if not np.isfinite(frames).all():
         raise AudioError(path, "non-finite samples", f"{int((~np.isfinite(frames)).sum())} are NaN or infinite")
     peak = float(np.abs(frames).max())
-    if peak > LOUDEST:
+    if peak > MAX_PEAK:
         raise AudioError(path, "too loud", f"its peak is {peak:.3g} times full scale")
     return frames.mean(axis=1), rate
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = getattr(error, "error_string", str(error))  # libsndfile's own words, without the path
     return text.strip().rstrip(".") or type(error).__name__
 
 
 def save(path: Path, samples: np.ndarray, sample_rate: int, comment: str = "") -> float:
-    """Write (sample,) float samples in 16 bits, whole or not at all, in the format that the ending of `path` names;
-    return the peak they had.
+    """Write (sample,) float samples in 16 bits, whole or not at all, in the format of `path`'s suffix;
+    return their peak.
 
     A peak above full scale (1.0) is neither wrapped nor clipped: the whole note is scaled down to fit, and the caller
-    can say so. `comment` is kept in the file's own field for it, where `read_comment` finds it.
+    can report it. `comment` goes into the file's own field for it, where `read_comment` reads it.
 
     Raises:
         AudioError: samples that are NaN or infinite.
@@ -138,7 +138,7 @@ def save(path: Path, samples: np.ndarray, sample_rate: int, comment: str = "") -
 
 
 def round_to_pcm(samples: np.ndarray) -> np.ndarray:
-    """The samples that `load` reads from a 16-bit file of `samples`, bit for bit: (sample,) -> (sample,) float32."""
+    """Return what `load` reads from a 16-bit file of `samples`, bit for bit: (sample,) -> (sample,) float32."""
     return _to_pcm(samples).astype(np.float32) / np.float32(PCM_READ_SCALE)
 
 
@@ -148,7 +148,7 @@ def _to_pcm(samples: np.ndarray) -> np.ndarray:
 
 
 def read_comment(path: Path) -> str:
-    """What `save` was given as comment; empty if the file has none, or is not there or no audio."""
+    """Read the comment that `save` has written; empty if there is none, or no file, or no audio."""
     import soundfile
 
     try:

@@ -1,4 +1,4 @@
-"""How far a run is: who is told, and a bar on stderr with notes/s and how many times real time that is."""
+"""Progress of a run: the interface, and bars on stderr with notes/s and the speed in multiples of real time."""
 
 import sys
 import time
@@ -11,22 +11,22 @@ INTERVAL = 0.1, 15.0  # seconds between updates of the bar: a terminal, a log fi
 
 
 class Progress(Protocol):
-    """Who is told how far a run is."""
+    """Receiver of a run's progress."""
 
     def start(self, total: int, done: int) -> None:
-        """So many notes in all, so many of them done by an earlier run."""
+        """Start with the number of all notes, and of those that an earlier run has done."""
 
     def step(self, notes: int, seconds: float) -> None:
-        """So many more notes, so much more sound."""
+        """Add notes that are done, and the seconds of audio that took work."""
 
 
 class NoteBar:
-    """A `Progress` to look at; stays away until there is something to do."""
+    """A `Progress` as a bar, shown from the first `start`."""
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
         self._bar: tqdm | None = None
-        self._sound = 0.0  # seconds
+        self._audio = 0.0  # seconds
         self._began = 0.0
 
     def start(self, total: int, done: int) -> None:
@@ -44,13 +44,13 @@ class NoteBar:
 
     def step(self, notes: int, seconds: float) -> None:
         assert self._bar is not None, "start comes first"
-        self._sound += seconds
+        self._audio += seconds
         self._bar.set_postfix_str(f"{self.speed():.0f}x real time", refresh=False)
         self._bar.update(notes)
 
     def speed(self) -> float:
-        """Seconds of sound a second, since the start."""
-        return self._sound / max(time.monotonic() - self._began, 1e-9)
+        """Return the seconds of audio per second since the start."""
+        return self._audio / max(time.monotonic() - self._began, 1e-9)
 
     def __enter__(self) -> "NoteBar":
         return self
