@@ -1,4 +1,4 @@
-"""Commands of this room: `demo-notes` and `download`."""
+"""Commands `demo-notes` and `download`."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import click
 
 @click.command("demo-notes")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Another seed, other plucks of the same notes.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the plucks.")
 @click.option(
     "--velocities",
     type=click.IntRange(1, 5),
     default=2,
     show_default=True,
-    help="How many of the five velocities each train instrument plays at each pitch; 5 makes 1,110 notes.",
+    help="Velocities of each train instrument at each pitch, of NSynth's five; 5 makes 1,110 notes.",
 )
 @click.option(
     "--pitches",
@@ -26,43 +26,35 @@ import click
 def demo_notes(out: Path, seed: int, velocities: int, pitches: tuple[int, int]) -> None:
     """Make a few hundred plucked-string notes as MP3 in the folder OUT, named and laid out as NSynth's.
 
-    A physical model of a string (extended Karplus-Strong) on eight guitars, two of them in the valid split only. The
-    same options give the same bytes; a run that was interrupted goes on where it stopped.
+    A physical model of a string (extended Karplus-Strong) with the sound of eight guitars, two of them in the valid
+    split only. The same options give the same bytes; an interrupted run resumes.
 
     \b
     Example:
       python -m pipeline demo-notes demo-notes
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini
     """
-    from pipeline.notes.demo import Recipe, make_demo_notes, notes_of
+    from pipeline.notes.demo import Recipe, make_demo_notes
 
-    recipe = Recipe(seed, velocities, *pitches)
-    made = make_demo_notes(out, recipe)
-    click.echo(
-        f"{out}: {sum(1 for _ in notes_of(recipe))} notes, {made} of them new. "
-        f"Next: python -m pipeline encode {out} --out shards/demo --codec encodec_mini"
-    )
+    for line in make_demo_notes(out, Recipe(seed, velocities, *pitches)).lines():
+        click.echo(line)
 
 
 @click.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Folder to put it in."
+    "--out", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Folder to unpack into."
 )
 def download(out: Path) -> None:
     """Download NSynth's guitar notes (335 MB), check them and unpack them into OUT.
 
-    A download that breaks off goes on where it stopped when the command is run again.
+    An interrupted download resumes when the command is run again.
 
     \b
     Example:
       python -m pipeline download --out data
       python -m pipeline encode data/NSYNTH_GUITAR_MP3 --out shards/nsynth-guitar --codec encodec_24khz
     """
-    from tqdm import tqdm
+    from pipeline.notes.download import download_nsynth
 
-    from pipeline.notes.download import NSYNTH_GUITAR
-    from pipeline.notes.download import download as fetch
-
-    with tqdm(total=NSYNTH_GUITAR.size, unit="B", unit_scale=True, desc="download", leave=False) as bar:
-        folder = fetch(NSYNTH_GUITAR, out, bar.update)
-    click.echo(f"{folder}: NSynth's guitar notes. Next: make shards AUDIO={folder} NAME=nsynth-guitar")
+    for line in download_nsynth(out).lines():
+        click.echo(line)

@@ -1,7 +1,7 @@
 """Demo notes: a few hundred plucked strings as MP3 in NSynth's names and folders, so that all works without any data.
 
-Train and valid have different instruments, as in NSynth. A note depends on (seed, its name) alone, so any part of the
-set is the same notes. Knows how the set is laid out and written; how a string sounds is in `pluck`.
+Train and valid have different instruments, as in NSynth. A note depends only on the seed and its name, so a smaller set
+is a part of a larger one. Knows the folder's layout and files; the sound of a string is in `string_model.py`.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.notes.string_model import SAMPLE_RATE, Instrument, pluck
+from pipeline.notes.nsynth import NSYNTH_RATE, VELOCITIES
+from pipeline.notes.string_model import Instrument, pluck
 from shards.errors import UserError
 from shards.files import PART, atomic_write, write_json
 
-VELOCITIES = (25, 50, 75, 100, 127)  # NSynth's five
 PITCHES = (40, 76)  # MIDI, a guitar's low E to the twelfth fret of its high E
-RECIPE = "recipe.json"  # what the folder was made with; written before the first note
-MODEL = 1  # counts changes of the sound, so that a folder never mixes two
+RECIPE = "recipe.json"  # written before the first note
+MODEL = 1  # version of the sound, so that a folder never mixes two
 
 STEEL = ((98.0, 6.0, 1.2), (196.0, 9.0, 0.9), (385.0, 12.0, 0.6), (560.0, 14.0, 0.4), (980.0, 10.0, 0.3))
 CEDAR = ((92.0, 5.0, 2.4), (182.0, 7.0, 1.8), (330.0, 8.0, 0.9), (450.0, 10.0, 0.6), (720.0, 9.0, 0.3))
@@ -46,27 +46,29 @@ INSTRUMENTS: dict[str, dict[str, Instrument]] = {
         "guitar_electronic_003": Instrument(0.14, 5_000, 0.10, decay=15.0, brightness=2.00, pickup=0.16, tone=3_000),
     },
 }
-VALID_VELOCITIES = 1  # velocities a pitch in the valid split: enough to measure on
+VALID_VELOCITIES = 1  # velocities per pitch in the valid split: enough to measure on
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides which notes a folder holds and how they sound."""
+    """Everything that decides the notes of a folder and their sound."""
 
     seed: int = 0
-    velocities: int = 2  # of the five, for each train instrument and pitch; which ones turns from pitch to pitch
+    velocities: int = 2  # of the five, for each train instrument and pitch; they rotate from pitch to pitch
     lowest: int = PITCHES[0]  # MIDI pitch
     highest: int = PITCHES[1]
     model: int = MODEL
 
     def __post_init__(self) -> None:
         if self.lowest > self.highest:
-            raise UserError(f"pitches {self.lowest} to {self.highest} are none; give the lower one first")
+            raise UserError(
+                f"pitches {self.lowest} to {self.highest}: no pitch is between them; give the lower one first"
+            )
 
 
 @dataclass(frozen=True)
 class DemoNote:
-    """One note to make."""
+    """One note to synthesize."""
 
     split: str
     instrument: str
@@ -75,46 +77,61 @@ class DemoNote:
 
     @property
     def name(self) -> str:
-        """NSynth's name of a note, the key of everything made from it."""
+        """NSynth's name of the note, its key in a shard set."""
         return f"{self.instrument}-{self.pitch:03d}-{self.velocity:03d}"
 
     @property
     def path(self) -> Path:
-        """Where the note lies in the folder, as in NSynth's guitar subset."""
+        """Path in the folder, as in NSynth's guitar subset."""
         return Path(f"nsynth-guitar-{self.split}") / f"{self.name}.mp3"
 
 
+@dataclass(frozen=True)
+class DemoNotes:
+    """A complete folder of demo notes."""
+
+    folder: Path
+    notes: int
+    new: int  # written by this run
+
+    def lines(self) -> Iterator[str]:
+        yield (
+            f"{self.folder}: {self.notes} notes, {self.new} of them new. "
+            f"Next: python -m pipeline encode {self.folder} --out shards/demo --codec encodec_mini"
+        )
+
+
 def notes_of(recipe: Recipe) -> Iterator[DemoNote]:
-    """The recipe's notes, split by split; every pitch of every instrument, at velocities that take turns."""
+    """List the recipe's notes, split by split: every pitch of every instrument, at rotating velocities."""
     for split, instruments in INSTRUMENTS.items():
-        share = recipe.velocities if split == "train" else min(recipe.velocities, VALID_VELOCITIES)
+        count = recipe.velocities if split == "train" else min(recipe.velocities, VALID_VELOCITIES)
         pitches = range(recipe.lowest, recipe.highest + 1)
-        for (turn, instrument), pitch, step in itertools.product(enumerate(instruments), pitches, range(share)):
-            # Steps of 2 in a ring of 5: two velocities of one pitch are never neighbours.
-            yield DemoNote(split, instrument, pitch, VELOCITIES[(pitch + turn + 2 * step) % len(VELOCITIES)])
+        for (number, instrument), pitch, step in itertools.product(enumerate(instruments), pitches, range(count)):
+            # Steps of 2 in a ring of 5: two velocities of a pitch are never neighbours.
+            yield DemoNote(split, instrument, pitch, VELOCITIES[(pitch + number + 2 * step) % len(VELOCITIES)])
 
 
 def render(note: DemoNote, seed: int) -> np.ndarray:
-    """The note's float32 samples at SAMPLE_RATE, a function of (seed, name) alone, (sample,)."""
+    """Synthesize a note, a function of seed and name: (sample,) float32 at NSYNTH_RATE."""
     entropy = hashlib.sha256(f"{seed}/{note.name}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(entropy, "big"))
     return pluck(INSTRUMENTS[note.split][note.instrument], note.pitch, note.velocity, random)
 
 
 def mp3(samples: np.ndarray) -> bytes:
-    """Samples as MP3 of LAME's best variable bit rate; decoders that heed its tag give the same number back."""
+    """Encode as MP3 at LAME's best variable bit rate; decoders that read its tag restore the number of samples."""
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, samples, SAMPLE_RATE, format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)
+    soundfile.write(file, samples, NSYNTH_RATE, format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)
     return file.getvalue()
 
 
-def make_demo_notes(out: Path, recipe: Recipe) -> int:
-    """Write the notes that `out` still lacks, with a progress bar; return how many that were.
+def make_demo_notes(out: Path, recipe: Recipe) -> DemoNotes:
+    """Write the recipe's notes that are not in `out` yet, with a progress bar.
 
     Raises:
-        UserError: `out` holds anything else, or notes of another recipe.
+        UserError: `out` holds other files, or notes of another recipe.
     """
     from tqdm import tqdm
 
@@ -123,34 +140,34 @@ def make_demo_notes(out: Path, recipe: Recipe) -> int:
             file.write(mp3(render(note, recipe.seed)))
 
     notes = {note.path: note for note in notes_of(recipe)}
-    _claim(out, recipe, set(notes))
-    missing = [note for path, note in notes.items() if not (out / path).exists()]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the filters and LAME run outside Python's lock
-        for _ in tqdm(pool.map(write, missing), total=len(missing), desc="plucking", unit="note", disable=not missing):
+    _prepare_folder(out, recipe, set(notes))
+    new = [note for path, note in notes.items() if not (out / path).exists()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the filters and LAME release Python's lock
+        for _ in tqdm(pool.map(write, new), total=len(new), desc="plucking", unit="note", disable=not new):
             pass
-    return len(missing)
+    return DemoNotes(out, len(notes), len(new))
 
 
-def _claim(out: Path, recipe: Recipe, paths: set[Path]) -> None:
-    """Make `out` the folder of this recipe, or say why it cannot be."""
+def _prepare_folder(out: Path, recipe: Recipe, paths: set[Path]) -> None:
+    """Check that `out` holds nothing but notes of this recipe, and write the recipe into it. Raises UserError."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, and the notes need a folder; choose another name")
-    asked = asdict(recipe)
-    if (out / RECIPE).exists():
-        made_with = _read_recipe(out / RECIPE)
-        for field, value in asked.items():
-            was = made_with.get(field)
-            if was != value:
-                raise UserError(f"{out}: was made with {field} {was}, not {value}; choose another folder, or remove it")
+    has_recipe = (out / RECIPE).exists()
+    if has_recipe:
+        earlier = _read_recipe(out / RECIPE)
+        for field, value in asdict(recipe).items():
+            if earlier.get(field) != value:
+                fact = f"was made with {field} {earlier.get(field)}, not {value}"
+                raise UserError(f"{out}: {fact}; choose another folder, or remove it")
     for folder, folders, names in os.walk(out):  # stops at the first foreign file, however large the folder is
         folders.sort()
         for name in sorted(names):
             path = Path(folder, name).relative_to(out)
-            ours = path == Path(RECIPE) or path.with_name(name.removesuffix(PART)) in paths
-            if not ours and not name.startswith("."):  # hidden files are the file manager's
+            is_ours = path == Path(RECIPE) or path.with_name(name.removesuffix(PART)) in paths
+            if not is_ours and not name.startswith("."):  # hidden files are the file manager's
                 raise UserError(f"{out}: holds {path}, which is not a demo note; choose an empty or new folder")
-    if not (out / RECIPE).exists():
-        write_json(out / RECIPE, asked)
+    if not has_recipe:
+        write_json(out / RECIPE, asdict(recipe))
 
 
 def _read_recipe(path: Path) -> dict[str, object]:

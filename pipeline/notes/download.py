@@ -1,6 +1,6 @@
-"""NSynth's guitar notes from where they are published to a folder: resumed when broken off, checked, unpacked safely.
+"""Download of NSynth's guitar notes: resumed after an interruption, checked, unpacked safely.
 
-Knows HTTP and zip, and nothing of audio. The archive is another's, so nothing in it decides where a file goes.
+Knows HTTP and zip, and nothing of audio. The archive is not trusted: nothing in it decides where a file goes.
 """
 
 import http.client
@@ -9,7 +9,7 @@ import stat
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,18 +22,18 @@ MB = 1_000_000  # bytes
 
 
 class DownloadError(UserError):
-    """What was published cannot be had, or is not what it should be."""
+    """The archive cannot be downloaded, or is not the published one."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A published zip file, and what must be true of it."""
+    """A published zip file and its known properties."""
 
     url: str
     size: int  # bytes
     sha256: str
-    folder: str  # the one folder that it unpacks to
-    unpacked_size: int  # bytes at most; a zip can claim to be small and unpack to any size
+    folder: str  # the only folder in it
+    unpacked_size: int  # bytes at most; a small zip can unpack to any size
 
     @property
     def name(self) -> str:
@@ -48,17 +48,35 @@ NSYNTH_GUITAR = Archive(
     unpacked_size=1_000 * MB,
 )
 
-Progress = Callable[[int], object]  # takes the bytes that have come since the last call
+Progress = Callable[[int], object]  # called with the bytes received since the last call
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """NSynth's guitar notes on this machine."""
+
+    folder: Path
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.folder}: NSynth's guitar notes. Next: make shards AUDIO={self.folder} NAME=nsynth-guitar"
+
+
+def download_nsynth(out: Path) -> Downloaded:
+    """Download NSynth's guitar notes into `out`, with a progress bar. Raises DownloadError."""
+    from tqdm import tqdm
+
+    with tqdm(total=NSYNTH_GUITAR.size, unit="B", unit_scale=True, desc="download", leave=False) as bar:
+        return Downloaded(download(NSYNTH_GUITAR, out, bar.update))
 
 
 def download(archive: Archive, out: Path, progress: Progress) -> Path:
-    """Put `archive`'s folder into `out`; return its path. Returns at once if it is there already.
+    """Download and unpack `archive`'s folder into `out`; return its path, at once if it exists already.
 
-    A download that broke off goes on where it stopped, within one call and from one call to the next. The zip file is
-    deleted once it is unpacked.
+    An interrupted download resumes, within one call and from one call to the next. The zip file is deleted once it is
+    unpacked.
 
     Raises:
-        DownloadError: no connection, the server has something else, or the archive holds what it should not.
+        DownloadError: no connection, another file on the server, or an unsafe or damaged archive.
     """
     folder = out / archive.folder
     if not folder.is_dir():
@@ -74,63 +92,62 @@ def download(archive: Archive, out: Path, progress: Progress) -> Path:
 
 
 def _fetch(archive: Archive, part: Path, progress: Progress) -> None:
-    """Bring `part` to the archive's size, connecting again for as long as each connection brings something."""
-    have = part.stat().st_size if part.is_file() else 0
-    progress(have)
-    while have < archive.size:
+    """Complete `part`, reconnecting as long as each connection transfers something."""
+    size = part.stat().st_size if part.is_file() else 0
+    progress(size)
+    while size < archive.size:
         try:
-            came = _fetch_once(archive, part, have, progress)
+            size = _fetch_once(archive, part, size, progress)
         except urllib.error.HTTPError as error:
             error.close()
             raise DownloadError(f"{archive.url}: the server answers {error.code} ({error.reason})") from error
         except (OSError, http.client.HTTPException) as error:
-            came = (part.stat().st_size if part.is_file() else 0) - have
-            if came <= 0:
+            size_before, size = size, part.stat().st_size if part.is_file() else 0
+            if size <= size_before:
                 reason = error.reason if isinstance(error, urllib.error.URLError) else error
                 raise DownloadError(
-                    f"{archive.url}: broke off at {have / MB:.0f} of {archive.size / MB:.0f} MB ({reason}); "
-                    "what has come is kept, run it again to go on"
+                    f"{archive.url}: interrupted at {size / MB:.0f} of {archive.size / MB:.0f} MB ({reason}); "
+                    "run the command again to resume"
                 ) from error
-        have += came
-    found = sha256_of(part)
-    if have != archive.size or found != archive.sha256:
+    sha256 = sha256_of(part)
+    if size != archive.size or sha256 != archive.sha256:
         part.unlink()
         raise DownloadError(
-            f"{archive.url}: came as {have} bytes of sha256 {found[:12]}..., not {archive.size} of "
-            f"{archive.sha256[:12]}...; it was deleted, run it again"
+            f"{archive.url}: received {size} bytes of sha256 {sha256[:12]}..., not {archive.size} of "
+            f"{archive.sha256[:12]}...; the file was deleted, run the command again"
         )
 
 
-def _fetch_once(archive: Archive, part: Path, have: int, progress: Progress) -> int:
-    """Append what one connection brings from byte `have` on; return how many bytes more (or fewer) there are."""
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        start = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0  # a server may ignore the range
-        length = answer.headers.get("Content-Length")
+def _fetch_once(archive: Archive, part: Path, offset: int, progress: Progress) -> int:
+    """Append the bytes of one connection from `offset` on; return the size of `part`."""
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={offset}-"} if offset else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        start = offset if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0  # a server may ignore the range
+        length = response.headers.get("Content-Length")
         if length is not None and start + int(length) != archive.size:
             raise DownloadError(
                 f"{archive.url}: the server offers {start + int(length)} bytes, not {archive.size}; "
-                "it holds another file than this program knows"
+                "the published file has changed"
             )
-        progress(start - have)
+        progress(start - offset)
         size = start
         with part.open("r+b" if start else "wb") as file:
             file.truncate(start)
             file.seek(start)
-            while size < archive.size and (chunk := answer.read(min(CHUNK, archive.size - size))):
+            while size < archive.size and (chunk := response.read(min(CHUNK, archive.size - size))):
                 file.write(chunk)
                 size += len(chunk)
                 progress(len(chunk))
         if size == start and size < archive.size:
             raise ConnectionError("the server sent nothing")
-        return size - have
+        return size
 
 
 def unpack(archive: Archive, zipped: Path, folder: Path) -> None:
-    """Unpack `zipped` to `folder`; the folder's name appears when all of it is there.
+    """Unpack `zipped` to `folder`; the folder's name appears when it is complete.
 
     Raises:
-        DownloadError: damaged, larger than it may be, or a member that would be a link or lie outside the folder.
+        DownloadError: damaged, too large, or with a member that is a link or outside the folder.
     """
     part = folder.with_name(folder.name + PART)
     shutil.rmtree(part, ignore_errors=True)
@@ -159,11 +176,11 @@ def _check_members(archive: Archive, zipped: Path, members: list[zipfile.ZipInfo
         inside = len(parts) > 1 and parts[0] == archive.folder and ".." not in parts
         if not inside or "\\" in info.filename or stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
             raise DownloadError(
-                f"{zipped}: holds {info.filename!r}, which is no plain file in {archive.folder}/; refused"
+                f"{zipped}: holds {info.filename!r}, which is no plain file in {archive.folder}/; not unpacked"
             )
     total = sum(info.file_size for info in members)
     if not members or total > archive.unpacked_size:
         raise DownloadError(
             f"{zipped}: holds {len(members)} files of {total / MB:.0f} MB, where at most "
-            f"{archive.unpacked_size / MB:.0f} MB belong; refused"
+            f"{archive.unpacked_size / MB:.0f} MB belong; not unpacked"
         )

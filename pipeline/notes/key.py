@@ -1,6 +1,6 @@
-"""The key of a note in its set, and the labels that go with it: pure functions of its path.
+"""Names of notes: a path below the folder of audio gives a note's key and its labels.
 
-A key is letters of any script, digits, `_` and `-`, because WebDataset ends a key at the first dot.
+A key is letters of any script, digits, `_` and `-`, because WebDataset ends a key at the first dot. Opens no file.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.notes.nsynth import Labels, parse_name
 
-LONGEST = 120  # characters; a longer key keeps its start and a hash, so that KEY.json fits any file system
+LONGEST = 120  # characters; a longer key is cut and ends in a hash, so that KEY.json fits any file system
 HASH = 12  # hexadecimal digits
 
 
@@ -23,31 +23,28 @@ class NoteName:
 
 
 def parse_path_name(path: str) -> NoteName:
-    """Parse a path below the folder of audio: NSynth's name and its labels, or the whole path as key and `note_str`."""
-    stem = _stem(path)
-    name = stem.rpartition("/")[2]
+    """Parse a path: NSynth's name and its labels, or for other audio the whole path, as key and as `note_str`."""
+    folder, slash, name = path.rpartition("/")
+    name = name.rpartition(".")[0] or name
     labels = parse_name(name)
-    return NoteName(name, labels) if labels else NoteName(_plain_key(stem), {"note_str": printable(stem)})
+    if labels is not None:
+        return NoteName(name, labels)
+    return NoteName(_key(folder + slash + name), {"note_str": printable(folder + slash + name)})
 
 
 def printable(path: str) -> str:
-    """A path as text that can be printed and stored, whatever bytes it has."""
+    """Turn a path into text that can be printed and stored; bytes that are not UTF-8 become escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _stem(path: str) -> str:
-    folder, slash, name = path.rpartition("/")
-    return folder + slash + (name.rpartition(".")[0] or name)
-
-
-def _plain_key(stem: str) -> str:
-    letters = unicodedata.normalize("NFC", stem)  # macOS keeps accents as letters of their own, others do not
-    key = "".join(letter if letter.isalnum() or letter in "_-" else _plain_letter(letter) for letter in letters)
+def _key(path: str) -> str:
+    letters = unicodedata.normalize("NFC", path)  # macOS stores accents as letters of their own, others do not
+    key = "".join(letter if letter.isalnum() or letter in "_-" else _replacement(letter) for letter in letters)
     if len(key) > LONGEST:
         key = f"{key[: LONGEST - HASH - 1]}-{hashlib.sha256(key.encode()).hexdigest()[:HASH]}"
     return key
 
 
-def _plain_letter(letter: str) -> str:
-    """Replace a letter that a key cannot have; a byte that is not UTF-8 keeps its number."""
+def _replacement(letter: str) -> str:
+    """A surrogate escape becomes its byte in hexadecimal, any other letter that a key cannot have `_`."""
     return f"x{ord(letter) - 0xDC00:02X}" if 0xDC80 <= ord(letter) <= 0xDCFF else "_"

@@ -1,12 +1,13 @@
-"""NSynth's names: what a note's file name says of it, and which split a folder's name puts it in.
+"""NSynth's conventions: note names with their labels, folder names with their split, and numbers that notes share.
 
-Names only: opens nothing but an `examples.json`, knows no audio and no codes.
+Reads names and `examples.json` files; knows nothing of audio and codes.
 
 Engel et al., "Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders", 2017, https://arxiv.org/abs/1704.01279
 """
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ Labels = dict[str, Any]
 
 EXAMPLES = "examples.json"  # NSynth's own labels, one object a note, above its folder of audio
 SPLITS = ("train", "valid", "test")
-MIDI_MAX = 127  # of MIDI pitches and velocities
+MIDI_MAX = 127  # highest pitch and velocity
+VELOCITIES = (25, 50, 75, 100, MIDI_MAX)  # the five of NSynth
+NSYNTH_SECONDS = 4.0  # of each note
+NSYNTH_RATE = 16_000  # samples/s
 
 NOTE = re.compile(
     r"(?P<instrument_str>(?P<instrument_family_str>[a-z]+(?:_[a-z]+)*)"
@@ -28,27 +32,27 @@ NOTE = re.compile(
 
 
 def parse_name(name: str) -> Labels | None:
-    """What `guitar_acoustic_000-040-025` says of its note, in NSynth's field names; None for any other name."""
+    """Parse a name such as `guitar_acoustic_000-040-025` to labels in NSynth's field names; None for any other name."""
     match = NOTE.fullmatch(name)
     if match is None:
         return None
-    words = match.groupdict()
+    words = {field: sys.intern(word) for field, word in match.groupdict().items()}  # notes share their instrument's
     return {"note_str": name, **words, "pitch": int(words["pitch"]), "velocity": int(words["velocity"])}
 
 
-def contradiction(labels: Labels, known: Mapping[str, Any]) -> str | None:
-    """How the labels in a name contradict MIDI, or what `known` (the note's entry in an `examples.json`) says."""
+def contradiction(labels: Labels, example: Mapping[str, Any]) -> str | None:
+    """Find where the labels of a name contradict MIDI or the note's entry in an `examples.json`; None if nowhere."""
     for field in ("pitch", "velocity"):
         if labels[field] > MIDI_MAX:
             return f"{field} {labels[field]} is above MIDI's {MIDI_MAX}"
     for field, value in labels.items():
-        if field in known and known[field] != value:
-            return f"{field} is {value!r} in the name and {known[field]!r} in {EXAMPLES}"
+        if field in example and example[field] != value:
+            return f"{field} is {value!r} in the name and {example[field]!r} in {EXAMPLES}"
     return None
 
 
 def split_of(folders: Sequence[str]) -> str | None:
-    """The split that the names of the folders above a note give it (`*-train`, `*-valid`, `*-test`), nearest first."""
+    """Find the split in the names of the folders above a note (`*-train`, `*-valid`, `*-test`), innermost first."""
     for folder in reversed(folders):
         for split in SPLITS:
             if folder.endswith(f"-{split}"):
@@ -57,7 +61,7 @@ def split_of(folders: Sequence[str]) -> str | None:
 
 
 def read_examples(path: Path) -> dict[str, Labels]:
-    """An `examples.json`: note_str -> its labels.
+    """Read an `examples.json`: note_str -> its labels.
 
     Raises:
         UserError: it cannot be read, or is no object of objects.
@@ -65,7 +69,9 @@ def read_examples(path: Path) -> dict[str, Labels]:
     try:
         examples = json.loads(read_bytes(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); mend it, or move it away to go by the names") from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); repair it, or move it away to use the names alone"
+        ) from error
     if not isinstance(examples, dict) or not all(isinstance(labels, dict) for labels in examples.values()):
-        raise UserError(f"{path}: is not NSynth's object of labels a note; move it away to go by the names")
+        raise UserError(f"{path}: is not NSynth's object of labels per note; move it away to use the names alone")
     return examples

@@ -13,7 +13,6 @@ from pipeline.notes import demo as demo_notes
 from pipeline.notes.demo import (
     INSTRUMENTS,
     RECIPE,
-    VELOCITIES,
     DemoNote,
     Recipe,
     make_demo_notes,
@@ -21,6 +20,7 @@ from pipeline.notes.demo import (
     notes_of,
     render,
 )
+from pipeline.notes.nsynth import VELOCITIES
 from shards.errors import UserError
 
 TINY = Recipe(velocities=1, lowest=60, highest=60)
@@ -76,7 +76,7 @@ def test_mp3_keeps_length_time_and_sound():
 
 def test_a_folder_is_a_function_of_its_recipe(tmp_path):
     made = make_demo_notes(tmp_path / "a", TINY)
-    assert made == sum(1 for _ in notes_of(TINY)) == 8
+    assert made.notes == made.new == sum(1 for _ in notes_of(TINY)) == 8
     make_demo_notes(tmp_path / "b", TINY)
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
@@ -106,8 +106,8 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_makes_nothing(tmp_path, m
         make_demo_notes(tmp_path / "cut", TINY)
     monkeypatch.undo()
     assert not list((tmp_path / "cut").rglob("*.part"))
-    assert make_demo_notes(tmp_path / "cut", TINY) == 5
-    assert make_demo_notes(tmp_path / "cut", TINY) == 0
+    assert make_demo_notes(tmp_path / "cut", TINY).new == 5
+    assert make_demo_notes(tmp_path / "cut", TINY).new == 0
     make_demo_notes(tmp_path / "whole", TINY)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 

@@ -29,13 +29,13 @@ def zip_of(members: dict[str, bytes], change: Callable[[zipfile.ZipInfo], object
 
 @dataclasses.dataclass
 class Behaviour:
-    """How the server misbehaves, and what it was asked."""
+    """Misbehaviour of the server, and the ranges that it was asked for."""
 
     data: bytes
     break_after: int | None = None  # bytes it sends on one connection before it hangs up
     ignores_range: bool = False
     claims: int | None = None  # the Content-Length it states
-    asked: list[str | None] = dataclasses.field(default_factory=list)
+    ranges: list[str | None] = dataclasses.field(default_factory=list)
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def serve() -> Iterator[Callable[[Behaviour], str]]:
     def start(behaviour: Behaviour) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked = self.headers["Range"]
-                behaviour.asked.append(asked)
-                start = 0 if behaviour.ignores_range or not asked else int(asked.removeprefix("bytes=").rstrip("-"))
+                range_ = self.headers["Range"]
+                behaviour.ranges.append(range_)
+                start = 0 if behaviour.ignores_range or not range_ else int(range_.removeprefix("bytes=").rstrip("-"))
                 body = behaviour.data[start:]
                 self.send_response(206 if start else 200)
                 self.send_header("Content-Length", str(len(body) if behaviour.claims is None else behaviour.claims))
@@ -82,11 +82,11 @@ def unpacked(folder: Path) -> dict[str, bytes]:
 
 def test_a_download_ends_in_the_folder_and_nothing_else(serve, tmp_path: Path) -> None:
     behaviour = Behaviour(zip_of(NOTES))
-    came: list[int] = []
-    folder = download(archive_of(behaviour.data, serve(behaviour)), tmp_path, came.append)
+    received: list[int] = []
+    folder = download(archive_of(behaviour.data, serve(behaviour)), tmp_path, received.append)
     assert unpacked(folder) == NOTES
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
-    assert sum(came) == len(behaviour.data)
+    assert sum(received) == len(behaviour.data)
 
 
 def test_what_is_there_is_not_downloaded_again(serve, tmp_path: Path) -> None:
@@ -94,21 +94,21 @@ def test_what_is_there_is_not_downloaded_again(serve, tmp_path: Path) -> None:
     archive = archive_of(behaviour.data, serve(behaviour))
     download(archive, tmp_path, ignore)
     download(archive, tmp_path, ignore)
-    assert behaviour.asked == [None]
+    assert behaviour.ranges == [None]
 
 
 def test_a_connection_that_breaks_off_goes_on_where_it_stopped(serve, tmp_path: Path) -> None:
     behaviour = Behaviour(zip_of(NOTES), break_after=40_000)
     folder = download(archive_of(behaviour.data, serve(behaviour)), tmp_path, ignore)
     assert unpacked(folder) == NOTES
-    assert behaviour.asked == [None, "bytes=40000-", "bytes=80000-"]
+    assert behaviour.ranges == [None, "bytes=40000-", "bytes=80000-"]
 
 
 def test_an_interrupted_download_goes_on_in_the_next_run(serve, tmp_path: Path) -> None:
     behaviour = Behaviour(zip_of(NOTES))
     (tmp_path / "notes.zip.part").write_bytes(behaviour.data[:12_345])
     assert unpacked(download(archive_of(behaviour.data, serve(behaviour)), tmp_path, ignore)) == NOTES
-    assert behaviour.asked == ["bytes=12345-"]
+    assert behaviour.ranges == ["bytes=12345-"]
 
 
 def test_a_server_that_ignores_the_range_is_read_from_the_start(serve, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_server_that_ignores_the_range_is_read_from_the_start(serve, tmp_path:
 def test_a_server_that_sends_nothing_is_one_line_and_keeps_what_came(serve, tmp_path: Path) -> None:
     behaviour = Behaviour(zip_of(NOTES), break_after=0)
     (tmp_path / "notes.zip.part").write_bytes(behaviour.data[:500])
-    with pytest.raises(DownloadError, match="what has come is kept, run it again"):
+    with pytest.raises(DownloadError, match="run the command again to resume"):
         download(archive_of(behaviour.data, serve(behaviour)), tmp_path, ignore)
     assert (tmp_path / "notes.zip.part").stat().st_size == 500
 
@@ -136,13 +136,13 @@ def test_a_length_that_is_not_the_published_one_is_refused(serve, tmp_path: Path
 def test_bytes_that_are_not_the_published_ones_are_refused_and_deleted(serve, tmp_path: Path) -> None:
     behaviour = Behaviour(zip_of(NOTES))
     archive = dataclasses.replace(archive_of(behaviour.data, serve(behaviour)), sha256="0" * 64)
-    with pytest.raises(DownloadError, match="it was deleted, run it again"):
+    with pytest.raises(DownloadError, match="the file was deleted, run the command again"):
         download(archive, tmp_path, ignore)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_connection_and_no_file_are_one_line(serve, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="broke off at 0 of"):
+    with pytest.raises(DownloadError, match="interrupted at 0 of"):
         download(archive_of(b"x", "http://127.0.0.1:9/notes.zip"), tmp_path, ignore)
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.notes.demo import INSTRUMENTS
-from pipeline.notes.string_model import SAMPLE_RATE, pluck
+from pipeline.notes.nsynth import NSYNTH_RATE
+from pipeline.notes.string_model import pluck
 from pipeline.score.pitch import cents, fundamental, hertz_of, loudness, pitch_of
 from tests.support.notes import tone
 
@@ -25,7 +26,7 @@ def test_every_pluck_has_its_pitch(instrument, velocity):
     guitar = next(split[instrument] for split in INSTRUMENTS.values() if instrument in split)
     for pitch in (40, 58, 76):
         sound = pluck(guitar, pitch, velocity, np.random.default_rng(pitch))
-        assert abs(cents(fundamental(sound, SAMPLE_RATE), hertz_of(pitch))) < 10
+        assert abs(cents(fundamental(sound, NSYNTH_RATE), hertz_of(pitch))) < 10
 
 
 @pytest.mark.parametrize("length", [0, 100, RATE])
