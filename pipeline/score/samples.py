@@ -3,7 +3,7 @@
 One process that decodes, scores and shows samples reads each file once and loads the codec once:
 
     samples = read_samples(folder)                            # all token files, no WAVs
-    codec = load_codec_for(samples.codec(), folder, weights, device)
+    codec = load_codec_for(samples.token_source().codec, folder, weights, device)
     decode_samples(samples, codec, progress)                  # writes the missing WAVs, caches their waveforms
     shard_set = open_shard_set(samples.shards_folder(), codec=codec)
     scores = measure(samples, shard_set, notes=40)            # and then write_scores(folder, scores)
@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.audio import LONGEST, SHORTEST, load_at_file_rate, round_to_pcm
 from pipeline.codec.model import EnCodec
 from pipeline.decode.run import Decoded, decode_source
-from pipeline.decode.source import token_file_source
+from pipeline.decode.source import TokenSource, token_file_source
 from pipeline.progress import Progress
 from shards.errors import ShardError, UserError
 from shards.note import Codec, Note, TokenFile, read_token_file
@@ -92,6 +92,24 @@ class SampleFolder:
             raise UserError(f"{self.path}: its token files do not name one shard set; name it with --shards FOLDER")
         return Path(folders.pop())
 
+    def token_source(self) -> TokenSource:
+        """The token files as a source to decode; WAVs without a token file are left out.
+
+        Raises:
+            ShardError: no token files, or one that is damaged or of another codec than the first.
+        """
+        folder = self.path / TOKENS
+        files = {}
+        for sample in self.samples:
+            path = folder / f"{sample.name}.npy"
+            if sample.tokens is not None and sample.codec is not None:
+                files[path] = TokenFile(Note(sample.name, sample.tokens), sample.codec)
+            elif path.exists():
+                raise ShardError(str(sample.fault))
+        if not files:
+            raise ShardError(f"{folder}: no token files in it (NAME.npy with NAME.json)")
+        return token_file_source(folder, files)
+
     def fingerprint(self) -> str:
         """sha256 of the samples' names and tokens: tells whether scores belong to these samples."""
         digest = hashlib.sha256()
@@ -129,24 +147,14 @@ def decode_samples(samples: SampleFolder, codec: EnCodec, progress: Progress) ->
     """Write the WAV files that are missing or were decoded from other codes; cache the waveforms.
 
     Raises:
-        ShardError: no token files, or one that is damaged or of another codec than the first.
+        ShardError: as `SampleFolder.token_source`.
     """
-    folder = samples.path / TOKENS
-    files = {}
-    for sample in samples:
-        path = folder / f"{sample.name}.npy"
-        if sample.tokens is not None and sample.codec is not None:
-            files[path] = TokenFile(Note(sample.name, sample.tokens), sample.codec)
-        elif path.exists():
-            raise ShardError(str(sample.fault))
-    if not files:
-        raise ShardError(f"{folder}: no token files in it (NAME.npy with NAME.json)")
     by_name = {sample.name: sample for sample in samples}
 
     def cache_waveform(key: str, waveform: np.ndarray) -> None:
         by_name[key].set_decoded(waveform, codec.spec.sample_rate)
 
-    return decode_source(token_file_source(folder, files), codec, samples.path, progress, on_waveform=cache_waveform)
+    return decode_source(samples.token_source(), codec, samples.path, progress, on_waveform=cache_waveform)
 
 
 def _read(path: Path, wav: Path) -> Sample:
