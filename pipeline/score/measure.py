@@ -15,7 +15,7 @@ from pipeline.codec.distance import mel_distance
 from pipeline.codec.model import EnCodec
 from pipeline.notes.nsynth import MIDI_MAX
 from pipeline.score.frechet import Gaussian, Moments, fit_gaussian, frechet, interval, moments, pooled
-from pipeline.score.nearest import Nearest, find_nearest
+from pipeline.score.nearest import Nearest
 from pipeline.score.pitch import IN_TUNE, POWER_FLOOR, cents, fundamental, hertz_of, loudness
 from pipeline.score.references import ReferenceNote, ShardSet
 from pipeline.score.samples import SampleFolder
@@ -94,7 +94,7 @@ def measure(
 
     on_stage("searching for copies")
     queries = [*features.values(), *(round_trips if split != "train" else [])]
-    nearest = find_nearest(shard_set.notes("train"), [note.tokens for note in queries if note.tokens is not None])
+    nearest = shard_set.nearest([note.tokens for note in queries if note.tokens is not None])
     scores.append(_copy_score(nearest[: len(features)], nearest[len(features) :]))
     scores += _codec_scores(pairs, unseen, floor)
 

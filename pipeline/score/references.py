@@ -5,7 +5,7 @@ A `ShardSet` caches what it has decoded, so a page that is written after the sco
 grows with the references (0.8 MB for a note of 4 s: scores take about 100 of them), not with the set.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes
 from pipeline.decode.source import load_codec_for, read_notes
 from pipeline.notes.key import parse_path_name
+from pipeline.score.nearest import Nearest, find_nearest
 from shards.errors import ShardError
 from shards.manifest import Manifest, Shard, read_manifest
 from shards.note import Note
@@ -44,6 +45,7 @@ class ShardSet:
     manifest: Manifest
     codec: EnCodec
     _candidates: dict[str, list[Note]] = field(default_factory=dict)  # split -> its first notes
+    _notes: dict[str, Note] = field(default_factory=dict)  # key -> note, of those that were searched for
     _shard_of: dict[str, Shard] = field(default_factory=dict)  # key -> shard, of the candidates
     _recordings: dict[str, dict[str, Path]] = field(default_factory=dict)  # shard name -> key -> path
     _round_trips: dict[str, np.ndarray] = field(default_factory=dict)  # key -> waveform
@@ -68,10 +70,17 @@ class ShardSet:
                 return split, [notes[(2 * index + 1) * len(notes) // (2 * few)] for index in range(few)]
         return "", []
 
-    def find(self, keys: Iterable[str], split: str) -> list[Note]:
+    def nearest(self, queries: Sequence[np.ndarray], split: str = "train") -> list[Nearest]:
+        """Find the most similar note of a split to each query, (token,); `find` has these notes in memory then."""
+        results = find_nearest(self.notes(split), queries)
+        self._notes.update((result.note.key, result.note) for result in results if result.note is not None)
+        return results
+
+    def find(self, keys: Collection[str], split: str) -> list[Note]:
         """Read the notes of these keys."""
-        missing = set(keys)
-        return [note for note in self.notes(split) if note.key in missing] if missing else []
+        if any(key not in self._notes for key in keys):
+            self._notes.update((note.key, note) for note in self.notes(split) if note.key in keys)
+        return [self._notes[key] for key in keys if key in self._notes]
 
     def round_trips(self, notes: Sequence[Note]) -> list[np.ndarray]:
         """Decode notes: (sample,) float32 each. What was decoded before comes from memory."""

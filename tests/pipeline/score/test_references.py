@@ -78,3 +78,14 @@ def test_the_codec_is_loaded_unless_it_is_loaded_already(folder: Path, monkeypat
     codec = load_codec("encodec_mini")
     monkeypatch.setattr("pipeline.decode.source.load_codec", lambda *_: pytest.fail("loaded again"))
     assert open_shard_set(folder, codec=codec).codec is codec
+
+
+def test_the_nearest_notes_are_found_again_without_reading_the_set(
+    shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = [*shard_set.notes("train")]
+    nearest = shard_set.nearest([notes[2].tokens, notes[4].tokens])
+    assert [match.note.key for match in nearest if match.note] == [notes[2].key, notes[4].key]
+    assert [note.key for note in shard_set.find({notes[1].key, "no such key"}, "train")] == [notes[1].key]
+    monkeypatch.setattr(references, "read_notes", lambda *_: pytest.fail("read again"))
+    assert [note.key for note in shard_set.find([notes[4].key, notes[2].key], "train")] == [notes[4].key, notes[2].key]
