@@ -1,13 +1,15 @@
-"""Command-line options that several rooms share."""
+"""Command-line options that several commands share."""
 
 from pathlib import Path
 
 import click
 
+from shards.device import DEVICE_HELP
+
 WEIGHTS = click.option(
     "--weights",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The codec's weights, .th or .safetensors.  [default: encodec_mini's own; EnCodec's, downloaded]",
+    help="Weights of the codec, .th or .safetensors.  [default: those in the package, or EnCodec's, downloaded]",
 )
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+DEVICE = click.option("--device", default="auto", show_default=True, help=DEVICE_HELP)

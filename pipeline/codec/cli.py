@@ -1,4 +1,4 @@
-"""Command of this room: `score-codec`."""
+"""Command `score-codec`."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from pipeline.options import WEIGHTS
 @click.argument("audio", type=click.Path(path_type=Path))
 @click.option("--codec", default="encodec_mini", show_default=True, help="encodec_24khz or encodec_mini.")
 @WEIGHTS
-@click.option("--count", type=click.IntRange(1), help="Score so many notes at even distances.  [default: all]")
+@click.option("--count", type=click.IntRange(1), help="Number of notes to score, at even distances.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def score_codec(audio: Path, codec: str, weights: Path | None, count: int | None, as_json: bool) -> None:
-    """Measure what a codec keeps of the notes in AUDIO, and how much of its codebooks it uses.
+    """Measure what a codec preserves of the notes in AUDIO, and how much of its codebooks it uses.
 
-    Whole notes at their own levels: the share whose fundamental survives (YIN, MIDI 40-84), the log-mel distance with
-    both codebooks and with one, codes used and perplexity. Use instruments that the codec was not trained on.
+    On whole notes at their own levels: the share that keeps its fundamental (YIN, MIDI 40-84), the log-mel distance
+    with both codebooks and with one, codes used and perplexity. Use instruments that the codec was not trained on.
 
     \b
     Example:
@@ -31,9 +31,5 @@ def score_codec(audio: Path, codec: str, weights: Path | None, count: int | None
 
     with NoteBar("score") as bar:
         score = score_folder(audio, codec, weights, count, bar)
-    if as_json:
-        click.echo(json.dumps(score.to_json()))
-        return
-    for line in score.lines():
+    for line in [json.dumps(score.to_json())] if as_json else score.lines():
         click.echo(line)
-    click.echo(f"{audio}: {score.notes} notes through {weights or codec}.")

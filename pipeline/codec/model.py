@@ -1,7 +1,7 @@
-"""Samples <-> codes: EnCodec, loaded from weights that can be checked, used for inference.
+"""EnCodec: samples <-> codes, and weights files.
 
-The only import of the `encodec` package. Knows nothing of files of audio, of token layout, or of how weights are
-trained: `codec_training.py` takes the untrained small model from here.
+The only file that imports the `encodec` package. Knows nothing of audio files, token layout or training;
+`training/trainer.py` trains the untrained small model of this file.
 
 EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022, https://arxiv.org/abs/2210.13438
 """
@@ -24,19 +24,19 @@ from torch import Tensor, nn
 
 from pipeline.codec.seanet import encode_in_pieces, pad1d
 from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecError, codec_spec, weights_file
-from shards.errors import UserError
+from shards import device as devices
 from shards.files import atomic_write
 from shards.note import Codec
 
-MINI_FILTERS = 8  # EnCodec has 32; everything else is EnCodec's
+MINI_FILTERS = 8  # EnCodec has 32, and otherwise the same architecture
 MINI_CODEBOOKS = 2
-LATENT = 128  # channels of a latent frame
+LATENT_CHANNELS = 128
 
-TRAINING_ONLY = ("cluster_size", "embed_avg", "inited")  # a codebook's buffers that encoding and decoding never read
+TRAINING_BUFFERS = ("cluster_size", "embed_avg", "inited")  # of a codebook; encoding and decoding do not read them
 
 
 class EnCodec:
-    """A loaded codec. `spec` says which one, for manifests and token files."""
+    """A loaded codec; `spec` describes it in manifests and token files."""
 
     def __init__(self, model: nn.Module, spec: Codec, device: torch.device) -> None:
         self.model = model
@@ -45,13 +45,16 @@ class EnCodec:
 
     @torch.inference_mode()
     def encode(self, samples: Tensor) -> Tensor:
-        """(note, sample) float32 at `spec.sample_rate` -> (note, codebook, frame) int64, ceil(samples / hop) frames."""
+        """Encode (note, sample) float32 at `spec.sample_rate` -> (note, codebook, frame) int64, samples / hop frames.
+
+        A part of a hop at the end counts as a frame.
+        """
         model: Any = self.model  # an encodec.EncodecModel
         codes: Tensor = model.quantizer.encode(self.latents(samples.to(self.device)), model.frame_rate, model.bandwidth)
         return codes.transpose(0, 1)  # the package has codebooks first
 
     def latents(self, samples: Tensor) -> Tensor:
-        """What is quantized: (note, sample) -> (note, channel, frame)."""
+        """Run the encoder, without quantization: (note, sample) -> (note, channel, frame)."""
         encoder: Any = self.model.encoder
         waves = samples[:, None]  # (note, channel, sample)
         latents: Tensor = encode_in_pieces(encoder, waves) if self.device.type == "cpu" else encoder(waves)
@@ -59,11 +62,11 @@ class EnCodec:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """(note, codebook, frame) -> (note, sample) float32, frames * hop samples."""
+        """Decode (note, codebook, frame) -> (note, sample) float32, frames * hop samples."""
         return self.model.decode([(codes.to(self.device), None)])[:, 0]  # type: ignore[operator]
 
     def entries(self) -> Tensor:
-        """Of the codebooks: (codebook, entry, channel)."""
+        """Entries of the codebooks: (codebook, entry, channel)."""
         return torch.stack([layer._codebook.embed for layer in self.model.quantizer.vq.layers])  # type: ignore[union-attr]
 
 
@@ -72,12 +75,14 @@ def load_codec(
 ) -> EnCodec:
     """Load a codec on `device`.
 
-    `weights`: the official `.th` or a `.safetensors`; without it, `encodec_mini` has its own in this package and
-    `encodec_24khz` uses torch's cache, downloading into it once. `spec`: this codec's `codec_spec`, if the caller has
-    it already; the weights are not hashed again. Raises CodecError.
+    `weights` as in `weights_file`. `spec`: from `codec_spec`, so that the weights are not hashed again.
+
+    Raises:
+        CodecError: an unknown codec, or weights that are missing, damaged or of another model.
+        UserError: a device that this machine does not have.
     """
-    spec = spec or codec_spec(name, bandwidth, weights)
     target = resolve_device(device)
+    spec = spec or codec_spec(name, bandwidth, weights)
     model = untrained_mini() if name == "encodec_mini" else untrained_24khz()
     path = weights_file(name, weights)
     _load_weights(model, read_weights(path), path, name)
@@ -88,27 +93,24 @@ def load_codec(
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the fastest device this machine has."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, here in available.items() if here)
-    if not available.get(name.split(":")[0], False):
-        raise UserError(f"device {name}: not available here; use --device auto")
-    return torch.device(name)
+    """Find the device that `--device` names on this machine. Raises UserError."""
+    return torch.device(devices.resolve_device(name, torch.cuda.device_count(), torch.backends.mps.is_available()))
 
 
 def untrained_mini(norm: str = "weight_norm") -> Any:
-    """The small model, with the `encodec` package's own initialisation: an `EncodecModel` with 8 filters for 32.
+    """Build an `EncodecModel` with 8 filters in place of 32, random as the `encodec` package initialises it.
 
     `norm="none"` leaves weight norm out: the same function with fewer parameters, and faster to train.
     """
     encodec = _import_encodec()
-    shape = {"channels": 1, "causal": True, "dimension": LATENT, "n_filters": MINI_FILTERS, "norm": norm}
+    shape = {"channels": 1, "causal": True, "dimension": LATENT_CHANNELS, "n_filters": MINI_FILTERS, "norm": norm}
     with _quiet_weight_norm():
         return encodec.EncodecModel(
             encodec.modules.SEANetEncoder(**shape),
             encodec.modules.SEANetDecoder(**shape),
-            encodec.quantization.ResidualVectorQuantizer(dimension=LATENT, n_q=MINI_CODEBOOKS, bins=CODEBOOK_SIZE),
+            encodec.quantization.ResidualVectorQuantizer(
+                dimension=LATENT_CHANNELS, n_q=MINI_CODEBOOKS, bins=CODEBOOK_SIZE
+            ),
             target_bandwidths=list(BANDWIDTHS["encodec_mini"]),
             sample_rate=SAMPLE_RATE,
             channels=1,
@@ -117,13 +119,17 @@ def untrained_mini(norm: str = "weight_norm") -> Any:
 
 
 def untrained_24khz() -> Any:
-    """EnCodec as published, random."""
+    """Build EnCodec's 24 kHz model with random weights."""
     with _quiet_weight_norm():
         return _import_encodec().EncodecModel.encodec_model_24khz(pretrained=False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from `.safetensors`, or from anything `torch.load` reads without running code. Raises CodecError."""
+    """Read a state dict from `.safetensors`, or from a file that `torch.load` reads without running code.
+
+    Raises:
+        CodecError: damaged, not a file of weights, or one that would run code.
+    """
     import safetensors
     import safetensors.torch
 
@@ -132,9 +138,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        unsafe = isinstance(error, pickle.UnpicklingError)  # torch's own words would advise to run what is in the file
-        reason = "no tensors that can be read without running code" if unsafe else str(error).split("\n")[0]
-        raise CodecError(f"{path}: damaged or not a file of weights ({reason}); fetch it again") from error
+        is_pickle = isinstance(error, pickle.UnpicklingError)  # torch's message would advise to run the file's code
+        reason = "no tensors that can be read without running code" if is_pickle else str(error).split("\n")[0]
+        raise CodecError(f"{path}: damaged or not a file of weights ({reason}); download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CodecError(f"{path}: holds no state dict of tensors; give EnCodec's own .th file or a .safetensors")
     return state
@@ -143,7 +149,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def write_weights(path: Path, model: Any, entries: Tensor) -> None:
     """Write a trained `untrained_mini("none")` and its codebooks, (codebook, entry, channel), in half precision.
 
-    The form is that of EnCodec's own weights, so the `encodec` package's modules take what `read_weights` reads.
+    The tensors have the names of EnCodec's own weights, so the `encodec` package's modules load them.
     """
     import safetensors.torch
 
@@ -152,34 +158,34 @@ def write_weights(path: Path, model: Any, entries: Tensor) -> None:
         for module in [*model.modules()]:
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
                 nn.utils.weight_norm(module)
-    for layer, book in zip(model.quantizer.vq.layers, entries, strict=True):
-        layer._codebook.embed.copy_(book)
+    for layer, codebook in zip(model.quantizer.vq.layers, entries, strict=True):
+        layer._codebook.embed.copy_(codebook)
     state = {
         key: value.detach().half().cpu().contiguous()
         for key, value in model.state_dict().items()
-        if key.rpartition(".")[2] not in TRAINING_ONLY
+        if key.rpartition(".")[2] not in TRAINING_BUFFERS
     }
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(state))
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name: str) -> None:
-    """Copy `weights` into `model`; the first tensor that does not fit is named."""
-    wanted = model.state_dict()
-    for key, value in wanted.items():
+    """Copy `weights` into `model`; a CodecError names the first tensor that does not fit."""
+    expected = model.state_dict()
+    for key, value in expected.items():
         if key in weights and weights[key].shape != value.shape:
             shapes = f"is {tuple(weights[key].shape)} where {name} has {tuple(value.shape)}"
             raise CodecError(f"{path}: not the weights of {name}: tensor {key} {shapes}")
-        if key not in weights and key.rpartition(".")[2] not in TRAINING_ONLY:
+        if key not in weights and key.rpartition(".")[2] not in TRAINING_BUFFERS:
             raise CodecError(f"{path}: not the weights of {name}: tensor {key} is missing")
     for key in weights:
-        if key not in wanted:
+        if key not in expected:
             raise CodecError(f"{path}: not the weights of {name}, which has no tensor {key}")
     model.load_state_dict(weights, strict=False)
 
 
 def _fold_weight_norm(model: nn.Module) -> None:
-    """Compute each normalised weight once rather than at every call: the same product, so the same codes."""
+    """Compute each normalised weight once, not at every call: the same product, so the same codes."""
     for module in model.modules():
         if hasattr(module, "weight_g"):
             nn.utils.remove_weight_norm(module)
@@ -187,20 +193,20 @@ def _fold_weight_norm(model: nn.Module) -> None:
 
 @contextmanager
 def _quiet_weight_norm() -> Iterator[None]:
-    """`encodec` uses the old `torch.nn.utils.weight_norm`, which warns once a module."""
+    """Silence the deprecated `torch.nn.utils.weight_norm`, which warns once a module."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
         yield
 
 
 def _import_encodec() -> Any:
-    """`encodec` imports torchaudio for two helpers not used here; beside a CPU build of torch it may fail to load."""
-    absent = "torchaudio" not in sys.modules
+    """Import `encodec` without torchaudio, which may not load beside a CPU build of torch and is not used here."""
+    is_absent = "torchaudio" not in sys.modules
     sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
     try:
         import encodec
     finally:
-        if absent:
+        if is_absent:
             del sys.modules["torchaudio"]
     encodec.modules.conv.pad1d = pad1d
     return encodec

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.codec.distance import MEL_WINDOWS, mel_distance, pitch_distance, sounding, waveform_error
+from pipeline.codec.distance import MEL_WINDOWS, is_sounding, mel_distance, pitch_distance, waveform_error
 from pipeline.codec.model import MINI_CODEBOOKS, EnCodec, untrained_mini
 from pipeline.codec.spec import CODEBOOK_SIZE, HOP
 from pipeline.codec.training.codebooks import (
@@ -186,7 +186,7 @@ class Training:
         if self.stage == "joint":
             assert self.books is not None
             terms["commitment"] = commitment(latents, self.books)
-            terms["crowding"] = crowding(latents, self.books, sounding(real, HOP).flatten())
+            terms["crowding"] = crowding(latents, self.books, is_sounding(real, HOP).flatten())
         return terms
 
     def _change_stage(self) -> None:

@@ -30,7 +30,7 @@ def shipped(unseen: Path) -> Score:
 
 def test_the_shipped_codec_keeps_notes_it_was_not_trained_on(shipped: Score) -> None:
     assert shipped.notes == shipped.pitched == 6
-    assert shipped.kept == 1.0
+    assert shipped.pitch_accuracy == 1.0
     assert shipped.distance < 0.25 < 0.5 * shipped.silence + 0.05
 
 

@@ -78,9 +78,9 @@ def test_codes_and_sound_of_the_mini_codec_are_the_packages_own(mini: EnCodec, p
     direct = plain(untrained_mini(), SHIPPED, 1.5)
     decoded = mini.decode(codes)[:, : samples.shape[1]]
     with torch.no_grad():
-        [(wanted, _)] = direct.encode(samples[:, None])
+        [(expected, _)] = direct.encode(samples[:, None])
         round_trip = direct(samples[:, None])[:, 0]
-    assert torch.equal(codes, wanted)
+    assert torch.equal(codes, expected)
     assert torch.equal(decoded, round_trip)
 
 
@@ -94,9 +94,9 @@ def test_codes_and_sound_of_the_full_codec_are_the_packages_own_at_every_bandwid
     decoded = codec.decode(codes)[:, : samples.shape[1]]
     direct = plain(untrained_24khz(), full_weights, bandwidth)
     with torch.no_grad():
-        [(wanted, _)] = direct.encode(samples[:, None])
+        [(expected, _)] = direct.encode(samples[:, None])
         round_trip = direct(samples[:, None])[:, 0]
-    assert torch.equal(codes, wanted)
+    assert torch.equal(codes, expected)
     assert torch.equal(decoded, round_trip)
     assert codec.spec.codebooks == codes.shape[1] == bandwidth / 0.75
 
@@ -125,11 +125,11 @@ def test_the_spec_says_which_codec_made_the_codes(mini: EnCodec) -> None:
 
 
 def test_a_safetensors_of_the_full_codec_without_training_buffers_loads(full_weights: Path, tmp_path: Path) -> None:
-    kept = {
+    without_buffers = {
         key: value for key, value in read_weights(full_weights).items() if not key.endswith(("inited", "embed_avg"))
     }
     path = tmp_path / "random.safetensors"
-    safetensors.torch.save_file(kept, path)
+    safetensors.torch.save_file(without_buffers, path)
     samples = sound(notes=1, seconds=0.1)
     codes = load_codec("encodec_24khz", 3.0, path).encode(samples)
     assert torch.equal(codes, load_codec("encodec_24khz", 3.0, full_weights).encode(samples))
@@ -238,9 +238,14 @@ def test_what_cannot_be_had_is_said_with_the_cure(arguments: tuple[Any, ...], wo
     assert "\n" not in error.value.message
 
 
-def test_a_device_that_is_not_here_is_refused_and_auto_is_one_that_is() -> None:
+def test_a_device_that_is_not_here_is_refused_auto_is_one_that_is_and_an_index_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert torch.zeros(1, device=resolve_device("auto")).sum() == 0
     assert resolve_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.undo()
     for name in ("tpu", *([] if torch.cuda.is_available() else ["cuda"])):
-        with pytest.raises(UserError, match="not available here"):
+        with pytest.raises(UserError, match="not on this machine"):
             resolve_device(name)
