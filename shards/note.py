@@ -7,7 +7,9 @@ Only numpy: no audio, no model, no tar.
 import io
 import json
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ import numpy as np
 from shards.errors import ShardError
 from shards.files import atomic_write, write_json
 from shards.sample_info import SampleInfo
+
+NPY_HEADER = 128  # bytes before the numbers of an .npy file of one dimension
+NPY_ERRORS = (ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenError)  # numpy's, for a damaged header
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,25 @@ def npy_array(data: bytes, where: str) -> np.ndarray:
     try:
         stream = io.BytesIO(data)
         array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+    except NPY_ERRORS as error:
         raise ShardError(f"{where}: is not a whole .npy file of plain numbers ({_first_line(error)})") from error
     if stream.read(1):
         raise ShardError(f"{where}: has bytes after its array")
+    return array
+
+
+def npy_tokens(data: bytes, name: str) -> np.ndarray:
+    """The array of an .npy file as (token,) int16, read-only where the header is the usual one.
+
+    Raises:
+        ShardError: as `npy_array`, or not one dimension of little-endian int16.
+    """
+    length = _flat_length(data[:NPY_HEADER])
+    if len(data) == NPY_HEADER + 2 * length:
+        return np.frombuffer(data, "<i2", offset=NPY_HEADER)
+    array = npy_array(data, name)
+    if array.ndim != 1 or array.dtype.str != "<i2":
+        raise ShardError(f"{name}: holds {array.dtype} of shape {array.shape}, not flat int16 codes")
     return array
 
 
@@ -174,6 +194,22 @@ def read_token_file(path: Path) -> TokenFile:
     tokens = npy_array(path.read_bytes(), str(path))
     check_tokens(tokens, codec, str(path))
     return TokenFile(Note(path.stem, tokens, labels), codec, None if sampled is None else SampleInfo.from_json(sampled))
+
+
+@lru_cache(maxsize=1024)
+def _flat_length(header: bytes) -> int:
+    """Number of int16 in an npy file with this header, or -1 if the header is not the usual one.
+
+    Notes of one length share their header; parsing it for each would take longer than all else.
+    """
+    stream = io.BytesIO(header)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            return -1
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except NPY_ERRORS:
+        return -1
+    return shape[0] if len(shape) == 1 and dtype.str == "<i2" and stream.tell() == NPY_HEADER else -1
 
 
 def _first_line(error: BaseException) -> str:

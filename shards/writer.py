@@ -3,12 +3,15 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from shards.files import atomic_write, sha256_of_open
 from shards.manifest import Shard
-from shards.note import Note, npy_bytes
+from shards.note import NPY_HEADER, Note, npy_bytes
+
+BLOCK = tarfile.BLOCKSIZE  # bytes: headers take one, contents as many whole blocks as they need
 
 
 def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
@@ -33,6 +36,13 @@ def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
         size = file.tell()
         file.seek(0)
         return Shard(path.name, count, tokens, size, sha256_of_open(file))
+
+
+def estimate_bytes(notes: int, tokens_per_note: float, labels: Mapping[str, Any]) -> int:
+    """About how large the tars of so many notes with such labels are: two members each, padded to blocks."""
+    npy = NPY_HEADER + 2 * tokens_per_note
+    blocks = 2 + -(-npy // BLOCK) + -(-len(json.dumps(labels)) // BLOCK)
+    return round(notes * blocks * BLOCK)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -3,15 +3,10 @@
 Knows no model, and nothing of the tar format.
 """
 
-import io
-import os
-import re
 import signal
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +15,14 @@ import numpy as np
 from shards.cache import cached_shard
 from shards.errors import ShardError, UserError
 from shards.manifest import Manifest
-from shards.note import Note, json_object, npy_array
+from shards.note import Note
+from shards.reader import NoteFile
+from shards.record import UNCOUNTED, ShardRecord, read_shard_record
 from trainer.config import DataConfig
 from trainer.order import NoteIndex, Order, split_range
 from trainer.vocabulary import Vocabulary, label_value
 
-BLOCK = tarfile.BLOCKSIZE  # bytes
-PLAIN = (tarfile.REGTYPE[0], tarfile.AREGTYPE[0])
-NAME = slice(0, 100)  # where a header has a member's name, its size in octal, and its type
-SIZE = slice(124, 136)
-TYPE = 156
-NPY_HEADER = 128  # bytes before the numbers of an npy file of one dimension
 PREFETCH = 4  # batches that a worker reads ahead
-MEMBER = re.compile(rb"([^./\x00]+)\.(npy|json)")
 
 
 @dataclass(frozen=True)
@@ -60,69 +50,6 @@ class SplitStats:
 
     longest: int  # tokens of the longest note
     combinations: list[tuple[tuple[Any, ...], int]]  # values of the run's labels, and how many notes have them
-
-
-class NoteFile:
-    """One tar of notes, read by row."""
-
-    def __init__(self, path: Path, notes: int) -> None:
-        self.path = path
-        self.offsets = _scan(path)
-        if len(self.offsets) != notes + 1:
-            raise ShardError(
-                f"{path}: holds {len(self.offsets) - 1} notes, but the manifest says {notes}; "
-                "`python -m shards verify` says what is wrong with the set"
-            )
-
-    def read(self, row: int) -> tuple[str, np.ndarray, dict[str, Any]]:
-        """(key, raw codes (token,) int16, labels) of one note.
-
-        Raises:
-            ShardError: not a plain KEY.npy + KEY.json pair of flat int16 codes and a JSON object.
-        """
-        start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
-        with self.path.open("rb", buffering=0) as file:
-            record = os.pread(file.fileno(), stop - start, start)
-        try:
-            (key, codes), (other, labels) = self._pair(record)
-        except (tarfile.TarError, ValueError) as error:
-            raise ShardError(f"{self.path}: note {row} is no whole pair ({error}); encode this set again") from error
-        if key != other:
-            raise ShardError(f"{self.path}: {key}.npy has no {key}.json behind it; encode this set again")
-        where = f"{self.path}: {key}"
-        return key, _codes(codes, f"{where}.npy"), json_object(labels, f"{where}.json")
-
-    def _pair(self, record: bytes) -> Iterator[tuple[str, bytes]]:
-        """(key, content) of the npy, then of the json."""
-        place = 0
-        for ending in (b"npy", b"json"):
-            header = record[place : place + BLOCK]
-            if len(header) < BLOCK:
-                raise ShardError(f"{self.path}: is cut short; encode this set again")
-            if header[TYPE] not in PLAIN:
-                yield from self._pair_of_long_names(record)
-                return
-            match = MEMBER.fullmatch(header[NAME].rstrip(b"\0"))
-            if match is None or match[2] != ending:
-                raise self._stranger(header[NAME].rstrip(b"\0").decode(errors="replace"))
-            size = _size(header)
-            place += BLOCK
-            yield match[1].decode(), record[place : place + size]
-            place += -(-size // BLOCK) * BLOCK
-
-    def _pair_of_long_names(self, record: bytes) -> Iterator[tuple[str, bytes]]:
-        """The same for a note whose name has a header of its own (PAX), and so for whatever else tars can hold."""
-        with tarfile.open(fileobj=io.BytesIO(record + bytes(2 * BLOCK)), mode="r:") as tar:
-            for member, ending in zip(tar.getmembers(), ("npy", "json"), strict=False):
-                match = MEMBER.fullmatch(member.name.encode())
-                if match is None or match[2].decode() != ending or not member.isreg():
-                    raise self._stranger(member.name)
-                content = tar.extractfile(member)
-                assert content is not None
-                yield match[1].decode(), content.read()
-
-    def _stranger(self, name: str) -> ShardError:
-        return ShardError(f"{self.path}: member {name!r} is not a plain file of a note; do not use this tar")
 
 
 class NoteReader:
@@ -154,20 +81,38 @@ class NoteReader:
         if file is None:
             entry = self.shards[shard]
             file = self._files[shard] = NoteFile(cached_shard(self.folder, entry), entry.notes)
-        return Note(*file.read(row))
+        return file.read(row)
 
     def read_all(self) -> Iterator[Note]:
         """Read all notes, in the order of the tars."""
         return (self.read(shard, row) for shard, row in self.positions())
 
     def stats(self, labels: tuple[str, ...]) -> SplitStats:
-        """The statistics for a run with these labels: from the shards' records, so that no tar is opened, or from the
+        """The statistics for a run with these labels: from the shards' records, so that no tar is opened, or from all
         notes if the records lack them."""
         longest, counts = 0, Counter[tuple[Any, ...]]()
-        for note in self.read_all():
+        records = [] if UNCOUNTED in labels else self._records()
+        for record in records:
+            assert record.longest is not None and record.label_counts is not None
+            longest = max(longest, record.longest)
+            counts.update(record.label_counts.of(labels))
+        for note in () if records else self.read_all():
             longest = max(longest, len(note.tokens))
             counts[tuple(label_value(note.labels, name) for name in labels)] += 1
         return SplitStats(longest, sorted(counts.items(), key=str))
+
+    def _records(self) -> list[ShardRecord]:
+        """The records of all shards, or none if one of them is missing, is of another tar or has no statistics."""
+        records = []
+        for shard in self.shards:
+            try:
+                record = read_shard_record(self.folder / shard.record_name)
+            except (FileNotFoundError, ShardError):
+                return []
+            if record.shard != shard or record.longest is None or record.label_counts is None:
+                return []
+            records.append(record)
+        return records
 
 
 def collate(notes: Iterable[Note], vocabulary: Vocabulary, window: int, source: str) -> Batch:
@@ -254,7 +199,6 @@ def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
         wds.DataPipeline(stream.indices, stream.batches),
         num_workers=workers,
         batch_size=None,
-        collate_fn=_identity,
         worker_init_fn=_ignore_signals,
         prefetch_factor=PREFETCH if workers else None,
     )
@@ -291,72 +235,6 @@ def _concatenate(parts: list[Batch]) -> Batch:
         np.concatenate(codes),
         np.concatenate([part.lengths for part in parts]),
     )
-
-
-def _scan(path: Path) -> np.ndarray:
-    """Where each note's pair begins in the tar, and where the last one ends: (note + 1,) int64.
-
-    Raises:
-        ShardError: missing, no tar, or cut short.
-    """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            offsets, members, place, begun = [], 0, 0, False
-            while header := os.pread(file.fileno(), BLOCK, place):
-                if not any(header):
-                    break
-                if not begun and members % 2 == 0:
-                    offsets.append(place)
-                begun = header[TYPE] not in PLAIN  # headers that only tell more about the member behind them
-                members += not begun
-                place += BLOCK + -(-_size(header) // BLOCK) * BLOCK
-            if place + 2 * BLOCK > size:
-                raise ShardError(f"{path}: is cut short after {size} bytes; encode this set again")
-            return np.array([*offsets, place], np.int64)
-    except FileNotFoundError as error:
-        raise ShardError(f"{path}: missing; encode this set again") from error
-    except (OSError, ValueError, IndexError) as error:
-        raise ShardError(f"{path}: is not a whole tar ({error}); encode this set again") from error
-
-
-def _size(header: bytes) -> int:
-    """Bytes of a member's content. Only plain octal digits: Python would also take a minus sign."""
-    digits = header[SIZE].strip(b" \0")
-    if not digits.isdigit():
-        raise ValueError(f"a size of {digits!r}")
-    return int(digits, 8)
-
-
-def _codes(data: bytes, where: str) -> np.ndarray:
-    """The content of an npy file: (token,) int16."""
-    length = _flat_length(data[:NPY_HEADER])
-    if len(data) == NPY_HEADER + 2 * length:
-        return np.frombuffer(data, "<i2", offset=NPY_HEADER)
-    codes = npy_array(data, where)
-    if codes.ndim != 1 or codes.dtype.str != "<i2":
-        raise ShardError(f"{where}: holds {codes.dtype} of shape {codes.shape}, not flat int16 codes")
-    return codes
-
-
-@lru_cache(maxsize=1024)
-def _flat_length(header: bytes) -> int:
-    """How many int16 an npy file with this header holds, or -1 if it is not one that is read the short way.
-
-    Notes of one length share their header; parsing it again for each would take longer than all the rest.
-    """
-    stream = io.BytesIO(header)
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            return -1
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    except ValueError:
-        return -1
-    return shape[0] if len(shape) == 1 and dtype.str == "<i2" and stream.tell() == NPY_HEADER else -1
-
-
-def _identity(item: Any) -> Any:
-    return item
 
 
 def _ignore_signals(worker: int) -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from shards.errors import ShardError
-from shards.note import Codec, Note, flatten, npy_array, npy_bytes, read_token_file, unflatten, write_token_file
+from shards.note import (
+    Codec,
+    Note,
+    flatten,
+    npy_array,
+    npy_bytes,
+    npy_tokens,
+    read_token_file,
+    unflatten,
+    write_token_file,
+)
 from tests.support.shard_sets import CODEC, random_note
 
 codes_of_any_shape = st.tuples(st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(0, 40)).flatmap(
@@ -92,10 +102,16 @@ class Bomb:
         return exec, ("raise SystemExit('data ran as code')",)
 
 
-@pytest.mark.parametrize("data", [pickle.dumps(Bomb()), b"", b"\x93NUMPY", npy_bytes(np.zeros(9, np.int16))[:-1]])
+NPY = npy_bytes(np.zeros(9, np.int16))
+DAMAGED = [pickle.dumps(Bomb()), b"", b"\x93NUMPY", NPY[:-1], NPY.replace(b"}", b" "), NPY.replace(b"(9,)", b"(9,\0")]
+
+
+@pytest.mark.parametrize("data", DAMAGED)
 def test_bytes_that_are_no_plain_array_are_refused_and_run_nothing(data: bytes) -> None:
     with pytest.raises(ShardError, match="x: is not a whole"):
         npy_array(data, "x")
+    with pytest.raises(ShardError, match="x: is not a whole"):
+        npy_tokens(data, "x")
 
 
 def test_an_array_of_pickled_objects_is_refused_and_runs_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shards.errors import ShardError
 from shards.note import Note, npy_bytes
 from shards.reader import read_shard
-from shards.writer import write_shard
+from shards.writer import estimate_bytes, write_shard
 from tests.support.shard_sets import random_note, write_set
 
 keys = st.text(st.characters(exclude_characters="./\0", exclude_categories=("Cs",)), min_size=1, max_size=120)
@@ -65,6 +65,30 @@ def test_a_tar_cut_at_any_block_is_refused_by_name(tmp_path: Path) -> None:
             list(read_shard(path))
 
 
+@pytest.mark.parametrize("offset", [0, 110, 130, 150, 345])  # key, owner, size, checksum, folder
+def test_a_header_with_one_changed_byte_is_refused(tmp_path: Path, offset: int) -> None:
+    path = tmp_path / "train-00000.tar"
+    write_shard(path, [random_note("a"), random_note("b")])
+    data = bytearray(path.read_bytes())
+    data[offset] += 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"train-00000\.tar: is not a whole tar"):
+        list(read_shard(path))
+
+
+def test_a_tar_whose_end_is_not_empty_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train-00000.tar"
+    path.write_bytes(bytes(512) + b"x" * 512)
+    with pytest.raises(ShardError, match="is cut short"):
+        list(read_shard(path))
+
+
+def test_the_estimated_size_is_that_of_the_tar_but_for_its_end(tmp_path: Path) -> None:
+    notes = [random_note(f"n{index}", frames=300) for index in range(20)]
+    size = write_shard(tmp_path / "train-00000.tar", notes).bytes
+    assert 0 <= size - estimate_bytes(len(notes), 600, notes[0].labels) <= tarfile.RECORDSIZE
+
+
 def tar_of(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
         for info, data in members:
@@ -85,6 +109,7 @@ NPY = npy_bytes(np.zeros(4, np.int16))
 @pytest.mark.parametrize(
     ("members", "fact"),
     [
+        ([(tarfile.TarInfo("folder" * 12 + "/" + "a" * 90 + ".npy"), NPY)], "is not a plain file"),
         ([(tarfile.TarInfo("../../out.npy"), NPY)], "is not a plain file"),
         ([(tarfile.TarInfo("/etc/out.npy"), NPY)], "is not a plain file"),
         ([(link("a.npy", tarfile.SYMTYPE), b"")], "is not a plain file"),
@@ -92,8 +117,8 @@ NPY = npy_bytes(np.zeros(4, np.int16))
         ([(link("a.npy", tarfile.FIFOTYPE), b"")], "is not a plain file"),
         ([(tarfile.TarInfo("a.npy"), NPY)], "has no a.json behind it"),
         ([(tarfile.TarInfo("a.npy"), NPY), (tarfile.TarInfo("b.json"), b"{}")], "has no a.json behind it"),
-        ([(tarfile.TarInfo("a.json"), b"{}"), (tarfile.TarInfo("a.npy"), NPY)], "stands where a KEY.npy should"),
-        ([(tarfile.TarInfo("a.pyd"), NPY)], "stands where a KEY.npy should"),
+        ([(tarfile.TarInfo("a.json"), b"{}"), (tarfile.TarInfo("a.npy"), NPY)], "is where a KEY.npy should be"),
+        ([(tarfile.TarInfo("a.pyd"), NPY)], "is where a KEY.npy should be"),
         ([(tarfile.TarInfo("a.npy"), b"not npy")], r"a\.npy: is not a whole"),
         ([(tarfile.TarInfo("a.npy"), npy_bytes(np.zeros((2, 2), np.int16)))], "not flat int16"),
         ([(tarfile.TarInfo("a.npy"), npy_bytes(np.zeros(2, np.int64)))], "not flat int16"),
