@@ -1,11 +1,10 @@
-"""Command of this room: `train-codec`."""
+"""Command `train-codec`."""
 
 from pathlib import Path
 
 import click
 
 from pipeline.options import DEVICE
-from shards.errors import UserError
 
 
 @click.command("train-codec")
@@ -14,11 +13,11 @@ from shards.errors import UserError
     "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The weights: .safetensors."
 )
 @click.option(
-    "--start", metavar="CODEC", help="Go on from encodec_mini, or from a file of its form.  [default: from nothing]"
+    "--start", metavar="CODEC", help="Start from encodec_mini, or from a file of its form.  [default: random weights]"
 )
-@click.option("--minutes", default=95.0, show_default=True, help="How long to train.")
-@click.option("--steps", type=click.IntRange(1), help="Train so many steps instead, however long they take.")
-@click.option("--seed", default=0, show_default=True, help="Of the first weights and of everything drawn.")
+@click.option("--minutes", default=95.0, show_default=True, help="Training time.")
+@click.option("--steps", type=click.IntRange(1), help="Number of steps, in place of a time.")
+@click.option("--seed", default=0, show_default=True, help="Of the first weights and of the random crops.")
 @DEVICE
 def train_codec_command(
     audio: tuple[Path, ...],
@@ -31,30 +30,22 @@ def train_codec_command(
 ) -> None:
     """Train a codec of encodec_mini's form on your own notes.
 
-    From nothing, that takes hours. From a codec that is trained already (--start), minutes show what it will be.
+    From random weights, that takes hours. From a trained codec (--start), minutes show a result.
 
-    Each folder in AUDIO is drawn from as often as the square root of its number of notes.
+    A folder in AUDIO gives crops as often as the square root of its number of notes.
 
-    Notes in folders named *-valid are held out and measured on, those in *-test are left alone; the rest is trained on.
-    A training that was interrupted goes on where it stopped; what it needs for that, and what TensorBoard shows, is in
-    the folder beside FILE that ends in .training. On a CPU that others use too, set OMP_NUM_THREADS=1.
+    Notes in folders named *-valid are for validation, those in *-test are left out, all others are trained on.
+    An interrupted training resumes; its checkpoint, and events for TensorBoard, are in the folder beside FILE that
+    ends in .training. On a CPU that others use too, set OMP_NUM_THREADS=1.
 
     \b
     Example:
       python -m pipeline train-codec demo-notes --start encodec_mini --out runs/codec/mine.safetensors --minutes 20
       python -m pipeline score-codec demo-notes/nsynth-guitar-valid --weights runs/codec/mine.safetensors
     """
-    from pipeline.codec.model import load_codec
     from pipeline.codec.training.run import Length, train_codec
     from pipeline.codec.training.trainer import Recipe
 
-    if out.suffix != ".safetensors":
-        raise UserError(f"{out}: weights are written as .safetensors; name the file so")
-    first = None
-    if start is not None:
-        first = load_codec("encodec_mini", weights=None if start == "encodec_mini" else Path(start))
-    trained = train_codec(list(audio), out, Recipe(seed=seed), Length(minutes, steps), device, first)
-    click.echo(
-        f"{out}: {trained.steps} steps in {trained.minutes:.1f} minutes, log-mel distance {trained.distance:.3f} on "
-        f"notes held out. Next: python -m pipeline score-codec FOLDER --weights {out}"
-    )
+    outcome = train_codec(list(audio), out, Recipe(seed=seed), Length(minutes, steps), device, start)
+    for line in outcome.lines():
+        click.echo(line)

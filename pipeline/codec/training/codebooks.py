@@ -1,9 +1,9 @@
-"""The codebooks of a codec in training: how latents are quantized, and how the entries follow the latents.
+"""Codebooks of a codec in training: residual vector quantization, k-means, moving-average updates, and their losses.
 
 Residual vector quantization (Zeghidour et al., "SoundStream", 2021, https://arxiv.org/abs/2107.03312). Entries begin as
 k-means and become moving averages of the latents that choose them (van den Oord et al., 2017,
-https://arxiv.org/abs/1711.00937). The `encodec` package does the same inside its forward pass. Here it is apart, since
-the package counts dead entries by the batch: with the few frames of a small one it replaces nearly all at every step.
+https://arxiv.org/abs/1711.00937). The `encodec` package does the same inside its forward pass, but counts dead entries
+by the batch: with the few frames of a small one it replaces nearly all at every step. Knows no models and notes.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 DECAY = 0.99  # of the moving averages, a step
 DEAD = 0.01  # latents a step: entries chosen less often, on average, are replaced
-ROUNDS = 15  # of k-means
-AT_ONCE = 8_192  # latents compared with a codebook at a time
-TINY = 1e-12  # squared distance: no draw has all weights zero
-NO_DISTANCE = 0.1  # squared, added under the logarithm of `crowding`: nothing is gained from telling such neighbours
+KMEANS_ROUNDS = 15
+CHUNK = 8_192  # latents compared with a codebook at a time
+TINY = 1e-12  # squared distance, so that the weights of a random choice are never all zero
+MIN_DISTANCE = 0.1  # squared, added under the logarithm of `koleo_loss`: closer neighbours gain nothing by moving apart
 
 
 @dataclass
 class Codebooks:
-    """Residual codebooks, and the moving averages that their entries are made of."""
+    """Residual codebooks, and the moving averages of which their entries are made."""
 
     entries: Tensor  # (codebook, entry, channel)
-    uses: Tensor  # latents a step that choose each, (codebook, entry)
+    uses: Tensor  # latents a step that choose each entry, (codebook, entry)
     sums: Tensor  # of these latents, (codebook, entry, channel)
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """(frame, channel) -> the sums of the nearest entries, (frame, channel), and codes, (codebook, frame)."""
+        """Quantize (frame, channel) -> sums of the nearest entries, (frame, channel), and codes, (codebook, frame)."""
         residual, codes = latents, []
         for entries in self.entries:
             chosen = nearest(residual, entries)
@@ -36,7 +36,7 @@ class Codebooks:
             codes.append(chosen)
         return latents - residual, torch.stack(codes)
 
-    def follow(self, latents: Tensor, generator: torch.Generator) -> None:
+    def update(self, latents: Tensor, generator: torch.Generator) -> None:
         """Move entries towards the latents that choose them, (frame, channel); dead ones go where errors are large."""
         residual = latents
         for entries, uses, sums in zip(self.entries, self.uses, self.sums, strict=True):
@@ -46,19 +46,19 @@ class Codebooks:
             sums.lerp_(torch.zeros_like(sums).index_add_(0, chosen, residual), 1 - DECAY)
             dead = (uses < DEAD).nonzero()[:, 0]
             if len(dead):
-                usual = len(residual) / len(entries)  # latents a step, so that it has time to be chosen
-                uses[dead] = usual
-                sums[dead] = usual * residual[_worst(error, len(dead), generator)]
+                average = len(residual) / len(entries)  # latents a step, so that a new entry has time to be chosen
+                uses[dead] = average
+                sums[dead] = average * residual[_sample_by_error(error, len(dead), generator)]
             torch.div(sums, uses[:, None], out=entries)
             residual = error
 
     def state(self) -> dict[str, Tensor]:
-        """What `Codebooks(**state)` needs."""
+        """Return the arguments of `Codebooks(**state)`."""
         return {"entries": self.entries, "uses": self.uses, "sums": self.sums}
 
 
 def fit_codebooks(latents: Tensor, codebooks: int, size: int, per_step: int, generator: torch.Generator) -> Codebooks:
-    """Residual k-means: (frame, channel) -> codebooks of `size` entries that expect `per_step` latents a step."""
+    """Fit residual k-means to (frame, channel): codebooks of `size` entries that expect `per_step` latents a step."""
     residual, entries = latents, []
     for _ in range(codebooks):
         centres = kmeans(residual, size, generator)
@@ -68,19 +68,19 @@ def fit_codebooks(latents: Tensor, codebooks: int, size: int, per_step: int, gen
 
 
 def count_uses(entries: Tensor, latents: Tensor, per_step: int) -> Codebooks:
-    """Codebooks of these entries, (codebook, entry, channel), that expect `per_step` latents a step like these."""
-    books = Codebooks(entries, torch.zeros(entries.shape[:2]).to(entries), torch.zeros_like(entries))
-    for uses, codes in zip(books.uses, books.quantize(latents)[1], strict=True):
+    """Make codebooks of entries, (codebook, entry, channel), that expect `per_step` latents a step like `latents`."""
+    codebooks = Codebooks(entries, torch.zeros(entries.shape[:2]).to(entries), torch.zeros_like(entries))
+    for uses, codes in zip(codebooks.uses, codebooks.quantize(latents)[1], strict=True):
         uses.copy_(torch.bincount(codes, minlength=len(uses)) * (per_step / len(latents)) + DEAD)
-    books.sums.copy_(books.entries * books.uses[..., None])
-    return books
+    codebooks.sums.copy_(codebooks.entries * codebooks.uses[..., None])
+    return codebooks
 
 
 def kmeans(points: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Lloyd's algorithm: (point, channel) -> centres, (size, channel).
 
-    Begins as k-means++ does (Arthur and Vassilvitskii, 2007): each centre is a point drawn with a probability
-    proportional to its squared distance from those before it. From random points many would share out the silence.
+    Begins as k-means++ (Arthur and Vassilvitskii, 2007): each centre is a random point, with a probability proportional
+    to its squared distance from the centres before it. With uniform probabilities many centres would be silence.
     """
     centres = points[torch.randint(len(points), (1,), generator=generator, device=points.device)]
     squares = (points - centres).square().sum(1)
@@ -88,7 +88,7 @@ def kmeans(points: Tensor, size: int, generator: torch.Generator) -> Tensor:
         centre = points[torch.multinomial(squares + TINY, 1, generator=generator)]
         squares = torch.minimum(squares, (points - centre).square().sum(1))
         centres = torch.cat([centres, centre])
-    for _ in range(ROUNDS):
+    for _ in range(KMEANS_ROUNDS):
         chosen = nearest(points, centres)
         counts = torch.bincount(chosen, minlength=size)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, chosen, points)
@@ -97,50 +97,44 @@ def kmeans(points: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest(points: Tensor, entries: Tensor) -> Tensor:
-    """The nearest entry by Euclidean distance: (point, channel), (entry, channel) -> (point,)."""
+    """Find the nearest entry by Euclidean distance: (point, channel), (entry, channel) -> (point,)."""
     squares = entries.square().sum(1)
-    return torch.cat([(squares - 2 * part @ entries.T).argmin(1) for part in torch.split(points, AT_ONCE)])
+    return torch.cat([(squares - 2 * part @ entries.T).argmin(1) for part in torch.split(points, CHUNK)])
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
-    """Forward: `quantized`. Backward: as if it were `latents`."""
+    """Return `quantized`, with the gradient of `latents`."""
     return latents + (quantized - latents).detach()
 
 
-def commitment(latents: Tensor, books: Codebooks) -> Tensor:
-    """How far latents are from their entries, as a share of the entries' variance: (frame, channel) -> scalar.
+def commitment_loss(latents: Tensor, codebooks: Codebooks) -> Tensor:
+    """Squared distance of latents from their entries, relative to the entries' variance: (frame, channel) -> scalar.
 
-    Not of the latents' own variance, which is next to none in a batch of silence.
+    The variance is not of the latents, which is nearly zero in a batch of silence.
     """
-    quantized, _ = books.quantize(latents.detach())
-    return nn.functional.mse_loss(latents, quantized) / books.entries[0].var(0).mean()
+    quantized, _ = codebooks.quantize(latents.detach())
+    return nn.functional.mse_loss(latents, quantized) / codebooks.entries[0].var(0).mean()
 
 
-def crowding(latents: Tensor, books: Codebooks, sounds: Tensor) -> Tensor:
+def koleo_loss(latents: Tensor, codebooks: Codebooks, is_sounding: Tensor) -> Tensor:
     """Minus the mean log distance of a latent to its nearest neighbour: (frame, channel) -> scalar.
 
     Low if latents fill their space evenly, so that all entries are used alike (Sablayrolles et al., "Spreading vectors
-    for similarity search", 2019, https://arxiv.org/abs/1806.03198). Only of frames that are in `sounds`, (frame,) bool:
-    silence is all alike, and one entry is enough for it.
+    for similarity search", 2019, https://arxiv.org/abs/1806.03198). Leaves out silent frames, which are all alike:
+    `is_sounding` is (frame,) bool.
     """
-    latents = latents[sounds]
+    latents = latents[is_sounding]
     if len(latents) < 2:
         return latents.new_zeros(())
-    least = books.entries[0].std(0).mean()  # a batch that is all alike is not blown up
-    spread = latents / torch.maximum(latents.std(0).mean(), least)
-    squares = spread.square().sum(1)
-    distances = squares[:, None] + squares - 2 * spread @ spread.T  # squared
-    itself = torch.eye(len(spread), dtype=torch.bool, device=spread.device)
-    return -0.5 * (distances.masked_fill(itself, torch.inf).amin(1).clamp(min=0) + NO_DISTANCE).log().mean()
+    min_deviation = codebooks.entries[0].std(0).mean()  # so that a batch of equal latents is not scaled up
+    scaled = latents / torch.maximum(latents.std(0).mean(), min_deviation)
+    squares = scaled.square().sum(1)
+    distances = squares[:, None] + squares - 2 * scaled @ scaled.T  # squared
+    itself = torch.eye(len(scaled), dtype=torch.bool, device=scaled.device)
+    return -0.5 * (distances.masked_fill(itself, torch.inf).amin(1).clamp(min=0) + MIN_DISTANCE).log().mean()
 
 
-def perplexity(codes: Tensor, size: int) -> float:
-    """exp of the entropy of how often each code is used: 1 if one is used alone, `size` if all are used equally."""
-    shares = torch.bincount(codes.flatten(), minlength=size).double() / codes.numel()
-    return float(torch.special.entr(shares).sum().exp())
-
-
-def _worst(errors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw points with a probability proportional to their squared error: (point, channel) -> (count,)."""
+def _sample_by_error(errors: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Sample points with a probability proportional to their squared error: (point, channel) -> (count,)."""
     weights = errors.square().sum(1) + TINY
     return torch.multinomial(weights, count, replacement=True, generator=generator)

@@ -1,9 +1,9 @@
-"""The optimizer that trains a codec: Muon for matrices and kernels, Adam for the rest.
+"""Optimizer of the codec: Muon for matrices and convolution kernels, Adam for the other weights.
 
-Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) takes the momentum of a weight as a matrix and
-steps along the nearest orthogonal one, so that all directions move alike. Of a kernel it makes a matrix by joining all
-dimensions but the first. A step has the root mean square of one of Adam's, so both share a learning rate (Liu et al.,
-2025, https://arxiv.org/abs/2502.16982). torch has a Muon of its own, but for matrices alone.
+Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) steps along the orthogonal matrix nearest to the
+momentum, so that all directions move alike. Of a kernel, all dimensions but the first become the matrix's columns. A
+step has the root mean square of a step of Adam, so both share a learning rate (Liu et al., 2025,
+https://arxiv.org/abs/2502.16982). torch's own Muon takes matrices only.
 """
 
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from torch import Tensor
 MOMENTUM = 0.95
 BETAS = (0.8, 0.99)  # of Adam
 EPSILON = 1e-8
-ADAM_RMS = 0.2  # root mean square of a step of Adam, as a share of the learning rate
-NARROWEST = 8  # rows and columns of a weight that is worth making orthogonal
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: singular values go to about 1 in five rounds
+ADAM_RMS = 0.2  # root mean square of a step of Adam, relative to the learning rate
+MIN_SIZE = 8  # rows and columns at least, to take part in Muon
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: singular values reach about 1 in five rounds
 ROUNDS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """One learning rate for both; `share` of a group scales it."""
+    """Muon and Adam at one learning rate; a group's `share` scales it."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 0.0, "share": 1.0})
@@ -37,12 +37,12 @@ class Muon(torch.optim.Optimizer):
 
     def _direction(self, weight: Tensor, gradient: Tensor) -> Tensor:
         state = self.state[weight]
-        if weight.ndim > 1 and min(len(weight), weight[0].numel()) >= NARROWEST:
+        if weight.ndim > 1 and min(len(weight), weight[0].numel()) >= MIN_SIZE:
             if not state:
                 state["momentum"] = torch.zeros_like(weight)
             state["momentum"].lerp_(gradient, 1 - MOMENTUM)
             matrix = torch.lerp(gradient, state["momentum"], MOMENTUM).flatten(1)  # Nesterov's momentum
-            return orthogonal(matrix).view_as(weight) * (ADAM_RMS * max(matrix.shape) ** 0.5)
+            return orthogonalize(matrix).view_as(weight) * (ADAM_RMS * max(matrix.shape) ** 0.5)
         if not state:
             state["step"] = torch.zeros(())
             state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -55,11 +55,11 @@ class Muon(torch.optim.Optimizer):
         return mean / (square.sqrt() + EPSILON)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of the matrix U S V^T, by a Newton-Schulz iteration: (row, column) -> (row, column).
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Approximate U V^T of the matrix U S V^T by a Newton-Schulz iteration: (row, column) -> (row, column).
 
-    Each round multiplies the matrix by a polynomial of its Gram matrix. Only the Gram matrix and the product of the
-    polynomials are carried from round to round: they are square and small, where the matrix is long.
+    Each round multiplies the matrix by a polynomial of its Gram matrix. The rounds compute only the Gram matrix and the
+    product of the polynomials, which are square and small, and multiply the long matrix once.
     """
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
@@ -74,7 +74,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """What a round multiplies by."""
+    """Polynomial of one round, (row, row)."""
     first, third, fifth = QUINTIC
     polynomial = torch.addmm(gram, gram, gram, beta=third, alpha=fifth)
     polynomial.diagonal().add_(first)

@@ -1,13 +1,13 @@
-"""Train a codec on folders of notes until its time is up: read, resume, validate, report, write the weights.
+"""Run of a codec training on folders of notes: read, resume, validate, log, write the weights.
 
-Knows files and the clock. What a step is, and what is kept, is in `codec_training.py`.
+Knows files and the clock; steps and losses are in `trainer.py`.
 """
 
 import hashlib
 import pickle
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,184 +16,199 @@ import torch
 
 from pipeline.audio import load
 from pipeline.codec.distance import mel_distance
-from pipeline.codec.model import EnCodec, resolve_device, write_weights
+from pipeline.codec.model import load_codec, resolve_device, write_weights
 from pipeline.codec.spec import CODEBOOK_SIZE, SAMPLE_RATE
-from pipeline.codec.training.codebooks import perplexity
 from pipeline.codec.training.crops import read_notes
-from pipeline.codec.training.trainer import Recipe, Training
+from pipeline.codec.training.trainer import CodecTrainer, Recipe
 from pipeline.notes.folder import scan_folder
-from pipeline.notes.nsynth import split_of
+from pipeline.notes.nsynth import NSYNTH_SECONDS, split_of
 from shards.errors import UserError
 from shards.files import atomic_write
+from shards.summary import perplexity
 
+WEIGHTS_SUFFIX = ".safetensors"
 VALID_NOTES = 24  # at even distances in the valid split
-VALID_SECONDS = 4.0  # of each
-VALID_EVERY = 600.0  # seconds
-SAVE_EVERY = 60.0  # seconds
-LOG_EVERY = 50  # steps
+VALID_INTERVAL = 600.0  # seconds
+SAVE_INTERVAL = 60.0  # seconds
+LOG_INTERVAL = 50  # steps
 CHECKPOINT = "checkpoint.pt"
 BAR = "{desc}: {percentage:5.1f}%|{bar}| {elapsed}{postfix}"
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long to train: by the clock, or by steps, which is the same on every machine."""
+    """Length of a training: by the clock, or in steps, which is the same on every machine."""
 
     minutes: float
     steps: int | None = None
 
     def progress(self, step: int, seconds: float) -> float:
-        """The share that is done, from 0 to 1."""
+        """Return the fraction that is done, from 0 to 1."""
         return min(1.0, step / self.steps if self.steps else seconds / (60 * self.minutes))
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came of it."""
+class TrainedCodec:
+    """Outcome of a training: weights in a file, and their distance on validation notes."""
 
+    out: Path
     steps: int
     minutes: float
-    distance: float  # log-mel, on notes of the valid split
+    distance: float  # log-mel
+
+    def lines(self) -> Iterator[str]:
+        yield (
+            f"{self.out}: {self.steps} steps in {self.minutes:.1f} minutes, log-mel distance {self.distance:.3f} on "
+            f"validation notes. Next: python -m pipeline score-codec FOLDER --weights {self.out}"
+        )
 
 
 def train_codec(
-    audio: list[Path], out: Path, recipe: Recipe, length: Length, device: str, start: EnCodec | None = None
-) -> Trained:
-    """Train on the notes in `audio` and write the weights to `out`; a training that was interrupted goes on.
+    audio: list[Path], out: Path, recipe: Recipe, length: Length, device: str, start: str | None = None
+) -> TrainedCodec:
+    """Train on the notes in `audio` and write the weights to `out`; an interrupted training resumes.
 
-    `start`: a codec of encodec_mini's form whose weights are the first ones. What it takes to go on with an interrupted
-    training, and TensorBoard's events, are in the folder `out` with the ending `.training`.
+    `start`: encodec_mini, or a file of its form, whose weights are the first ones. The checkpoint and TensorBoard's
+    events are in the folder `out` with the suffix `.training`.
 
     Raises:
-        UserError: no notes to train or to validate on, or a training that was begun with other notes, recipe or start.
+        UserError: no notes to train or to validate on, or a checkpoint of other notes, another recipe or start.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
+    if out.suffix != WEIGHTS_SUFFIX:
+        raise UserError(f"{out}: weights are written as {WEIGHTS_SUFFIX}; name the file so")
+    codec = load_codec("encodec_mini", weights=None if start == "encodec_mini" else Path(start)) if start else None
     train, valid = zip(*(_split(folder) for folder in audio), strict=True)
-    held_out = [path for paths in valid for path in paths]
+    valid_paths = [path for paths in valid for path in paths]
     if not any(train):
         raise UserError(f"{audio[0]}: no notes to train on; only folders named *-valid or *-test have any")
-    if not held_out:
+    if not valid_paths:
         raise UserError(
-            f"{audio[0]}: no folder's name ends in -valid, so nothing would tell how good the codec is; "
+            f"{audio[0]}: no folder's name ends in -valid, so there is nothing to validate on; "
             "move the notes of an instrument or two into one"
         )
     folder = out.with_suffix(".training")
     identity = {
         "recipe": asdict(recipe),
         "notes": _digest([path for paths in train for path in paths]),
-        "start": start and start.spec.weights_sha256,
+        "start": codec and codec.spec.weights_sha256,
     }
-    saved = _read_checkpoint(folder / CHECKPOINT, identity)
-    training = Training(read_notes(train, SAMPLE_RATE), recipe, resolve_device(device), start)
+    checkpoint = _read_checkpoint(folder / CHECKPOINT, identity)
+    trainer = CodecTrainer(read_notes(train, SAMPLE_RATE), recipe, resolve_device(device), codec)
     seconds = 0.0
-    if saved is not None:
-        training.restore(saved["training"])
-        seconds = saved["seconds"]
-    notes = _load_some(held_out)
+    if checkpoint is not None:
+        trainer.restore(checkpoint["training"])
+        seconds = checkpoint["seconds"]
+    valid_notes = _load_valid_notes(valid_paths)
 
     def save() -> None:
         with atomic_write(folder / CHECKPOINT) as file:
-            torch.save({**identity, "training": training.state(), "seconds": seconds}, file)
+            torch.save({**identity, "training": trainer.state(), "seconds": seconds}, file)
+
+    def validate() -> dict[str, float]:
+        figures = _validate(trainer, valid_notes)
+        for name, value in figures.items():
+            log.add_scalar(f"valid/{name}", value, trainer.step)
+        return figures
 
     folder.mkdir(parents=True, exist_ok=True)
-    due_save, due_valid = _every(SAVE_EVERY), _every(VALID_EVERY)
+    save_timer, valid_timer = _Timer(SAVE_INTERVAL), _Timer(VALID_INTERVAL)
     with (
-        SummaryWriter(folder, purge_step=training.step) as log,
+        SummaryWriter(folder, purge_step=trainer.step) as log,
         tqdm(total=100, unit="%", desc="train-codec", bar_format=BAR) as bar,
     ):
-        while (progress := length.progress(training.step, seconds)) < 1:
-            training.progress = progress
+        while (progress := length.progress(trainer.step, seconds)) < 1:
+            trainer.progress = progress
             started = time.perf_counter()
-            terms = training.advance()
+            terms = trainer.train_step()
             seconds += time.perf_counter() - started
             bar.update(100 * progress - bar.n)
-            if training.step % LOG_EVERY == 0:
-                bar.set_postfix_str(f"{training.stage}, step {training.step}, loss {terms['loss']:.3f}")
-                for name, value in {**terms, "rate": training.rate()}.items():
-                    log.add_scalar(f"train/{name}", value, training.step)
-            if due_valid():
-                for name, value in _validate(training, notes).items():
-                    log.add_scalar(f"valid/{name}", value, training.step)
-            if due_save():
+            if trainer.step % LOG_INTERVAL == 0:
+                bar.set_postfix_str(f"{trainer.stage}, step {trainer.step}, loss {terms['loss']:.3f}")
+                for name, value in {**terms, "rate": trainer.learning_rate()}.items():
+                    log.add_scalar(f"train/{name}", value, trainer.step)
+            if valid_timer.is_due():
+                validate()
+            if save_timer.is_due():
                 save()
-        training.progress = 1.0
+        trainer.progress = 1.0
         save()
-        figures = _validate(training, notes)
-        for name, value in figures.items():
-            log.add_scalar(f"valid/{name}", value, training.step)
+        figures = validate()
         bar.update(100 - bar.n)
-    if training.books is None:
-        raise UserError(f"{out}: too short a training to have codebooks; give it more --minutes")
-    write_weights(out, training.average, training.books.entries)
-    return Trained(training.step, seconds / 60, figures["distance"])
+    if trainer.codebooks is None:
+        raise UserError(f"{out}: the training ended before it had codebooks; give it more --minutes")
+    write_weights(out, trainer.ema_model, trainer.codebooks.entries)
+    return TrainedCodec(out, trainer.step, seconds / 60, figures["distance"])
 
 
-def _validate(training: Training, notes: torch.Tensor) -> dict[str, float]:
-    """Figures on whole notes at their own levels, (note, sample)."""
+def _validate(trainer: CodecTrainer, notes: torch.Tensor) -> dict[str, float]:
+    """Compute figures on whole notes at their own levels, (note, sample)."""
     distances, codes = [], []
     for note in torch.split(notes, 1):
-        decoded, chosen = training.round_trip(note)
+        decoded, note_codes = trainer.round_trip(note)
         distances.append(float(mel_distance(decoded, note)))
-        codes.append(chosen)
+        if note_codes is not None:
+            codes.append(note_codes.cpu())
     figures = {"distance": float(np.mean(distances))}
-    if training.books is not None:
-        for index, book in enumerate(torch.cat([chosen for chosen in codes if chosen is not None], 1)):
-            figures[f"used {index}"] = float(len(book.unique()))
-            figures[f"perplexity {index}"] = perplexity(book, CODEBOOK_SIZE)
+    for index, book in enumerate(torch.cat(codes, 1).numpy() if codes else []):
+        uses = np.bincount(book, minlength=CODEBOOK_SIZE)
+        figures[f"used {index}"] = float((uses > 0).sum())
+        figures[f"perplexity {index}"] = perplexity(uses)
     return figures
 
 
 def _split(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The notes of a folder to train on, and those to validate on; its test split is left alone."""
-    found = scan_folder(folder)
+    """List the notes of a folder to train on, and those to validate on; its test split is left out."""
+    scanned = scan_folder(folder)
     train: list[Path] = []
     valid: list[Path] = []
-    for note in found.inputs:
-        split = split_of([found.root.name, *PurePosixPath(note.path).parts[:-1]])
+    for note in scanned.inputs:
+        split = split_of([scanned.root.name, *PurePosixPath(note.path).parts[:-1]])
         if note.fault is None and split != "test":
-            (valid if split == "valid" else train).append(found.root / note.path)
+            (valid if split == "valid" else train).append(scanned.root / note.path)
     return train, valid
 
 
-def _load_some(paths: list[Path]) -> torch.Tensor:
-    """`VALID_NOTES` of these notes at even distances, or all if there are fewer: (note, sample)."""
+def _load_valid_notes(paths: list[Path]) -> torch.Tensor:
+    """Load `VALID_NOTES` of these notes at even distances, or all if there are fewer: (note, sample)."""
     some = dict.fromkeys(paths[index * len(paths) // VALID_NOTES] for index in range(VALID_NOTES))
-    return torch.from_numpy(np.stack([load(path, SAMPLE_RATE, VALID_SECONDS) for path in some]))
+    return torch.from_numpy(np.stack([load(path, SAMPLE_RATE, NSYNTH_SECONDS) for path in some]))
 
 
 def _digest(paths: list[Path]) -> str:
-    """What identifies the notes: their names and sizes, in order."""
+    """Hash the names and sizes of the notes, in order."""
     lines = "".join(f"{path.name} {path.stat().st_size}\n" for path in paths)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """A training to go on with, if there is one."""
+    """Read the checkpoint of an interrupted training, if there is one. Raises UserError if it is of another."""
     if not path.exists():
         return None
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: damaged; delete it to begin anew") from error
+        raise UserError(f"{path}: damaged; delete it to start again") from error
     for name, value in identity.items():
-        if saved.get(name) != value:
+        if checkpoint.get(name) != value:
             raise UserError(
-                f"{path}: begun with other {name}; delete its folder to begin anew, or choose another --out"
+                f"{path}: begun with other {name}; delete its folder to start again, or choose another --out"
             )
-    return saved
+    return checkpoint
 
 
-def _every(seconds: float) -> Callable[[], bool]:
-    """A question that is answered with yes once in so many seconds."""
-    last = time.monotonic()
+@dataclass
+class _Timer:
+    """Timer that is due once in `interval` seconds."""
 
-    def due() -> bool:
-        nonlocal last
-        if time.monotonic() - last < seconds:
+    interval: float
+    last: float = field(default_factory=time.monotonic)
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < self.interval:
             return False
-        last = time.monotonic()
+        self.last = now
         return True
-
-    return due

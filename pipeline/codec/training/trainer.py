@@ -1,19 +1,17 @@
-"""One training of a small EnCodec: what a step is, what its stages are, and what it takes to go on with it.
+"""Training of a small EnCodec: steps, stages, losses, and the state of a checkpoint.
 
-Stages, by share of the training:
-1. `latent`: encoder and decoder without codebooks, mostly on the waveform, until latents mean something.
+Stages, by fraction of the training:
+1. `latent`: encoder and decoder without codebooks, mostly on the waveform.
 2. `joint`: codebooks from k-means, then all three together, with straight-through gradients. The encoder learns more
-   slowly than the decoder, so that codebooks and decoder can follow it.
-3. `decoder`: encoder and codes are final, and the decoder alone learns what these codes sound like, at two thirds of
-   the cost of a step.
+   slowly than the decoder, so that codebooks and decoder can adapt to it.
+3. `decoder`: encoder and codebooks are frozen, and the decoder learns alone, at two thirds of the cost of a step.
 
-A training that goes on from a codec begins with the second stage.
-
-What is kept is a moving average of the weights: at batches this small it is far better than the weights themselves.
-Knows nothing of files and clocks: `codec_run.py` does.
+A training that starts from a codec begins with the second stage. The result is an exponential moving average (EMA) of
+the weights: at batches this small it is far better than the weights themselves. Knows nothing of files and clocks:
+`run.py` does.
 
 EnCodec's own losses (section 3.4 of https://arxiv.org/abs/2210.13438) are mel and waveform distances, commitment, and
-an adversarial one, which is left out here: it would cost more than all the rest.
+an adversarial one, which is left out: it would cost more than all the others.
 """
 
 import math
@@ -30,59 +28,57 @@ from pipeline.codec.model import MINI_CODEBOOKS, EnCodec, untrained_mini
 from pipeline.codec.spec import CODEBOOK_SIZE, HOP
 from pipeline.codec.training.codebooks import (
     Codebooks,
-    commitment,
+    commitment_loss,
     count_uses,
-    crowding,
     fit_codebooks,
+    koleo_loss,
     straight_through,
 )
-from pipeline.codec.training.crops import Notes, batch
+from pipeline.codec.training.crops import Notes, crop_batch
 from pipeline.codec.training.initialization import initialise
 from pipeline.codec.training.muon import Muon
 
-WEIGHTS = {  # of the terms of the loss
+LOSS_WEIGHTS = {
     "latent": {"mel": 0.4, "pitch": 0.1, "waveform": 1.0},
-    "joint": {"mel": 1.0, "pitch": 0.3, "waveform": 0.04, "commitment": 0.3, "crowding": 0.03},
+    "joint": {"mel": 1.0, "pitch": 0.3, "waveform": 0.04, "commitment": 0.3, "koleo": 0.03},
     "decoder": {"mel": 1.0, "pitch": 0.3, "waveform": 0.02},
 }
-OVERLAP = 2  # of the windows of the spectra: half of what scoring uses, at half the cost, because crops start anywhere
-LONGEST_GRADIENT = 3.0  # a longer one is scaled down
-APART = (
-    1_000_000  # batches for fitting codebooks are numbered from the step plus this, so that they are never trained on
-)
+OVERLAP = 2  # windows over each sample: half of scoring's, at half the cost, because crops start anywhere
+MAX_GRADIENT_NORM = 3.0
+FIT_OFFSET = 1_000_000  # added to the step for the crops that codebooks are fitted to, so that none is trained on
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides how a training goes, but for its notes and how long it may take."""
+    """Everything that decides a training, but for its notes and its length."""
 
     seed: int = 0
     crops: int = 4  # a step
     frames: int = 38  # a crop: half a second
-    mel_windows: int = 3  # of `MEL_WINDOWS`, drawn anew at each step
-    latent_until: float = 0.12  # share of the training
+    mel_windows: int = 3  # of `MEL_WINDOWS`, chosen at random each step
+    latent_until: float = 0.12  # fraction of the training
     joint_until: float = 0.75
-    rate: float = 2.5e-3  # learning rate at its highest; falls by a cosine to `least`, and from `again` of it to zero
-    further_rate: float = 4e-4  # in place of `rate`, for weights that are trained already
+    rate: float = 2.5e-3  # peak learning rate; cosine decay to `least` of it, in the last stage from `again` to zero
+    further_rate: float = 4e-4  # peak learning rate from a trained codec
     warmup: int = 200  # steps
     least: float = 0.15
     again: float = 0.6
-    encoder_share: float = 0.25  # of the learning rate, from the joint stage on
-    averaging: float = 0.999  # of the average of the weights, a step
+    encoder_share: float = 0.25  # factor of the encoder's learning rate in the joint stage
+    averaging: float = 0.999  # EMA decay, a step
     fit_frames: int = 15_000  # latents that codebooks are fitted to, or counted on
 
 
-class Training:
-    """A model in training. `progress`, from 0 to 1, is set from outside: only a clock or a count of steps knows it."""
+class CodecTrainer:
+    """A model in training. The caller sets `progress`, from 0 to 1, before each step."""
 
     def __init__(self, notes: Notes, recipe: Recipe, device: torch.device, start: EnCodec | None = None) -> None:
-        """`start`: a small codec to go on from, which begins in the joint stage."""
+        """`start`: a small codec whose weights are the first ones, in the joint stage."""
         self.notes, self.recipe, self.device = notes, recipe, device
-        self.highest_rate = recipe.rate if start is None else recipe.further_rate
+        self.peak_rate = recipe.rate if start is None else recipe.further_rate
         torch.manual_seed(recipe.seed)
         self.generator = torch.Generator(device).manual_seed(recipe.seed)
         self.model = untrained_mini("none").to(device)
-        self.books: Codebooks | None = None
+        self.codebooks: Codebooks | None = None
         self.stage = "latent"
         self.step = 0
         self.progress = 0.0
@@ -91,64 +87,60 @@ class Training:
         else:
             self.model.load_state_dict(start.model.state_dict())
             self.stage = "joint"
-            self.books = count_uses(start.entries().to(device), self._some_latents(), self._frames())
-        self.average = deepcopy(self.model).requires_grad_(False)
-        self.optimizer = self._optimizer()
+            self.codebooks = count_uses(start.entries().to(device), self._fit_latents(), self._frames_a_step())
+        self.ema_model = deepcopy(self.model).requires_grad_(False)
+        self.optimizer = self._make_optimizer()
 
-    def advance(self) -> dict[str, float]:
-        """One step; returns the terms of its loss."""
-        self._change_stage()
-        real = self._crops(self.step + 1)  # (crop, sample)
-        latents, quantized = self._encode(real)
+    def train_step(self) -> dict[str, float]:
+        """Take one step; return its loss and the terms of it."""
+        self._update_stage()
+        original = self._crops(self.step + 1)  # (crop, sample)
+        latents, quantized = self._encode(original)
         decoded = self.model.decoder(quantized)[:, 0]
-        terms = self._terms(real, decoded, latents)
-        loss = torch.stack([weight * terms[term] for term, weight in WEIGHTS[self.stage].items()]).sum()
+        terms = self._loss_terms(original, decoded, latents)
+        loss = torch.stack([weight * terms[term] for term, weight in LOSS_WEIGHTS[self.stage].items()]).sum()
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._trained(), LONGEST_GRADIENT)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.learning_rate()
         self.optimizer.step()
         if self.stage == "joint":
-            assert self.books is not None
-            self.books.follow(latents.detach(), self.generator)
-        self._average()
+            assert self.codebooks is not None
+            self.codebooks.update(latents.detach(), self.generator)
+        self._update_ema()
         self.step += 1
         return {term: float(value.detach()) for term, value in {"loss": loss, **terms}.items()}
 
-    def rate(self) -> float:
-        """The learning rate at this step."""
+    def learning_rate(self) -> float:
         recipe = self.recipe
         if self.stage == "decoder":
-            return (
-                self.highest_rate
-                * recipe.again
-                * _cosine((self.progress - recipe.joint_until) / (1 - recipe.joint_until))
-            )
-        warm = min(1.0, (self.step + 1) / recipe.warmup)
-        return (
-            self.highest_rate * warm * (recipe.least + (1 - recipe.least) * _cosine(self.progress / recipe.joint_until))
-        )
+            stage_progress = (self.progress - recipe.joint_until) / (1 - recipe.joint_until)
+            return self.peak_rate * recipe.again * _cosine(stage_progress)
+        warmup = min(1.0, (self.step + 1) / recipe.warmup)
+        decay = recipe.least + (1 - recipe.least) * _cosine(self.progress / recipe.joint_until)
+        return self.peak_rate * warmup * decay
 
     @torch.inference_mode()
     def round_trip(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(note, sample) -> decoded by the average, (note, sample), and codes, (codebook, frame of all notes)."""
-        latents = self.average.encoder(samples.to(self.device)[:, None])  # (note, channel, frame)
+        """Encode and decode (note, sample) by the EMA -> (note, sample), and codes, (codebook, frame of all notes)."""
+        latents = self.ema_model.encoder(samples.to(self.device)[:, None])  # (note, channel, frame)
         codes = None
-        if self.books is not None:
-            quantized, codes = self.books.quantize(_flat(latents))
-            latents = _unflat(quantized, len(samples))
-        return self.average.decoder(latents)[:, 0, : samples.shape[1]].to(samples.device), codes
+        if self.codebooks is not None:
+            quantized, codes = self.codebooks.quantize(_flatten(latents))
+            latents = _unflatten(quantized, len(samples))
+        return self.ema_model.decoder(latents)[:, 0, : samples.shape[1]].to(samples.device), codes
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs to go on exactly."""
+        """Return the state from which `restore` continues exactly."""
         return {
             "step": self.step,
             "progress": self.progress,
             "stage": self.stage,
             "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "books": None if self.books is None else self.books.state(),
+            "average": self.ema_model.state_dict(),
+            "books": None if self.codebooks is None else self.codebooks.state(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
@@ -157,89 +149,88 @@ class Training:
         """Undo `state`."""
         self.step, self.progress, self.stage = state["step"], state["progress"], state["stage"]
         self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.books = None if state["books"] is None else Codebooks(**state["books"])
-        self.optimizer = self._optimizer()
+        self.ema_model.load_state_dict(state["average"])
+        self.codebooks = None if state["books"] is None else Codebooks(**state["books"])
+        self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
 
-    def _encode(self, real: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(self, original: Tensor) -> tuple[Tensor, Tensor]:
         """(crop, sample) -> latents, (frame of all crops, channel), and the decoder's input, (crop, channel, frame)."""
         if self.stage == "decoder":
             with torch.no_grad():
-                latents = _flat(self.average.encoder(real[:, None]))
+                latents = _flatten(self.ema_model.encoder(original[:, None]))
         else:
-            latents = _flat(self.model.encoder(real[:, None]))
-        if self.books is None:
-            return latents, _unflat(latents, len(real))
-        quantized, _ = self.books.quantize(latents.detach())
-        return latents, _unflat(straight_through(latents, quantized), len(real))
+            latents = _flatten(self.model.encoder(original[:, None]))
+        if self.codebooks is None:
+            return latents, _unflatten(latents, len(original))
+        quantized, _ = self.codebooks.quantize(latents.detach())
+        return latents, _unflatten(straight_through(latents, quantized), len(original))
 
-    def _terms(self, real: Tensor, decoded: Tensor, latents: Tensor) -> dict[str, Tensor]:
+    def _loss_terms(self, original: Tensor, decoded: Tensor, latents: Tensor) -> dict[str, Tensor]:
         random = np.random.default_rng((self.recipe.seed, self.step, 1))
         windows = sorted(random.choice(MEL_WINDOWS, self.recipe.mel_windows, replace=False).tolist())
         terms = {
-            "mel": mel_distance(decoded, real, windows, OVERLAP),
-            "pitch": pitch_distance(decoded, real, OVERLAP),
-            "waveform": waveform_error(decoded, real),
+            "mel": mel_distance(decoded, original, windows, OVERLAP),
+            "pitch": pitch_distance(decoded, original, OVERLAP),
+            "waveform": waveform_error(decoded, original),
         }
         if self.stage == "joint":
-            assert self.books is not None
-            terms["commitment"] = commitment(latents, self.books)
-            terms["crowding"] = crowding(latents, self.books, is_sounding(real, HOP).flatten())
+            assert self.codebooks is not None
+            terms["commitment"] = commitment_loss(latents, self.codebooks)
+            terms["koleo"] = koleo_loss(latents, self.codebooks, is_sounding(original, HOP).flatten())
         return terms
 
-    def _change_stage(self) -> None:
-        if self.stage == "latent" and self.progress >= self.recipe.latent_until:
+    def _update_stage(self) -> None:
+        recipe = self.recipe
+        if self.stage == "latent" and self.progress >= recipe.latent_until:
             self.stage = "joint"
-            self.books = fit_codebooks(
-                self._some_latents(), MINI_CODEBOOKS, CODEBOOK_SIZE, self._frames(), self.generator
+            self.codebooks = fit_codebooks(
+                self._fit_latents(), MINI_CODEBOOKS, CODEBOOK_SIZE, self._frames_a_step(), self.generator
             )
-        if self.stage == "joint" and self.progress >= self.recipe.joint_until:
+        if self.stage == "joint" and self.progress >= recipe.joint_until:
             self.stage = "decoder"
-            self.model.load_state_dict(self.average.state_dict())
-            self.optimizer = self._optimizer()
+            self.model.load_state_dict(self.ema_model.state_dict())
+            self.optimizer = self._make_optimizer()
         for group in self.optimizer.param_groups:
-            group["share"] = self.recipe.encoder_share if group["half"] == "encoder" and self.stage == "joint" else 1.0
+            group["share"] = recipe.encoder_share if group["half"] == "encoder" and self.stage == "joint" else 1.0
 
-    def _some_latents(self) -> Tensor:
-        """Of many crops: (frame of all crops, channel)."""
-        numbers = range(APART + self.step, APART + self.step + math.ceil(self.recipe.fit_frames / self._frames()))
+    def _fit_latents(self) -> Tensor:
+        """Encode `fit_frames` frames of crops: (frame of all crops, channel)."""
+        first = FIT_OFFSET + self.step
+        steps = range(first, first + math.ceil(self.recipe.fit_frames / self._frames_a_step()))
         with torch.no_grad():
-            return torch.cat([_flat(self.model.encoder(self._crops(number)[:, None])) for number in numbers])
+            return torch.cat([_flatten(self.model.encoder(self._crops(step)[:, None])) for step in steps])
 
-    def _frames(self) -> int:
-        """Of a batch."""
+    def _frames_a_step(self) -> int:
         return self.recipe.crops * self.recipe.frames
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def _optimizer(self) -> Muon:
+    def _make_optimizer(self) -> Muon:
         halves = ("decoder",) if self.stage == "decoder" else ("encoder", "decoder")
         return Muon([{"params": list(getattr(self.model, half).parameters()), "half": half} for half in halves])
 
-    def _average(self) -> None:
-        decay = min(self.recipe.averaging, (self.step + 1) / (self.step + 10))  # so that the start is soon forgotten
+    def _update_ema(self) -> None:
+        decay = min(self.recipe.averaging, (self.step + 1) / (self.step + 10))  # forgets the first steps soon
         with torch.no_grad():
-            for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
+            for average, parameter in zip(self.ema_model.parameters(), self.model.parameters(), strict=True):
+                average.lerp_(parameter, 1 - decay)
 
-    def _crops(self, number: int) -> Tensor:
-        length = self.recipe.frames * HOP
-        return torch.from_numpy(batch(self.notes, self.recipe.crops, length, self.recipe.seed, number)).to(self.device)
+    def _crops(self, step: int) -> Tensor:
+        recipe = self.recipe
+        crops = crop_batch(self.notes, recipe.crops, recipe.frames * HOP, recipe.seed, step)
+        return torch.from_numpy(crops).to(self.device)
 
 
-def _flat(latents: Tensor) -> Tensor:
+def _flatten(latents: Tensor) -> Tensor:
     """(note, channel, frame) -> (frame of all notes, channel)."""
     return latents.transpose(1, 2).flatten(0, 1)
 
 
-def _unflat(latents: Tensor, notes: int) -> Tensor:
-    """Undo `_flat`."""
+def _unflatten(latents: Tensor, notes: int) -> Tensor:
+    """Undo `_flatten`."""
     return latents.reshape(notes, -1, latents.shape[1]).transpose(1, 2)
 
 
-def _cosine(share: float) -> float:
-    """From 1 at 0 to 0 at 1."""
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, share))))
+def _cosine(progress: float) -> float:
+    """Half a cosine, from 1 at 0 to 0 at 1."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
