@@ -4,13 +4,13 @@ The trainer appends to it, and the curves and the page read it. Knows nothing of
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 METRICS = "metrics.jsonl"
 KINDS = ("train", "valid")
+LARGEST = 2**63  # of whole numbers
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class MetricsLine:
         kind, step = values.pop("kind", None), values.pop("step", None)
         if kind not in KINDS or type(step) is not int or not {*map(type, values.values())} <= {int, float}:
             raise ValueError("no kind, no step, or a value that is not a number")
-        if any(abs(value) > sys.float_info.max for value in values.values() if isinstance(value, int)):
-            raise ValueError("a number that no float can hold")
+        if not 0 <= step < LARGEST or any(abs(value) > LARGEST for value in values.values() if type(value) is int):
+            raise ValueError("a number that cannot be drawn")
         return cls(kind, step, values)
 
 

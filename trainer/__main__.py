@@ -127,9 +127,9 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
     Example:
       python -m trainer curves runs/small runs/tutorial --out curves.png
     """
-    from trainer.curves import plot_curves
+    from shards.curve import plot_runs
 
-    plot_curves(list(runs), out)
+    plot_runs(runs, out)
     click.echo(f"Drew {out}.")
 
 
