@@ -22,7 +22,7 @@ from shards import storage as places
 from shards.cache import cached_shard
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
-from shards.manifest import MANIFEST, read_manifest
+from shards.manifest import MANIFEST, REJECTED, read_manifest
 from shards.record import read_shard_record
 from shards.storage import is_remote, parse_path
 from shards.summary import summarize
@@ -239,7 +239,7 @@ def test_a_broken_connection_is_tried_again_and_never_a_rejected_file(audio: Pat
         pytest.raises(UserError, match=r"000-080-100\.mp3: cannot be read, in 3 tries .*run the same command again"),
     ):
         encode(parse_path(url), tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert not {MANIFEST, REJECTED} & files_of(tmp_path / "other").keys()
 
 
 @pytest.mark.usefixtures("without_workers")
@@ -267,15 +267,15 @@ def test_a_finished_set_of_a_bucket_or_a_web_server_is_recognised_by_the_listing
     with s3_proxy(behaviour) as url, web_server(audio, behaviour) as web:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         forget_connections()
-        for source, out in ((bucket / "audio", bucket / "set"), (parse_path(web), tmp_path / "set")):
-            behaviour.asked.clear()
+        for source, out in ((bucket / "audio", tmp_path / "of-bucket"), (parse_path(web), tmp_path / "of-web")):
+            behaviour.requests.clear()
             assert encode(source, out).tasks_run == 4
             assert behaviour.count(".mp3") >= 9
-            behaviour.asked.clear()
+            behaviour.requests.clear()
             assert encode(source, out).tasks_run == 0
             assert behaviour.count(".mp3") == 0
             assert encode(source, out, check_audio=True).tasks_run == 0
-            assert {path.rpartition("/")[2] for path in behaviour.asked if path.endswith(".mp3")} == {
+            assert {path.rpartition("/")[2] for path in behaviour.requests if path.endswith(".mp3")} == {
                 path.name for path in audio.rglob("*.mp3")
             }
     forget_connections()
@@ -301,15 +301,15 @@ def test_a_rank_reads_only_the_audio_of_its_own_tasks_and_each_file_once(audio: 
     encode(audio, tmp_path / "set")
     with web_server(audio, behaviour := Behaviour()) as url:
         for index in (1, 0):
-            behaviour.asked.clear()
+            behaviour.requests.clear()
             outcome = encode(parse_path(url), tmp_path / "ranks", Rank(index, 2))
             own = [read_shard_record(tmp_path / f"ranks/{name}.json") for name in TASKS[index::2]]
             names = sorted(Path(name).name for record in own for name in record.inputs)
-            assert sorted(Path(path).name for path in behaviour.asked if path.endswith(".mp3")) == names
+            assert sorted(Path(path).name for path in behaviour.requests if path.endswith(".mp3")) == names
             (tmp_path / "ranks.inputs.json").unlink()
-            behaviour.asked.clear()
+            behaviour.requests.clear()
             encode(parse_path(url), tmp_path / "ranks", Rank(index, 2))
-            assert sorted(Path(path).name for path in behaviour.asked if path.endswith(".mp3")) == names
+            assert sorted(Path(path).name for path in behaviour.requests if path.endswith(".mp3")) == names
     assert outcome.manifest is not None
     here, there = files_of(tmp_path / "set"), files_of(tmp_path / "ranks")
     assert {name for name in here if here[name] != there[name]} == {MANIFEST}  # it names the source
@@ -335,8 +335,8 @@ def batches(folder: Path, workers: int = 0) -> list[Batch]:
 
 def same(ours: list[Batch], theirs: list[Batch]) -> bool:
     return all(
-        one.keys == other.keys and np.array_equal(one.codes, other.codes) and np.array_equal(one.labels, other.labels)
-        for one, other in zip(ours, theirs, strict=True)
+        a.keys == b.keys and np.array_equal(a.codes, b.codes) and np.array_equal(a.labels, b.labels)
+        for a, b in zip(ours, theirs, strict=True)
     )
 
 

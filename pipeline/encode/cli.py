@@ -1,10 +1,9 @@
 """Commands of this room: `encode`, `plan` and `verify`."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +11,10 @@ from pipeline.options import DEVICE, WEIGHTS
 from shards.errors import UserError
 from shards.storage import parse_path
 
-FEW = 5  # lines of a list that are shown in full
-COMPARED = 16  # notes that are encoded again to say what a precision costs
-
+if TYPE_CHECKING:
+    from pipeline.encode.cluster import SlurmJob
+    from pipeline.encode.run import EncodeOutcome, EncodeRequest
+    from pipeline.progress import Progress
 
 ENCODING_OPTIONS = (
     click.option(
@@ -38,13 +38,6 @@ ENCODING_OPTIONS = (
         show_default=True,
         help="bfloat16 is faster on processors that have it, and changes a few codes in a hundred.",
     ),
-    click.option(
-        "--backend",
-        type=click.Choice(["torch", "openvino"]),
-        default="torch",
-        show_default=True,
-        help="What runs the encoder; openvino (pip install openvino) is faster on a CPU.",
-    ),
     click.option("--notes-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Notes a tar."),
     click.option(
         "--valid-fraction",
@@ -61,7 +54,7 @@ ENCODING_OPTIONS = (
 
 
 def encoding_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that decide what a set is, shared by the commands that need them."""
+    """Add the options that decide a set: the fields of `EncodingOptions`."""
     for option in reversed(ENCODING_OPTIONS):
         command = option(command)
     return command
@@ -77,6 +70,11 @@ def encoding_options(command: Callable[..., None]) -> Callable[..., None]:
     "--workers", type=click.IntRange(1), help="Processes, one thread each.  [default: one a core; 1 on a GPU]"
 )
 @click.option("--extend", is_flag=True, help="Add the notes that a finished set does not have, as new shards.")
+@click.option(
+    "--check-audio",
+    is_flag=True,
+    help="Read all audio again. Without it, a file is unchanged if its size and time (or ETag) are.",
+)
 @click.option(
     "--max-rejected",
     type=click.FloatRange(0, 1),
@@ -106,6 +104,7 @@ def encode(
     out: Path,
     workers: int | None,
     extend: bool,
+    check_audio: bool,
     max_rejected: float,
     rank: int | None,
     ranks: int | None,
@@ -119,14 +118,15 @@ def encode(
     train or valid by a hash of its key. Labels come from NSynth's names. Files that cannot be encoded are listed with
     the reason in SET/rejected.jsonl.
 
-    A finished set is returned at once. Whatever stopped a run, the same command goes on from the last finished
-    shard and ends with the same bytes.
+    A finished set is returned at once: only the names, sizes and times of AUDIO are compared with SET.inputs.json, a
+    cache that can be deleted at any time; --check-audio also finds changes that keep a file's size and time. Whatever
+    stopped a run, the same command goes on from the last finished shard and ends with the same bytes.
 
     AUDIO and SET can be URLs: s3:// or gs://, and http:// or https:// for AUDIO (pip install '.[remote]').
 
     Ranks divide the work: start the command N times, with --rank 0 to N-1 and --of N, wherever AUDIO and SET can be
-    reached, or let --engine do so with --workers processes (1, if not said) a rank. The rank that ends last finishes
-    the set; what a lost one left is done by starting it, or the command without a rank, again.
+    reached, or let --engine do so with --workers processes (1 by default) a rank. The rank that ends last finishes
+    the set; what a lost rank left is done by starting it, or the command without a rank, again.
 
     \b
     Examples:
@@ -135,52 +135,36 @@ def encode(
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini --engine ray --of 4
       python -m shards inspect shards/demo
     """
-    from pipeline.encode.options import choose
+    from pipeline.encode.options import EncodingOptions
     from pipeline.encode.ranks import Rank
-    from pipeline.encode.reencode import mean_shares, reencode
-    from pipeline.encode.run import Request, count_reasons, encode_folder
+    from pipeline.encode.run import EncodeRequest
     from pipeline.progress import NoteBar
 
     _check_engine(engine, rank, ranks, sbatch)
-    if engine != "local":
-        assert ranks is not None, "checked"
-        if not _run_on_cluster(engine, audio, out, workers or 1, extend, ranks, sbatch, options):
-            return
-    mine = Rank() if rank is None or ranks is None else Rank(rank, ranks)
-    request = Request(audio, out, partial(choose, **options), workers, extend, mine)
+    own_rank = Rank() if rank is None or ranks is None else Rank(rank, ranks)
+    request = EncodeRequest(
+        audio, out, EncodingOptions(**options), workers, extend, check_audio, max_rejected, own_rank
+    )
     with NoteBar("encode") as bar:
-        outcome = encode_folder(request, bar)
-    if outcome.manifest is None:
-        click.echo(
-            f"{out}: rank {rank} of {ranks} has done its part, {outcome.tasks_run} shards in this run. "
-            f"Other ranks have {outcome.tasks_left} to do; the last one finishes the set."
-        )
-        return
-    ledger = outcome.manifest.ledger
-    if outcome.ignored:
-        click.echo(f"Left out, not audio by name: {_counts(outcome.ignored)}.")
-    if outcome.rejected:
-        click.echo(f"Rejected {ledger.rejected} of {ledger.inputs} files ({_counts(count_reasons(outcome.rejected))}):")
-        for rejection in outcome.rejected[:FEW]:
-            click.echo(f"  {rejection.file}: {rejection.reason} ({rejection.detail})")
-        if len(outcome.rejected) > FEW:
-            click.echo(f"  ... and {len(outcome.rejected) - FEW} more in {out / 'rejected.jsonl'}")
-    shards = len(list(outcome.manifest.shards))
-    how = f" at {bar.speed():.0f}x real time" if outcome.tasks_run else ", finished before: nothing to do"
+        outcome = _encode_on(engine, request, ranks or 1, sbatch, bar)
+    for line in outcome.lines():
+        click.echo(line)
+
+
+def _encode_on(
+    engine: str, request: "EncodeRequest", ranks: int, sbatch: Sequence[str], progress: "Progress"
+) -> "EncodeOutcome | SlurmJob":
+    if engine == "local":
+        from pipeline.encode.run import encode_folder
+
+        return encode_folder(request, progress)
+    try:
+        from pipeline.encode.cluster import encode_on_ray, submit_to_slurm
+    except ModuleNotFoundError as error:
+        raise UserError(f"--engine {engine}: needs {error.name}; pip install '.[cluster]'") from error
     if engine == "ray":
-        how = f", finished by {ranks} ranks on Ray"
-    click.echo(f"{out}: {ledger.encoded} notes in {shards} shards{how}.")
-    if options["precision"] != "float32" and outcome.tasks_run:
-        shares = mean_shares(
-            list(reencode(out, COMPARED, None, options["weights"], options["device"], precision="float32"))
-        )
-        click.echo(f"{options['precision']}: codes equal to float32's, by codebook: {_shares(shares)}")
-    if ledger.rejected > max_rejected * ledger.inputs:
-        raise UserError(
-            f"{out}: {ledger.rejected / ledger.inputs:.1%} of the files were rejected, more than {max_rejected:.1%}; "
-            "the set is finished and usable: mend the files and encode into a new name, or allow it with --max-rejected"
-        )
-    click.echo(f"Next: python -m trainer train --shards {out} --run runs/{out.absolute().name} --preset small")
+        return encode_on_ray(request, ranks, progress)
+    return submit_to_slurm(request, ranks, dict(text.split("=", 1) for text in sbatch))
 
 
 def _check_engine(engine: str, rank: int | None, ranks: int | None, sbatch: Sequence[str]) -> None:
@@ -192,38 +176,6 @@ def _check_engine(engine: str, rank: int | None, ranks: int | None, sbatch: Sequ
         raise UserError("--sbatch: is for --engine slurm")
     if bad := [text for text in sbatch if not text.partition("=")[1]]:
         raise UserError(f"--sbatch {bad[0]}: give KEY=VALUE, such as partition=cpu")
-
-
-def _run_on_cluster(
-    engine: str,
-    audio: Path,
-    out: Path,
-    workers: int,
-    extend: bool,
-    ranks: int,
-    sbatch: Sequence[str],
-    options: Mapping[str, Any],
-) -> bool:
-    """Start the ranks; returns whether all have ended well. Slurm's are only submitted."""
-    try:
-        from pipeline.encode.cluster import Job, run_on_ray, submit_to_slurm
-    except ModuleNotFoundError as error:
-        raise UserError(f"--engine {engine}: needs {error.name}; pip install '.[cluster]'") from error
-    from pipeline.notes.folder import check_folder
-
-    check_folder(audio)
-    weights = options["weights"]
-    choices = {**options, "weights": weights and weights.absolute()}
-    job = Job(str(audio.absolute()), str(out.absolute()), choices, workers, extend)
-    if engine == "ray":
-        run_on_ray(job, ranks)
-        return True
-    number, logs = submit_to_slurm(job, ranks, dict(text.split("=", 1) for text in sbatch))
-    click.echo(
-        f"Submitted {ranks} ranks as Slurm job {number}; their logs are in {logs}. The rank that ends last finishes "
-        f"{out}; if one is lost, the same command completes it. Next: squeue --job {number}"
-    )
-    return False
 
 
 @click.command()
@@ -239,35 +191,11 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
     Example:
       python -m pipeline plan data/NSYNTH_GUITAR_MP3 --codec encodec_24khz
     """
-    from pipeline.encode.estimate import preview
-    from pipeline.encode.options import choose, default_workers
-    from pipeline.notes.folder import scan_folder
+    from pipeline.encode.estimate import estimate_set
+    from pipeline.encode.options import EncodingOptions
 
-    folder = scan_folder(audio)
-    choice = choose(**options)
-    workers = workers or default_workers(choice.device)
-    shown = preview(folder, choice)
-    codec = choice.settings.codec
-    click.echo(
-        f"{audio}: {sum(shown.notes.values())} notes, {shown.hours:.2f} hours of sound, for {codec.name} at "
-        f"{codec.bandwidth:g} kbps"
-    )
-    for split, notes in shown.notes.items():
-        click.echo(f"  {split:<9} {notes} notes in {shown.shards[split]} shards")
-    for rejection in shown.plan.rejected[:FEW]:
-        click.echo(f"  rejected  {rejection.file}: {rejection.reason} ({rejection.detail})")
-    if len(shown.plan.rejected) > FEW:
-        click.echo(f"  rejected  ... and {len(shown.plan.rejected) - FEW} more")
-    if folder.ignored:
-        click.echo(f"  left out  {_counts(folder.ignored)}")
-    click.echo(f"  size      about {shown.bytes / 1e6:.1f} MB")
-    click.echo(
-        f"  time      about {shown.minutes(workers):.1f} minutes with {workers} workers "
-        f"({shown.speed:.0f}x real time each, measured on {shown.sampled} notes)"
-    )
-    click.echo(
-        f"Nothing was written. Next: python -m pipeline encode {audio} --out shards/NAME, with the same options."
-    )
+    for line in estimate_set(audio, EncodingOptions(**options), workers).lines():
+        click.echo(line)
 
 
 @click.command()
@@ -288,26 +216,12 @@ def verify(folder: Path, count: int, audio: Path | None, seed: int, weights: Pat
     Example:
       python -m pipeline verify shards/demo --reencode 50
     """
-    from tqdm import tqdm
+    from pipeline.encode.reencode import verify_set
+    from pipeline.progress import NoteBar
 
-    from pipeline.encode.reencode import mean_shares, reencode
-    from shards.verify import find_faults
-
-    faults = list(find_faults(folder))
-    done = [] if faults else list(tqdm(reencode(folder, count, audio, weights, device, seed), total=count, leave=False))
-    faults += [f"{folder / one.shard}: {one.key}: {one.fault}" for one in done if one.fault]
-    for fault in faults:
-        click.echo(fault, err=True)
-    if faults:
-        click.echo(f"{folder}: {len(faults)} fault{'s' * (len(faults) > 1)} found.", err=True)
+    with NoteBar("verify") as bar:
+        outcome = verify_set(folder, count, audio, weights, device, seed, bar)
+    for line in outcome.lines():
+        click.echo(line, err=bool(outcome.faults))
+    if outcome.faults:
         sys.exit(1)
-    shares = _shares(mean_shares(done))
-    click.echo(f"{folder}: whole. {len(done)} notes were encoded again; codes that are equal, by codebook: {shares}.")
-
-
-def _shares(shares: Sequence[float]) -> str:
-    return ", ".join(f"{share:.2%}" for share in shares) or "none"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())

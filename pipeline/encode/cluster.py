@@ -1,69 +1,42 @@
 """Ranks on a cluster: datatrove's executors start `encode_folder` once a rank, on Slurm or on Ray.
 
-Knows how ranks are started and where their logs go. What a rank does, and what makes the set whole when one is lost or
-started twice, is in `run`; datatrove's own marks of what is done are not looked at, because records are the truth.
+Knows how ranks are started and where their logs go. `run` knows what a rank does, and completes a set when a rank is
+lost or started twice; datatrove's own files about completed ranks are not used, because records say what is done.
 """
 
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from pipeline.encode.options import choose
 from pipeline.encode.ranks import Rank
-from pipeline.encode.run import Request, encode_folder
-from pipeline.progress import NoteBar
+from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
+from pipeline.notes.folder import check_folder
+from pipeline.progress import NoteBar, Progress
 from shards.errors import UserError
-from shards.storage import is_remote, parse_path
-
-
-@dataclass(frozen=True)
-class Job:
-    """What each rank is to do: plain values, because it travels to other machines."""
-
-    audio: str
-    out: str
-    options: Mapping[str, Any]  # of `choose`
-    workers: int
-    extend: bool
-
-    @property
-    def name(self) -> str:
-        return Path(self.out).name
-
-    @property
-    def resources(self) -> dict[str, int]:
-        """Of each rank."""
-        on_gpu = str(self.options["device"]).startswith("cuda")
-        return {"cpus_per_task": self.workers, "gpus_per_task": int(on_gpu)}
+from shards.storage import is_remote
 
 
 class EncodeRank(PipelineStep):  # type: ignore[misc]
-    """One rank's part of a job."""
+    """One rank's part of a request."""
 
     name = "notes"
     type = "Encode"
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, request: EncodeRequest) -> None:
         super().__init__()
-        self.job = job
+        self.request = request
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        job = self.job
-        choose_here = partial(choose, **job.options)
-        request = Request(
-            parse_path(job.audio), parse_path(job.out), choose_here, job.workers, job.extend, Rank(rank, world_size)
-        )
         with NoteBar("encode") as bar:
-            encode_folder(request, bar)
+            encode_folder(replace(self.request, rank=Rank(rank, world_size)), bar)
         yield from data or ()
 
 
@@ -77,28 +50,47 @@ class _SlurmArray(SlurmPipelineExecutor):  # type: ignore[misc]
         """datatrove would add a job for its statistics, which waits for ever if a rank fails."""
 
 
-def submit_to_slurm(job: Job, ranks: int, sbatch: Mapping[str, str]) -> tuple[str, Path]:
-    """Submit an array job of so many ranks; returns its id, and the folder of its logs.
+@dataclass(frozen=True)
+class SlurmJob:
+    """Ranks that were submitted to Slurm."""
 
-    `sbatch`: options of sbatch, such as partition or time; what is not said is the cluster's default.
+    out: Path
+    ranks: int
+    number: str
+    logs: Path
+
+    def lines(self) -> list[str]:
+        """Report to print; it says the next command."""
+        return [
+            f"Submitted {self.ranks} ranks as Slurm job {self.number}; their logs are in {self.logs}. The rank that "
+            f"ends last finishes {self.out}; if one is lost, the same command completes it. Next: squeue --job "
+            f"{self.number}"
+        ]
+
+
+def submit_to_slurm(request: EncodeRequest, ranks: int, sbatch: Mapping[str, str]) -> SlurmJob:
+    """Submit an array job of so many ranks, with `request.workers` processes each.
+
+    `sbatch`: options of sbatch, such as partition or time; others are the cluster's defaults.
 
     Raises:
-        UserError: sbatch is not here, or refuses.
+        UserError: no folder of audio, or sbatch is not installed or refuses.
     """
-    logs = _logs(job)
+    request = _portable(request)
+    logs = _new_log_folder(request.out)
     executor = _SlurmArray(
-        [EncodeRank(job)],
+        [EncodeRank(request)],
         tasks=ranks,
         time=None,
         partition=None,
         qos=None,
-        job_name=f"encode-{job.name}",
+        job_name=f"encode-{request.out.name}",
         sbatch_args={"mem-per-cpu": None, **sbatch},
-        srun_args={"cpus-per-task": job.workers},  # srun does not take it from the job, since Slurm 22.05
+        srun_args={"cpus-per-task": request.workers},  # srun does not take it from the job, since Slurm 22.05
         env_command=f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
         logging_dir=str(logs),
         skip_completed=False,
-        **job.resources,
+        **_resources(request),
     )
     try:
         executor.run()
@@ -106,25 +98,26 @@ def submit_to_slurm(job: Job, ranks: int, sbatch: Mapping[str, str]) -> tuple[st
         raise UserError("sbatch: not found on this machine; submit from a login node of a Slurm cluster") from error
     except subprocess.CalledProcessError as error:
         raise UserError(f"sbatch: refused the job, for the reason above; its script is in {logs}") from error
-    return str(executor.job_id), logs
+    return SlurmJob(request.out, ranks, str(executor.job_id), logs)
 
 
-def run_on_ray(job: Job, ranks: int) -> None:
+def encode_on_ray(request: EncodeRequest, ranks: int, progress: Progress) -> EncodeOutcome:
     """Run so many ranks on the Ray cluster that RAY_ADDRESS names, or on one of this machine alone; wait for them.
 
     Raises:
-        UserError: no cluster, or ranks that did not end well; finished shards are kept.
+        UserError: no folder of audio, no cluster, or ranks that did not end well; finished shards are kept.
     """
     import ray
 
-    logs = _logs(job)
+    portable = _portable(request)
+    logs = _new_log_folder(portable.out)
     try:
         ray.init()
     except ConnectionError as error:
         raise UserError(f"Ray: no cluster ({error}); start one, or unset RAY_ADDRESS to use this machine") from error
     try:
         executor = RayPipelineExecutor(
-            [EncodeRank(job)], tasks=ranks, logging_dir=str(logs), skip_completed=False, **job.resources
+            [EncodeRank(portable)], tasks=ranks, logging_dir=str(logs), skip_completed=False, **_resources(portable)
         )
         executor.run()
     finally:
@@ -132,12 +125,31 @@ def run_on_ray(job: Job, ranks: int) -> None:
     lost = executor.get_incomplete_ranks(skip_completed=True)
     if lost:
         raise UserError(
-            f"{job.out}: {len(lost)} of {ranks} ranks did not end well (see {logs}); finished shards are kept, and the "
-            "same command goes on from there"
+            f"{portable.out}: {len(lost)} of {ranks} ranks did not end well (see {logs}); finished shards are kept, "
+            "and the same command goes on from there"
         )
+    return replace(encode_folder(request, progress), finished_by=f"{ranks} ranks on Ray")
 
 
-def _logs(job: Job) -> Path:
-    """A new folder beside the set, or here if that lies under a URL: the logs, and datatrove's own files."""
-    beside = Path.cwd() / job.name if is_remote(parse_path(job.out)) else Path(job.out)
-    return beside.with_name(f"{beside.name}.logs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+def _portable(request: EncodeRequest) -> EncodeRequest:
+    """The request as it is understood on other machines and from other folders."""
+    check_folder(request.audio)
+    weights = request.options.weights
+    return replace(
+        request,
+        audio=request.audio.absolute(),
+        out=request.out.absolute(),
+        options=replace(request.options, weights=weights and weights.absolute()),
+        workers=request.workers or 1,
+    )
+
+
+def _resources(request: EncodeRequest) -> dict[str, int | None]:
+    """Resources of each rank."""
+    return {"cpus_per_task": request.workers, "gpus_per_task": int(request.options.device.startswith("cuda"))}
+
+
+def _new_log_folder(out: Path) -> Path:
+    """A new folder beside the set, or in the working directory if the set is under a URL: our logs and datatrove's."""
+    folder = Path.cwd() / out.name if is_remote(out) else out
+    return folder.with_name(f"{folder.name}.logs") / datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -1,91 +1,70 @@
-"""Some notes of a task -> their codes: read, check, one call of the codec. What a worker does, wherever it runs.
+"""Encoder of a batch: read the notes' audio, check it, call the codec once. Runs in a worker or in this process.
 
-A batch always has the same shape: notes that were rejected, and places at the end of a shard that no note fills, are
-zeros. So a note's codes do not depend on its neighbours' fate. Knows nothing of processes, tars or ledgers.
+A batch always has the same shape: rejected notes, and rows that no note fills at the end of a shard, are zeros. So a
+note's codes do not depend on what happens to the others. Knows nothing of processes, tars or records.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.audio import AudioError, load
-from pipeline.codec.model import EnCodec
-from pipeline.codec.spec import CodecError
-from pipeline.encode.options import Choice, load_chosen
+from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.precision import with_precision
+from pipeline.encode.digests import gone_since, hash_file
 from pipeline.encode.plan import PlannedNote
 from pipeline.encode.settings import Settings
-from pipeline.notes.folder import hash_file
-from shards.errors import UserError
+from pipeline.encode.workers import Batch, BatchResult
 from shards.note import Note, flatten
 from shards.record import Rejection
 from shards.storage import is_remote, local_copy
 
 
-@dataclass
-class Batch:
-    """The notes of one call of the codec."""
-
-    notes: tuple[PlannedNote, ...]
-    condemned: dict[int, Rejection] = field(default_factory=dict)  # places of notes not to be opened again
-
-
-def make_encoder(choice: Choice, root: Path) -> "Encoder":
-    """An encoder with a codec of its own, for a process of its own.
-
-    One thread: convolutions as small as EnCodec's gain little from a second one, while processes scale with the cores,
-    and the number of threads may change the last bits.
-    """
-    torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = False  # on a GPU too, float32 has all its bits
-    torch.backends.cudnn.deterministic = True
-    return Encoder(load_chosen(choice), choice.settings, root)
-
-
 class Encoder:
-    """Holds the codec and the settings of one set."""
+    """A codec with the settings of one set, for the audio below `root`."""
 
     def __init__(self, codec: EnCodec, settings: Settings, root: Path) -> None:
-        if codec.spec != settings.codec:
-            raise CodecError(f"{codec.spec.name}: the set was made with other weights; name them with --weights FILE")
         self.codec = codec
         self.settings = settings
         self.root = root
 
-    def encode(
-        self, batch: Batch, reading: Callable[[int | None], None] = lambda place: None
-    ) -> list[Note | Rejection]:
-        """Codes of each note of the batch, or why it has none.
+    def encode(self, batch: Batch, on_read: Callable[[int | None], None] = lambda index: None) -> BatchResult:
+        """Encode each note of the batch, or say why it cannot be encoded.
 
-        `reading` is told the place of each file before it is opened, and None when it is read: if the process dies in
-        between, the file is known. Bringing a file from elsewhere is not reading it: no file is to blame for a network.
+        `on_read` is called with the index of each file before it is opened, and with None when it is read: if the
+        process crashes in between, the file is known. Fetching from a URL is not reading: no file is rejected for a
+        network.
 
         Raises:
-            UserError: a file that was there when the plan was made cannot be brought.
+            UserError: a file cannot be fetched, or is not what it was when the plan was made.
         """
-        heard: dict[int, np.ndarray] = {}  # place -> (sample,)
-        rejected = dict(batch.condemned)
-        for place, note in enumerate(batch.notes):
-            if place in rejected:
+        samples: dict[int, np.ndarray] = {}  # index -> (sample,)
+        rejected = dict(batch.rejected)
+        digests: dict[int, str] = {}
+        for index, note in enumerate(batch.notes):
+            if index in rejected:
                 continue
             try:
-                with _brought(self.root, note) as path:
-                    reading(place)
-                    heard[place] = self.samples(path)
+                with _fetch_audio(self.root, note) as path:
+                    on_read(index)
+                    if is_remote(self.root):
+                        digests[index] = hash_file(path)
+                    samples[index] = self.samples(path)
             except AudioError as error:
-                rejected[place] = Rejection(note.input.display_path, error.reason, error.detail)
-            reading(None)
-        codes = self._codes(heard) if heard else {}
-        return [
-            rejected[place] if place in rejected else Note(note.key, flatten(codes[place]), note.labels)
-            for place, note in enumerate(batch.notes)
+                rejected[index] = Rejection(note.file.display_path, error.reason, error.detail)
+            on_read(None)
+        codes = self._encode_samples(samples) if samples else {}
+        notes = [
+            rejected[index] if index in rejected else Note(note.key, flatten(codes[index]), note.labels)
+            for index, note in enumerate(batch.notes)
         ]
+        return BatchResult(notes, digests)
 
     def samples(self, path: Path) -> np.ndarray:
-        """What the codec is given for a file: (sample,) float32.
+        """Load a file as the codec's input: (sample,) float32.
 
         Raises:
             AudioError: the file gives no usable samples.
@@ -96,30 +75,44 @@ class Encoder:
             raise AudioError(path, "silent", f"its peak is {peak:.2g} of full scale, below {self.settings.min_peak:g}")
         return samples
 
-    def _codes(self, heard: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """place -> (codebook, frame)."""
+    def _encode_samples(self, samples: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """index -> (sample,) to index -> (codebook, frame)."""
         if self.settings.duration is None:  # lengths differ, and padding would change codes
-            return {place: self._call(samples[None])[0] for place, samples in heard.items()}
-        length = len(next(iter(heard.values())))
-        samples = np.zeros((self.settings.batch, length), np.float32)  # (note, sample)
-        for place, note in heard.items():
-            samples[place] = note
-        codes = self._call(samples)
-        return {place: codes[place] for place in heard}
+            return {index: self._call(waveform[None])[0] for index, waveform in samples.items()}
+        length = len(next(iter(samples.values())))
+        waveforms = np.zeros((self.settings.batch, length), np.float32)  # (note, sample)
+        for index, waveform in samples.items():
+            waveforms[index] = waveform
+        codes = self._call(waveforms)
+        return {index: codes[index] for index in samples}
 
-    def _call(self, samples: np.ndarray) -> np.ndarray:
+    def _call(self, waveforms: np.ndarray) -> np.ndarray:
         """(note, sample) -> (note, codebook, frame)."""
-        return self.codec.encode(torch.from_numpy(samples)).cpu().numpy()
+        return self.codec.encode(torch.from_numpy(waveforms)).cpu().numpy()
+
+
+def load_encoder(settings: Settings, weights: Path | None, device: str, root: Path) -> Encoder:
+    """Load the codec of `settings`, whose weights the caller has hashed, in a process of its own.
+
+    One thread: convolutions as small as EnCodec's gain little from a second one, while processes scale with the cores,
+    and the number of threads may change the last bits.
+    """
+    torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU too, float32 has all its bits
+    torch.backends.cudnn.deterministic = True
+    spec = settings.codec
+    codec = load_codec(spec.name, spec.bandwidth, weights, device, spec=spec)
+    return Encoder(with_precision(codec, settings.precision), settings, root)
 
 
 @contextmanager
-def _brought(root: Path, note: PlannedNote) -> Iterator[Path]:
-    """The note's file on this machine; what came over a network must still be what the plan was made of."""
-    path = root / note.input.path
+def _fetch_audio(root: Path, note: PlannedNote) -> Iterator[Path]:
+    """The note's file on this machine."""
+    path = root / note.file.path
     try:
         with local_copy(path) as copy:
-            if is_remote(root) and hash_file(copy.parent, copy.name).digest != note.input.digest:
-                raise UserError(f"{path}: has changed since it was listed; run the same command again")
+            if is_remote(root) and note.file.size not in (None, copy.stat().st_size):
+                raise gone_since(path, "has changed")
             yield copy
     except FileNotFoundError as error:
-        raise UserError(f"{path}: is gone since it was listed; run the same command again") from error
+        raise gone_since(path, "is gone") from error

@@ -1,81 +1,113 @@
-"""What encoding a folder would make, and how long it would take: the plan, and a few notes encoded to measure.
+"""Estimate of what encoding a folder makes and how long it takes: the plan, and a few notes encoded to measure.
 
 Writes nothing.
 """
 
-import json
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.encode.encoder import Batch, make_encoder
-from pipeline.encode.options import Choice
+from pipeline.encode.encoder import Encoder, load_encoder
+from pipeline.encode.options import EncodingOptions, default_batch, default_workers
 from pipeline.encode.plan import Plan, PlannedNote, make_plan
-from pipeline.notes.folder import AudioFolder
-from pipeline.notes.nsynth import Labels
+from pipeline.encode.run import format_counts, rejection_lines
+from pipeline.encode.settings import Settings
+from pipeline.encode.workers import Batch
+from pipeline.notes.folder import scan_folder
 from shards.note import Note
+from shards.writer import estimate_bytes
 
-SAMPLE = 8  # notes that are encoded to measure
-NPY_HEADER = 128  # bytes
-TAR_BLOCK = 512  # bytes
+MEASURED = 8  # notes that are encoded to measure
 
 
 @dataclass(frozen=True)
-class Preview:
-    folder: AudioFolder
+class Estimate:
+    """A set as it would be made."""
+
+    audio: Path
+    settings: Settings
     plan: Plan
-    notes: dict[str, int]  # split -> notes
-    shards: dict[str, int]  # split -> shards
+    ignored: Counter[str]  # files of other kinds: ending -> how many
+    notes: Counter[str]  # split -> notes
+    shards: Counter[str]  # split -> shards
     hours: float  # of sound, as it would be encoded
     bytes: int  # of the shards
     speed: float  # seconds of sound that one worker encodes in a second
-    sampled: int  # notes that this was measured on
+    measured: int  # notes
+    workers: int
 
-    def minutes(self, workers: int) -> float:
-        """How long the run would take, without its start of a few seconds."""
-        return self.hours * 60 / self.speed / workers if self.sampled else 0.0
+    @property
+    def minutes(self) -> float:
+        """Duration of the run, without its start of a few seconds."""
+        return self.hours * 60 / self.speed / self.workers if self.measured else 0.0
+
+    def lines(self) -> Iterator[str]:
+        """Report to print; the last line says the next command."""
+        codec = self.settings.codec
+        yield (
+            f"{self.audio}: {self.notes.total()} notes, {self.hours:.2f} hours of sound, for {codec.name} at "
+            f"{codec.bandwidth:g} kbps"
+        )
+        for split, notes in self.notes.items():
+            yield f"  {split:<9} {notes} notes in {self.shards[split]} shards"
+        yield from (f"  rejected  {line}" for line in rejection_lines(self.plan.rejected))
+        if self.ignored:
+            yield f"  left out  {format_counts(self.ignored)}"
+        yield f"  size      about {self.bytes / 1e6:.1f} MB"
+        yield (
+            f"  time      about {self.minutes:.1f} minutes with {self.workers} workers "
+            f"({self.speed:.0f}x real time each, measured on {self.measured} notes)"
+        )
+        yield (
+            f"Nothing was written. Next: python -m pipeline encode {self.audio} --out shards/NAME, with the same "
+            "options."
+        )
 
 
-def preview(folder: AudioFolder, choice: Choice) -> Preview:
-    """Plan the folder, and encode a few of its notes with one thread, as a worker would."""
-    settings = choice.settings
+def estimate_set(audio: Path, options: EncodingOptions, workers: int | None = None) -> Estimate:
+    """Plan the folder, and encode a few of its notes with one thread, as a worker would.
+
+    Raises:
+        UserError: no audio, or options that make no sense.
+    """
+    folder = scan_folder(audio)
+    device = options.find_device()
+    settings = options.settings()
+    settings = replace(settings, batch=default_batch(settings, device))
     plan = make_plan(folder.inputs, settings, folder.examples)
     planned = [note for task in plan.tasks for note in task.notes]
-    heard, took = _measure(planned[:: -(-len(planned) // SAMPLE)] if planned else [], choice, folder.root)
-    tokens = sum(len(note.tokens) for note in heard) / len(heard) if heard else 0.0  # a note
+    encoded: list[Note] = []
+    elapsed = 0.0
+    if planned:
+        encoder = load_encoder(settings, options.weights, device, folder.root)
+        encoded, elapsed = _measure(planned[:: -(-len(planned) // MEASURED)], encoder)
+    tokens = sum(len(note.tokens) for note in encoded) / len(encoded) if encoded else 0.0  # a note
     seconds = tokens / settings.codec.tokens_per_second
-    notes: dict[str, int] = {}
-    shards: dict[str, int] = {}
+    notes: Counter[str] = Counter()
     for task in plan.tasks:
-        notes[task.split] = notes.get(task.split, 0) + len(task.notes)
-        shards[task.split] = shards.get(task.split, 0) + 1
-    return Preview(
-        folder=folder,
+        notes[task.split] += len(task.notes)
+    return Estimate(
+        audio=audio,
+        settings=settings,
         plan=plan,
+        ignored=folder.ignored,
         notes=notes,
-        shards=shards,
+        shards=Counter(task.split for task in plan.tasks),
         hours=len(planned) * seconds / 3600,
-        bytes=tar_bytes(len(planned), tokens, heard[0].labels) if heard else 0,
-        speed=seconds * len(heard) / took if heard else 0.0,
-        sampled=len(heard),
+        bytes=estimate_bytes(len(planned), tokens, encoded[0].labels) if encoded else 0,
+        speed=seconds * len(encoded) / elapsed if encoded else 0.0,
+        measured=len(encoded),
+        workers=workers or default_workers(device),
     )
 
 
-def _measure(notes: list[PlannedNote], choice: Choice, root: Path) -> tuple[list[Note], float]:
-    """Encode some notes; those that could be, and the seconds that took. The first is encoded twice, to warm up."""
-    if not notes:
-        return [], 0.0
-    encoder = make_encoder(choice, root)
-    size = choice.settings.batch
+def _measure(notes: list[PlannedNote], encoder: Encoder) -> tuple[list[Note], float]:
+    """Encode some notes, after a batch to warm up: those that could be, and the seconds that took."""
+    size = encoder.settings.batch
     batches = [Batch(tuple(notes[start : start + size])) for start in range(0, len(notes), size)]
     encoder.encode(batches[0])
-    began = time.perf_counter()
-    heard = [note for batch in batches for note in encoder.encode(batch) if isinstance(note, Note)]
-    return heard, time.perf_counter() - began
-
-
-def tar_bytes(notes: int, tokens_per_note: float, labels: Labels) -> int:
-    """About how large shards of so many notes are: two members each, padded to tar's blocks."""
-    npy = NPY_HEADER + 2 * tokens_per_note
-    blocks = 2 + -(-npy // TAR_BLOCK) + -(-len(json.dumps(labels)) // TAR_BLOCK)
-    return round(notes * blocks * TAR_BLOCK)
+    started = time.perf_counter()
+    encoded = [note for batch in batches for note in encoder.encode(batch).notes if isinstance(note, Note)]
+    return encoded, time.perf_counter() - started

@@ -1,7 +1,7 @@
-"""Who may write into a set at the same time: one whole run, or any number of ranks.
+"""File lock on a shard set: exclusive for a run, shared by ranks.
 
-A courtesy, for a person who starts a second run by mistake: what keeps files whole is `shards.files`. So a file system
-that has no locks, as some that clusters share, is worked in without one.
+It only warns a person who starts a second run by mistake: `shards.files` is what keeps files whole. So a file system
+without locks, as some clusters share, is used without one.
 """
 
 import errno
@@ -18,13 +18,13 @@ NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP
 
 
 @contextmanager
-def held(out: Path, shared: bool) -> Iterator[None]:
-    """Hold the set for the block; a folder that is still empty afterwards is removed again, if it was not shared.
+def lock_set(out: Path, shared: bool) -> Iterator[None]:
+    """Lock the set's folder for the block. An exclusive lock removes a folder that is still empty afterwards.
 
-    Object stores have neither locks nor folders: there, nothing is held.
+    Object stores have neither locks nor folders: nothing is done there.
 
     Raises:
-        UserError: another run is on, or the folder cannot be made.
+        UserError: another run has locked it, or the folder cannot be made.
     """
     if is_remote(out):
         if is_http(out):
@@ -38,7 +38,7 @@ def held(out: Path, shared: bool) -> Iterator[None]:
         raise UserError(f"{out}: cannot be made a folder ({error.strerror}); give another --out") from error
     try:
         try:
-            # The kernel lets go of it, however this process ends.
+            # released by the kernel, however this process ends
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{out}: another run is encoding into it; wait for it, or stop it") from error

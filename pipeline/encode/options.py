@@ -1,73 +1,66 @@
-"""What the user chose -> the settings of a set, and the codec they name."""
+"""Options of `encode` and `plan`, as the user gives them: they become the settings of a set, and a device.
+
+Loads no codec: its weights file is hashed, and torch is imported only to find a device.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.codec.model import EnCodec, load_codec
-from pipeline.codec.precision import with_precision
+from pipeline.codec.spec import codec_spec
 from pipeline.encode.settings import Settings
 from shards.errors import UserError
 
 GPU_BATCH = 16  # notes in one call of the codec
-CPU_BATCH = 4  # as many share one reading of the LSTM's weights; OpenVINO is faster with one
+CPU_BATCH = 4  # as many share one reading of the LSTM's weights
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Settings, and where on this machine the codec is found and runs."""
+class EncodingOptions:
+    """The options that decide a set, and where on this machine its codec is found and runs."""
 
-    settings: Settings
+    codec: str
+    bandwidth: float  # kbps
+    duration: str  # seconds, or "full"
     weights: Path | None
     device: str
+    min_peak: float
+    precision: str
+    notes_per_shard: int
+    valid_fraction: float
+    seed: int
+
+    def settings(self) -> Settings:
+        """Settings of a set, but for the batch, which depends on the device.
+
+        Raises:
+            UserError: a value that makes no sense.
+            CodecError: no such codec, or its weights cannot be read.
+        """
+        return Settings(
+            codec=codec_spec(self.codec, self.bandwidth, self.weights),
+            duration=_seconds(self.duration),
+            min_peak=self.min_peak,
+            precision=self.precision,
+            notes_per_shard=self.notes_per_shard,
+            valid_fraction=self.valid_fraction,
+            seed=self.seed,
+        )
+
+    def find_device(self) -> str:
+        """The device on which the codec runs. Raises UserError."""
+        if self.device == "cpu":
+            return self.device
+        from pipeline.codec.model import resolve_device  # imports torch
+
+        return str(resolve_device(self.device))
 
 
-def choose(
-    codec: str,
-    bandwidth: float,
-    duration: str,
-    weights: Path | None,
-    device: str,
-    min_peak: float,
-    precision: str,
-    backend: str,
-    notes_per_shard: int,
-    valid_fraction: float,
-    seed: int,
-) -> Choice:
-    """Check what was asked for, with the codec at hand.
-
-    Raises:
-        UserError: a value that makes no sense.
-        CodecError: the codec cannot be had.
-    """
-    loaded = load_codec(codec, bandwidth, weights, device)
-    place = loaded.device.type
-    seconds = _seconds(duration)
-    settings = Settings(
-        codec=loaded.spec,
-        duration=seconds,
-        min_peak=min_peak,
-        precision=precision,
-        backend=backend,
-        batch=1 if seconds is None or backend == "openvino" else CPU_BATCH if place == "cpu" else GPU_BATCH,
-        notes_per_shard=notes_per_shard,
-        valid_fraction=valid_fraction,
-        seed=seed,
-    )
-    _as_set(loaded, settings)  # so that a backend that is not here is known at once
-    return Choice(settings, weights, place)
-
-
-def load_chosen(choice: Choice) -> EnCodec:
-    """The codec of a choice, once more: every worker has its own."""
-    spec = choice.settings.codec
-    return _as_set(load_codec(spec.name, spec.bandwidth, choice.weights, choice.device), choice.settings)
-
-
-def _as_set(codec: EnCodec, settings: Settings) -> EnCodec:
-    """The codec, encoding as the settings say."""
-    return with_precision(codec, settings.precision)
+def default_batch(settings: Settings, device: str) -> int:
+    """Notes in one call of the codec, for a new set."""
+    if settings.duration is None:
+        return 1  # lengths differ
+    return CPU_BATCH if device == "cpu" else GPU_BATCH
 
 
 def default_workers(device: str) -> int:

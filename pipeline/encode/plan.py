@@ -1,6 +1,7 @@
-"""Which note goes into which shard: a pure function of the inputs and the settings.
+"""Plan of a shard set: a pure function from the listed audio files and the settings to tasks, one for each shard.
 
-A task is one shard to be made. Same inputs and settings, in any order, on any machine: same tasks. Opens no file.
+Needs names, sizes and labels, not contents: opens no file. Same files and settings, in any order, on any machine: same
+tasks. Knows nothing of what is in the set's folder already.
 """
 
 import hashlib
@@ -19,14 +20,11 @@ from shards.record import Rejection
 
 @dataclass(frozen=True, slots=True)
 class PlannedNote:
-    """An input with its place in the set. There are as many as notes, so it holds no more than it must."""
+    """An audio file that becomes a note of the set."""
 
     key: str
-    input: AudioFile
-
-    @property
-    def labels(self) -> Labels:
-        return parse_path_name(self.input.path).labels
+    labels: Labels
+    file: AudioFile
 
 
 @dataclass(frozen=True)
@@ -41,69 +39,81 @@ class Task:
     def shard_name(self) -> str:
         return f"{self.split}-{self.index:05d}.tar"
 
+    @property
+    def files(self) -> list[AudioFile]:
+        return [note.file for note in self.notes]
+
     def batches(self, size: int) -> Iterator[tuple[PlannedNote, ...]]:
-        """The notes of each call of the codec."""
+        """Cut the notes for the calls of the codec."""
         for start in range(0, len(self.notes), size):
             yield self.notes[start : start + size]
 
-    def digest(self, settings: Settings) -> str:
-        """sha256 of all that decides the shard's bytes."""
-        return _sha256([self.shard_name, settings.to_json(), [_identity(note, self.split) for note in self.notes]])
+    def digest(self, settings: Settings, digests: Sequence[str]) -> str:
+        """sha256 of all that decides the shard's bytes. `digests`: of its notes' audio files, in their order."""
+        return _sha256([self.shard_name, settings.to_json(), _identities(self, digests)])
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """A shard of a finished set that is being extended: which inputs it was made of. It keeps its place."""
+class EarlierShard:
+    """A shard of a finished set that is being extended: it stays as it is."""
 
     split: str
     index: int
-    inputs: Mapping[str, str]  # AudioFile.display_path -> digest, in the order of the shard
+    files: Sequence[str]  # AudioFile.display_path of its notes, in their order
 
 
 @dataclass(frozen=True)
 class Plan:
     tasks: tuple[Task, ...]
-    rejected: tuple[Rejection, ...]  # known without decoding
+    rejected: tuple[Rejection, ...]  # files that are rejected unopened
     inputs: int
-    inputs_sha256: str  # of the inputs with their digests, keys and splits, however they are arranged in shards
 
 
 def make_plan(
-    inputs: Sequence[AudioFile],
+    files: Sequence[AudioFile],
     settings: Settings,
     examples: Mapping[str, Labels] | None = None,
-    earlier: Sequence[Earlier] = (),
+    earlier: Sequence[EarlierShard] = (),
 ) -> Plan:
-    """Assign every input to a task, or reject it.
+    """Assign every file to a task, or reject it.
 
-    `examples`: note_str -> labels known from elsewhere than the names. `earlier`: shards that stay as they are; only
-    what is not in them is assigned, to shards with the next free numbers.
+    `examples`: note_str -> labels of NSynth's examples.json. `earlier`: only files that are in none of these shards are
+    assigned, to new shards with the next free indices.
 
     Raises:
-        UserError: an input of an earlier shard is gone or has changed.
+        UserError: a file of an earlier shard is gone.
     """
-    kept = {shown: digest for shard in earlier for shown, digest in shard.inputs.items()}
+    in_earlier = {path for shard in earlier for path in shard.files}
     rejected: list[Rejection] = []
     notes: dict[str, PlannedNote] = {}  # key -> note
-    for file in sorted(inputs, key=lambda file: (file.display_path not in kept, file.path)):
-        fault = _fault(file, notes, examples or {})
+    for file in sorted(files, key=lambda file: (file.display_path not in in_earlier, file.path)):
+        name = parse_path_name(file.path)
+        note = PlannedNote(name.key, name.labels, file)
+        fault = _fault(note, notes, examples or {})
         if fault is None:
-            note = PlannedNote(parse_path_name(file.path).key, file)
             notes[note.key] = note
         else:
             rejected.append(Rejection(file.display_path, *fault))
-    tasks = _keep(earlier, inputs, notes) + _assign(
-        [note for note in notes.values() if note.input.display_path not in kept], settings, earlier
-    )
-    tasks.sort(key=lambda task: (task.split, task.index))
-    rejected.sort(key=lambda rejection: rejection.file)
-    identities = sorted(_sha256(_identity(note, task.split)) for task in tasks for note in task.notes)
+    new = [note for note in notes.values() if note.file.display_path not in in_earlier]
+    tasks = _earlier_tasks(earlier, files, notes) + _assign(new, settings, earlier)
     return Plan(
-        tasks=tuple(tasks),
-        rejected=tuple(rejected),
-        inputs=len(inputs),
-        inputs_sha256=_sha256([identities, [vars(rejection) for rejection in rejected]]),
+        tasks=tuple(sorted(tasks, key=lambda task: (task.split, task.index))),
+        rejected=tuple(sorted(rejected, key=lambda rejection: rejection.file)),
+        inputs=len(files),
     )
+
+
+def hash_inputs(plan: Plan, digests: Sequence[Sequence[str]]) -> str:
+    """sha256 of the inputs with their digests, keys and splits, however they are arranged in shards.
+
+    `digests`: for each task, of its notes' audio files.
+    """
+    identities = sorted(
+        _sha256(identity)
+        for task, task_digests in zip(plan.tasks, digests, strict=True)
+        for identity in _identities(task, task_digests)
+    )
+    return _sha256([identities, [vars(rejection) for rejection in plan.rejected]])
 
 
 def fingerprint(settings: Settings, inputs_sha256: str) -> str:
@@ -111,41 +121,41 @@ def fingerprint(settings: Settings, inputs_sha256: str) -> str:
     return _sha256([settings.to_json(), inputs_sha256])
 
 
-def _fault(file: AudioFile, notes: Mapping[str, PlannedNote], examples: Mapping[str, Labels]) -> tuple[str, str] | None:
-    """Reason and detail, if the input is rejected unopened."""
-    if file.fault is not None:
-        return file.fault
-    name = parse_path_name(file.path)
-    key, labels = name.key, name.labels
-    contradicted = contradiction(labels, examples.get(key, {})) if "pitch" in labels else None
+def _fault(
+    note: PlannedNote, notes: Mapping[str, PlannedNote], examples: Mapping[str, Labels]
+) -> tuple[str, str] | None:
+    """Reason and detail, if the file is rejected unopened."""
+    if note.file.fault is not None:
+        return note.file.fault
+    contradicted = contradiction(note.labels, examples.get(note.key, {})) if "pitch" in note.labels else None
     if contradicted:
         return "label", contradicted
-    if key in notes:
-        return "name clash", f"has the key {key} of {notes[key].input.display_path}"
+    if note.key in notes:
+        return "name clash", f"has the key {note.key} of {notes[note.key].file.display_path}"
     return None
 
 
-def _keep(earlier: Sequence[Earlier], inputs: Sequence[AudioFile], notes: Mapping[str, PlannedNote]) -> list[Task]:
-    """The tasks of shards that stay as they are. Raises UserError if their inputs have not."""
+def _earlier_tasks(
+    earlier: Sequence[EarlierShard], files: Sequence[AudioFile], notes: Mapping[str, PlannedNote]
+) -> list[Task]:
+    """The tasks of shards that stay as they are. Raises UserError if one of their files is not there any more."""
     if not earlier:
         return []
-    found = {file.display_path: file for file in inputs}
-    planned = {note.input.display_path: note for note in notes.values()}
-    for shown, digest in ((shown, digest) for shard in earlier for shown, digest in shard.inputs.items()):
-        fact = (
-            "is gone" if shown not in found
-            else "has changed" if found[shown].digest != digest
-            else f"contradicts {EXAMPLES}" if shown not in planned
-            else None
-        )  # fmt: skip
-        if fact:
-            raise UserError(
-                f"{shown}: {fact} since this set was made of it; restore it, or encode the folder under a new name"
-            )
-    return [Task(shard.split, shard.index, tuple(planned[shown] for shown in shard.inputs)) for shard in earlier]
+    faults = {file.display_path: file.fault for file in files}
+    planned = {note.file.display_path: note for note in notes.values()}
+    for path in (path for shard in earlier for path in shard.files):
+        if path not in planned:
+            fact = "is gone" if path not in faults else "has changed" if faults[path] else f"contradicts {EXAMPLES}"
+            raise changed_since(path, fact)
+    return [Task(shard.split, shard.index, tuple(planned[path] for path in shard.files)) for shard in earlier]
 
 
-def _assign(notes: Sequence[PlannedNote], settings: Settings, earlier: Sequence[Earlier]) -> list[Task]:
+def changed_since(path: str, fact: str) -> UserError:
+    """Error: a file of a finished set is not what it was."""
+    return UserError(f"{path}: {fact} since this set was made of it; restore it, or encode the folder under a new name")
+
+
+def _assign(notes: Sequence[PlannedNote], settings: Settings, earlier: Sequence[EarlierShard]) -> list[Task]:
     """Mix the notes of each split, and cut them into shards behind the earlier ones."""
     splits: dict[str, list[PlannedNote]] = {}
     for note, split in zip(notes, _splits(notes, settings, is_first=not earlier), strict=True):
@@ -165,26 +175,29 @@ def _assign(notes: Sequence[PlannedNote], settings: Settings, earlier: Sequence[
 def _splits(notes: Sequence[PlannedNote], settings: Settings, is_first: bool) -> list[str]:
     """The split of each note: its folder's, else by a hash of its key, which no other note can change.
 
-    Only where chance gives a small new set no valid note at all does the one nearest to the limit become it.
+    Only a small new set in which no note has hashed to valid moves the note nearest to the limit there.
     """
-    splits = [split_of(note.input.path.split("/")[:-1]) or _hashed_split(note, settings) for note in notes]
-    hashed = [index for index, note in enumerate(notes) if split_of(note.input.path.split("/")[:-1]) is None]
+    of_folders = [split_of(note.file.path.split("/")[:-1]) for note in notes]
+    splits = [split or _hashed_split(note, settings) for split, note in zip(of_folders, notes, strict=True)]
+    hashed = [index for index, split in enumerate(of_folders) if split is None]
     if is_first and settings.valid_fraction > 0 and "valid" not in splits and len(hashed) > 1:
-        splits[min(hashed, key=lambda index: _share(notes[index]))] = "valid"
+        splits[min(hashed, key=lambda index: _hash_fraction(notes[index]))] = "valid"
     return splits
 
 
 def _hashed_split(note: PlannedNote, settings: Settings) -> str:
-    return "valid" if _share(note) < settings.valid_fraction else "train"
+    return "valid" if _hash_fraction(note) < settings.valid_fraction else "train"
 
 
-def _share(note: PlannedNote) -> float:
-    """A note's fixed place in [0, 1)."""
+def _hash_fraction(note: PlannedNote) -> float:
+    """Hash a note's key to [0, 1)."""
     return int.from_bytes(_hash(note.key)[:6]) / 2**48
 
 
-def _identity(note: PlannedNote, split: str) -> list[Any]:
-    return [note.input.display_path, note.input.digest, split, note.key]
+def _identities(task: Task, digests: Sequence[str]) -> list[list[str]]:
+    return [
+        [note.file.display_path, digest, task.split, note.key] for note, digest in zip(task.notes, digests, strict=True)
+    ]
 
 
 def _hash(text: str) -> bytes:

@@ -1,6 +1,6 @@
-"""One process among several that make a set together: which tasks are its own, and what it may clean up.
+"""Ranks: processes that make one set together, each with its own tasks and its own unfinished files.
 
-The plan is the same in every process, so nobody hands out work: task i belongs to rank i modulo their number. Ranks
+Task i belongs to rank i modulo their number: the plan is the same in every process, so nobody hands out work. Ranks
 share nothing but the set. Knows nothing of what starts them.
 """
 
@@ -17,11 +17,11 @@ from shards.storage import list_files
 
 @dataclass(frozen=True)
 class Rank:
-    """Rank `index` of `count`, from 0; one process that lives once."""
+    """Process `index` of `count`, from 0."""
 
     index: int = 0
     count: int = 1
-    life: str = field(default_factory=lambda: secrets.token_hex(4))  # an engine may start a rank that is not dead yet
+    token: str = field(default_factory=lambda: secrets.token_hex(4))  # an engine may start a rank twice at once
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
@@ -37,17 +37,17 @@ class Rank:
 
     @property
     def writer(self) -> str:
-        """Told to `atomic_write`: no two ranks, nor two lives of one, write into one part."""
-        return "" if self.is_alone else f"{self.name}-{self.life}"
+        """Name for `atomic_write`: no two processes write into the same part."""
+        return "" if self.is_alone else f"{self.name}-{self.token}"
 
     def tasks(self, tasks: Sequence[Task]) -> list[Task]:
-        """Those that are its own."""
+        """The tasks of this rank."""
         return list(tasks[self.index :: self.count])
 
-    def clear(self, out: Path, tasks: Sequence[Task]) -> None:
-        """Delete the parts that a run which was killed has left: all, or those of its own `tasks` and of its name."""
-        own = {Path(task.shard_name).stem for task in tasks}
+    def remove_parts(self, out: Path, tasks: Sequence[Task]) -> None:
+        """Delete the parts that a killed run has left: all, or with other ranks those of its own `tasks` and name."""
+        stems = {Path(task.shard_name).stem for task in tasks}
         for name in list_files(out):
-            theirs = not self.is_alone and name.partition(".")[0] not in own and f".{self.name}-" not in name
-            if name.endswith(PART) and not theirs:
+            is_own = self.is_alone or name.partition(".")[0] in stems or f".{self.name}-" in name
+            if name.endswith(PART) and is_own:
                 (out / name).unlink(missing_ok=True)

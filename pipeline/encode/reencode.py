@@ -1,6 +1,7 @@
-"""Are these codes still what this audio gives? Encode some notes of a set again, and compare.
+"""Encode some notes of a set again, and compare the codes with the set's.
 
-`shards.verify` holds a set against its own checksums; this holds it against the sound it came from.
+`shards.verify` checks a set against its own checksums; this checks it against the audio that it was made of. Only the
+audio of the compared notes is read.
 """
 
 import random
@@ -10,17 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.encode.encoder import Batch, Encoder, make_encoder
-from pipeline.encode.options import Choice
+from pipeline.codec.spec import CodecError, codec_spec
+from pipeline.encode.encoder import Encoder, load_encoder
 from pipeline.encode.plan import PlannedNote, make_plan
+from pipeline.encode.run import format_shares
 from pipeline.encode.settings import Settings
+from pipeline.encode.state import check_backend
+from pipeline.encode.workers import Batch
 from pipeline.notes.folder import scan_folder
+from pipeline.progress import Progress
 from shards.errors import ShardError
 from shards.manifest import Manifest, read_manifest
 from shards.note import Note
 from shards.reader import read_shard
 from shards.record import Rejection
 from shards.storage import parse_path
+from shards.verify import find_faults
 
 ALIKE = 0.99  # share of a note's codes; the last bits of another kind of processor change fewer
 
@@ -31,8 +37,49 @@ class Comparison:
 
     key: str
     shard: str
+    tokens: int
     shares: tuple[float, ...]  # of its codes that are equal, by codebook; empty if there is nothing to compare
-    fault: str | None  # why it does not count as the same, if it does not
+    fault: str | None  # the difference, if the note does not count as the same
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A set, checked against its checksums and its audio."""
+
+    folder: Path
+    faults: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]  # none if the checksums do not hold
+
+    def lines(self) -> Iterator[str]:
+        """Report to print."""
+        if self.faults:
+            yield from self.faults
+            yield f"{self.folder}: {len(self.faults)} fault{'s' * (len(self.faults) > 1)} found."
+        else:
+            yield (
+                f"{self.folder}: whole. {len(self.comparisons)} notes were encoded again; codes that are equal, by "
+                f"codebook: {format_shares(mean_shares(self.comparisons))}."
+            )
+
+
+def verify_set(
+    folder: Path, count: int, audio: Path | None, weights: Path | None, device: str, seed: int, progress: Progress
+) -> Verification:
+    """Check a set against its own checksums, then `count` of its notes against their audio.
+
+    Raises:
+        UserError: no finished set, its audio is not there, or the codec that made it is not.
+    """
+    faults = list(find_faults(folder))
+    comparisons: list[Comparison] = []
+    if not faults:
+        codec = read_manifest(folder).codec
+        progress.start(count, 0)
+        for comparison in reencode(folder, count, audio, weights, device, seed):
+            comparisons.append(comparison)
+            progress.step(1, comparison.tokens / codec.tokens_per_second)
+        faults = [f"{folder / note.shard}: {note.key}: {note.fault}" for note in comparisons if note.fault]
+    return Verification(folder, tuple(faults), tuple(comparisons))
 
 
 def reencode(
@@ -46,61 +93,66 @@ def reencode(
 ) -> Iterator[Comparison]:
     """Encode `count` random notes of the set again, with the batch it was made with.
 
-    `audio`: where the set's audio is now, if it has moved. `precision`: another than the set's, to learn what it costs.
+    `audio`: the folder of the set's audio, if it has moved. `precision`: another than the set's, to measure its cost.
 
     Raises:
         UserError: the audio is not there, or the codec that made the set is not.
     """
     manifest = read_manifest(folder)
     settings = _settings_of(folder, manifest)
+    if codec_spec(settings.codec.name, settings.codec.bandwidth, weights) != settings.codec:
+        raise CodecError(f"{settings.codec.name}: the set was made with other weights; name them with --weights FILE")
     source = scan_folder(audio or parse_path(manifest.audio["source"]))
     plan = make_plan(source.inputs, settings, source.examples)
     planned = {note.key: note for task in plan.tasks for note in task.notes}
     if precision is not None:
         settings = replace(settings, precision=precision)
-    encoder = make_encoder(Choice(settings, weights, device), source.root)
-    for shard, note in _draw(folder, manifest, count, seed):
+    encoder = load_encoder(settings, weights, device, source.root)
+    for shard, note in _sample_notes(folder, manifest, count, seed):
         yield _compare(note, shard, planned, encoder)
 
 
-def mean_shares(done: Sequence[Comparison]) -> list[float]:
+def mean_shares(comparisons: Sequence[Comparison]) -> list[float]:
     """The share of equal codes by codebook, over notes that could be compared."""
-    shares = [one.shares for one in done if one.shares]
+    shares = [comparison.shares for comparison in comparisons if comparison.shares]
     return np.mean(shares, axis=0).tolist() if shares else []
 
 
 def _settings_of(folder: Path, manifest: Manifest) -> Settings:
+    check_backend(manifest.audio, folder)
     try:
         return Settings.from_json({"codec": manifest.codec.to_json(), "audio": manifest.audio, "plan": manifest.plan})
     except KeyError as error:
         raise ShardError(f"{folder}: does not say its {error}, so it was not made by `pipeline encode`") from error
 
 
-def _draw(folder: Path, manifest: Manifest, count: int, seed: int) -> Iterator[tuple[str, Note]]:
-    """Random notes of the set, in the order of the shards."""
+def _sample_notes(folder: Path, manifest: Manifest, count: int, seed: int) -> Iterator[tuple[str, Note]]:
+    """Random notes of the set with the names of their shards, in the order of the shards."""
     total = manifest.ledger.encoded
-    wanted = set(random.Random(seed).sample(range(total), min(count, total)))
+    sampled = set(random.Random(seed).sample(range(total), min(count, total)))
     first = 0
     for shard in manifest.shards:
-        if any(first <= place < first + shard.notes for place in wanted):
-            for place, note in enumerate(read_shard(folder / shard.name), first):
-                if place in wanted:
+        if any(first <= index < first + shard.notes for index in sampled):
+            for index, note in enumerate(read_shard(folder / shard.name), first):
+                if index in sampled:
                     yield shard.name, note
         first += shard.notes
 
 
 def _compare(note: Note, shard: str, planned: Mapping[str, PlannedNote], encoder: Encoder) -> Comparison:
+    def result(fault: str | None, shares: tuple[float, ...] = ()) -> Comparison:
+        return Comparison(note.key, shard, len(note.tokens), shares, fault)
+
     if note.key not in planned:
-        return Comparison(note.key, shard, (), "its audio is gone")
-    [again] = encoder.encode(Batch((planned[note.key],)))
+        return result("its audio is gone")
+    [again] = encoder.encode(Batch((planned[note.key],))).notes
     if isinstance(again, Rejection):
-        return Comparison(note.key, shard, (), f"its audio is now {again.reason} ({again.detail})")
+        return result(f"its audio is now {again.reason} ({again.detail})")
     if len(again.tokens) != len(note.tokens):
-        return Comparison(note.key, shard, (), f"{len(note.tokens)} codes, and {len(again.tokens)} now")
+        return result(f"{len(note.tokens)} codes, and {len(again.tokens)} now")
     equal = (again.tokens == note.tokens).reshape(-1, encoder.settings.codec.codebooks)  # (frame, codebook)
     shares = tuple(equal.mean(axis=0).tolist())
     share = float(equal.mean())
     if again.labels != note.labels:
-        return Comparison(note.key, shard, shares, "its labels are others now")
-    fault = f"only {share:.1%} of its codes are what its audio gives" if share < ALIKE else None
-    return Comparison(note.key, shard, shares, fault)
+        return result("its labels are others now", shares)
+    return result(f"only {share:.1%} of its codes are what its audio gives" if share < ALIKE else None, shares)

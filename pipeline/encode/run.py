@@ -1,159 +1,233 @@
-"""Encode a folder, or one rank's part of it, into a shard set: plan, skip what is done, run the rest, close the ledger.
+"""Encode a folder, or one rank's part of it, into a shard set: plan, skip the tasks that are done, run the others.
 
-A shard is a pure function of its task, and a task is done when its record stands beside its tar, so a run that was
-killed at any moment goes on where it stopped and ends with the same bytes. Whichever rank finds all tasks done closes
-the ledger. What a worker does is in `encode`, how workers live is in `pool`, what starts ranks is in `engines`.
+A shard is a pure function of its task, and a task is done when its record is beside its tar, so a run that was killed
+at any moment goes on where it stopped and ends with the same bytes. The rank that finds all tasks done writes the
+manifest. Imports torch only if there is something to encode; the codec itself is loaded by the workers.
 """
 
 import importlib.metadata
 import json
 import platform
-import signal
-import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.encode.encoder import Batch, make_encoder
-from pipeline.encode.lock import held
-from pipeline.encode.options import Choice, default_workers
-from pipeline.encode.plan import Plan, Task, fingerprint
+from pipeline.encode.digests import AudioDigests
+from pipeline.encode.lock import lock_set
+from pipeline.encode.options import EncodingOptions, default_batch, default_workers
+from pipeline.encode.plan import Plan, Task, fingerprint, hash_inputs
 from pipeline.encode.ranks import Rank
 from pipeline.encode.settings import Settings
-from pipeline.encode.state import look, plan_for, settings_for
-from pipeline.encode.workers import Result, encode_batches
+from pipeline.encode.state import match_records, plan_for, read_set_state, settings_for
+from pipeline.encode.stop import stop_on_signals
+from pipeline.encode.workers import Batch, BatchEncoder, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.progress import Progress
 from shards.errors import UserError
 from shards.files import atomic_write
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
 from shards.note import Note
-from shards.record import Rejection, ShardRecord, write_shard_record
+from shards.record import Rejection, ShardRecord, count_labels, write_shard_record
 from shards.writer import write_shard
 
 VERSIONS = ("encodec", "numpy", "soundfile", "soxr", "torch")  # packages that codes depend on
-
-
-class StoppedError(UserError):
-    """The run was asked to stop, and has."""
-
-    exit_code = 130  # what a shell gives a command that Ctrl-C ended
-
-    def __init__(self) -> None:
-        super().__init__("stopped; finished shards are kept, and the same command goes on from there")
+COMPARED = 16  # notes that are encoded again in float32, after a run in another precision
+REJECTED_SHOWN = 5  # rejected files that are printed
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to encode, where to, and with how many hands."""
+class EncodeRequest:
+    """The folder to encode, the set to make of it, and the processes to use."""
 
     audio: Path
     out: Path
-    choose: Callable[[], Choice]  # asked once the audio is found: the codec may be a download
+    options: EncodingOptions
     workers: int | None = None  # None: as many as the device can use
     extend: bool = False
+    check_audio: bool = False  # hash all files again, also those whose digest is in the cache
+    max_rejected: float = 1.0  # share of the files
     rank: Rank = field(default_factory=Rank)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EncodeOutcome:
+    """The set, or the part of it that is done."""
+
+    request: EncodeRequest
     manifest: Manifest | None  # None while tasks of other ranks are not done
     rejected: tuple[Rejection, ...]  # of the whole set; none while there is no manifest
     ignored: Counter[str]  # files of other kinds: ending -> how many
     tasks_run: int  # 0 if there was nothing left to do
     tasks_left: int = 0  # for other ranks
+    speed: float = 0.0  # seconds of sound encoded in a second
+    finished_by: str = ""  # such as "4 ranks on Ray"
+    equal_codes: tuple[float, ...] = ()  # share of codes that are float32's, by codebook; for another precision
+
+    def lines(self) -> Iterator[str]:
+        """Report to print; the last line says the next command.
+
+        Raises:
+            UserError: after the report, if more files were rejected than the request allows.
+        """
+        request, manifest = self.request, self.manifest
+        out, rank = request.out, request.rank
+        if manifest is None:
+            yield (
+                f"{out}: rank {rank.index} of {rank.count} has done its part, {self.tasks_run} shards in this run. "
+                f"Other ranks have {self.tasks_left} to do; the last one finishes the set."
+            )
+            return
+        ledger = manifest.ledger
+        if self.ignored:
+            yield f"Left out, not audio by name: {format_counts(self.ignored)}."
+        if self.rejected:
+            reasons = format_counts(count_reasons(self.rejected))
+            yield f"Rejected {ledger.rejected} of {ledger.inputs} files ({reasons}):"
+            yield from (f"  {line}" for line in rejection_lines(self.rejected, f" in {out / REJECTED}"))
+        how = f" at {self.speed:.0f}x real time" if self.tasks_run else ", finished before: nothing to do"
+        how = f", finished by {self.finished_by}" if self.finished_by else how
+        yield f"{out}: {ledger.encoded} notes in {len(list(manifest.shards))} shards{how}."
+        if self.equal_codes:
+            shares = format_shares(self.equal_codes)
+            yield f"{request.options.precision}: codes equal to float32's, by codebook: {shares}"
+        if ledger.rejected > request.max_rejected * ledger.inputs:
+            raise UserError(
+                f"{out}: {ledger.rejected / ledger.inputs:.1%} of the files were rejected, more than "
+                f"{request.max_rejected:.1%}; the set is finished and usable: mend the files and encode into a new "
+                "name, or allow it with --max-rejected"
+            )
+        yield f"Next: python -m trainer train --shards {out} --run runs/{out.absolute().name} --preset small"
 
 
-def encode_folder(request: Request, progress: Progress) -> Outcome:
+def encode_folder(request: EncodeRequest, progress: Progress) -> EncodeOutcome:
     """Make, go on with, extend or just return the shard set `request.out`; as a rank among several, its part of it.
 
     Raises:
         UserError: no audio, another set under this name, nothing that can be encoded, no room.
-        StoppedError: Ctrl-C or SIGTERM came; the same command goes on from here.
+        StoppedError: Ctrl-C or SIGTERM.
     """
     folder = scan_folder(request.audio)
-    choice = request.choose()
-    with _stopping(), held(request.out, shared=not request.rank.is_alone):
-        return _encode(request, folder, choice, progress)
+    settings = request.options.settings()
+    with stop_on_signals(), lock_set(request.out, shared=not request.rank.is_alone):
+        digests = AudioDigests(folder, request.out, request.check_audio)
+        try:
+            outcome = _encode(request, folder, settings, digests, progress)
+        finally:
+            digests.save(request.rank.writer)
+    if settings.precision != "float32" and outcome.manifest is not None and outcome.tasks_run:
+        from pipeline.encode.reencode import mean_shares, reencode
+
+        options = request.options
+        compared = reencode(request.out, COMPARED, None, options.weights, options.device, precision="float32")
+        outcome = replace(outcome, equal_codes=tuple(mean_shares(list(compared))))
+    return outcome
 
 
-def _encode(request: Request, folder: AudioFolder, choice: Choice, progress: Progress) -> Outcome:
-    out, rank = request.out, request.rank
-    present = look(out)
-    settings = settings_for(present, choice.settings)
-    plan = plan_for(present, folder, settings, request.extend)
-    mark = fingerprint(settings, plan.inputs_sha256)
-    ours = rank.tasks(plan.tasks)
-    undone = {task.shard_name for task in plan.tasks if not present.is_done(task, settings)}
-    if not undone and present.manifest is not None and present.manifest.fingerprint == mark:
-        records = [present.records[task.shard_name] for task in plan.tasks]
-        return Outcome(present.manifest, _rejected(plan, records), folder.ignored, tasks_run=0)
+def _encode(
+    request: EncodeRequest, folder: AudioFolder, settings: Settings, digests: AudioDigests, progress: Progress
+) -> EncodeOutcome:
+    out, rank, options = request.out, request.rank, request.options
+    state = read_set_state(out)
+    settings = settings_for(state, settings)
+    folder = replace(folder, inputs=digests.find_faults(folder.inputs))
+    plan, task_digests = plan_for(state, folder, settings, request.extend, digests, rank)
+    undone = {task.shard_name for task in plan.tasks if not state.is_done(task, task_digests)}
+    if not undone and state.manifest is not None:
+        records = [state.records[task.shard_name] for task in plan.tasks]
+        if state.manifest.fingerprint == fingerprint(settings, _hash_inputs(plan, records, digests)):
+            return EncodeOutcome(request, state.manifest, _rejected(plan, records), folder.ignored, tasks_run=0)
 
-    todo = [task for task in ours if task.shard_name in undone]
-    rank.clear(out, ours)
-    total = sum(len(task.notes) for task in ours)
+    device = options.find_device()
+    if state.is_new:
+        settings = replace(settings, batch=default_batch(settings, device))
+    own = rank.tasks(plan.tasks)
+    todo = [task for task in own if task.shard_name in undone]
+    rank.remove_parts(out, own)
+    digests.save(rank.writer)
+    total = sum(len(task.notes) for task in own)
     progress.start(total, total - sum(len(task.notes) for task in todo))
-    encoder = partial(make_encoder, replace(choice, settings=settings), folder.root)
+    started = time.monotonic()
+    tokens = 0
     batches = (Batch(notes) for task in todo for notes in task.batches(settings.batch))
-    workers = request.workers or default_workers(choice.device)
-    with closing(encode_batches(encoder, batches, workers)) as results:
+    encoder = partial(make_encoder, settings, options.weights, device, folder.root)
+    with closing(encode_batches(encoder, batches, request.workers or default_workers(device))) as results:
         for task in todo:
-            _run_task(out, task, settings, results, progress, rank.writer)
-    present = look(out)  # once more, for what other ranks have done meanwhile
-    left = sum(not present.is_done(task, settings) for task in plan.tasks)
+            record = _run_task(out, task, settings, results, digests, progress, rank.writer)
+            task_digests[task.shard_name] = record.task_sha256
+            tokens += record.shard.tokens
+    speed = tokens / settings.codec.tokens_per_second / max(time.monotonic() - started, 1e-9)
+
+    state = read_set_state(out)  # other ranks may have done more meanwhile
+    task_digests = match_records(plan, state, settings, digests, rank, task_digests)
+    left = sum(not state.is_done(task, task_digests) for task in plan.tasks)
     if left:
-        return Outcome(None, (), folder.ignored, len(todo), left)
-    records = [present.records[task.shard_name] for task in plan.tasks]
-    return _finish(request, folder, replace(choice, settings=settings), plan, mark, records, len(todo))
+        return EncodeOutcome(request, None, (), folder.ignored, len(todo), left, speed)
+    records = [state.records[task.shard_name] for task in plan.tasks]
+    rejected = _rejected(plan, records)
+    manifest = _finish(request, folder, settings, device, plan, _hash_inputs(plan, records, digests), records, rejected)
+    return EncodeOutcome(request, manifest, rejected, folder.ignored, len(todo), speed=speed)
+
+
+def make_encoder(settings: Settings, weights: Path | None, device: str, root: Path) -> BatchEncoder:
+    """Load the encoder, in a worker."""
+    from pipeline.encode.encoder import load_encoder  # imports torch
+
+    return load_encoder(settings, weights, device, root)
 
 
 def _run_task(
     out: Path,
     task: Task,
     settings: Settings,
-    results: Iterator[tuple[Batch, Result]],
+    results: Iterator[tuple[Batch, BatchResult]],
+    digests: AudioDigests,
     progress: Progress,
     writer: str,
-) -> None:
+) -> ShardRecord:
     """Collect the task's notes, write its tar, then the record that declares it done."""
     notes: list[Note] = []
     rejected: list[Rejection] = []
     for _ in task.batches(settings.batch):
-        _, result = next(results)
-        heard = [note for note in result if isinstance(note, Note)]
-        notes += heard
-        rejected += [rejection for rejection in result if isinstance(rejection, Rejection)]
-        progress.step(len(result), sum(len(note.tokens) for note in heard) / settings.codec.tokens_per_second)
+        batch, result = next(results)
+        encoded = [note for note in result.notes if isinstance(note, Note)]
+        notes += encoded
+        rejected += [rejection for rejection in result.notes if isinstance(rejection, Rejection)]
+        for index, digest in result.digests.items():
+            digests.add(batch.notes[index].file, digest)
+        progress.step(len(result.notes), sum(len(note.tokens) for note in encoded) / settings.codec.tokens_per_second)
+    digests.hash_files(task.files)  # under a URL: those that no worker has read, because they crash it
+    file_digests = digests.of(task.files, {})
     shard = write_shard(out / task.shard_name, notes, writer)
-    write_shard_record(
-        out,
-        ShardRecord(
-            shard=shard,
-            rejected=tuple(rejected),
-            labels=tuple(sorted({label for note in notes for label in note.labels})),
-            inputs={note.input.display_path: note.input.digest for note in task.notes},
-            settings=settings.to_json(),
-            task_sha256=task.digest(settings),
-        ),
-        writer,
+    record = ShardRecord(
+        shard=shard,
+        rejected=tuple(rejected),
+        labels=tuple(sorted({label for note in notes for label in note.labels})),
+        inputs={file.display_path: digest for file, digest in zip(task.files, file_digests, strict=True)},
+        settings=settings.to_json(),
+        task_sha256=task.digest(settings, file_digests),
+        longest=max((len(note.tokens) for note in notes), default=0),
+        label_counts=count_labels(notes),
     )
+    write_shard_record(out, record, writer)
+    return record
 
 
 def _finish(
-    request: Request,
+    request: EncodeRequest,
     folder: AudioFolder,
-    choice: Choice,
+    settings: Settings,
+    device: str,
     plan: Plan,
-    mark: str,
+    inputs_sha256: str,
     records: Sequence[ShardRecord],
-    tasks_run: int,
-) -> Outcome:
+    rejected: tuple[Rejection, ...],
+) -> Manifest:
     """Close the ledger and write the manifest, last of all. Ranks that end together may do so twice: the same bytes."""
     out = request.out
-    rejected = _rejected(plan, records)
     encoded = sum(record.shard.notes for record in records)
     assert plan.inputs == encoded + len(rejected), (
         f"{plan.inputs} inputs = {encoded} encoded + {len(rejected)} rejected"
@@ -165,32 +239,46 @@ def _finish(
         for record in records:
             (out / record.shard.record_name).unlink(missing_ok=True)
             (out / record.shard.name).unlink(missing_ok=True)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(rejected).items())
+        reasons = format_counts(count_reasons(rejected))
         raise UserError(
             f"{request.audio}: none of its {plan.inputs} files can be encoded ({reasons}); see {out / REJECTED}"
         )
     splits: dict[str, list[Shard]] = {}
     for task, record in zip(plan.tasks, records, strict=True):
         splits.setdefault(task.split, []).append(record.shard)
-    made_with = choice.settings.to_json()
+    blocks = settings.to_json()
     manifest = Manifest(
-        codec=choice.settings.codec,
-        audio={**made_with["audio"], "source": str(folder.root)},
-        plan={**made_with["plan"], "inputs_sha256": plan.inputs_sha256},
-        fingerprint=mark,
+        codec=settings.codec,
+        audio={**blocks["audio"], "source": str(folder.root)},
+        plan={**blocks["plan"], "inputs_sha256": inputs_sha256},
+        fingerprint=fingerprint(settings, inputs_sha256),
         splits={split: tuple(shards) for split, shards in splits.items()},
         labels=tuple(sorted({label for record in records for label in record.labels})),
         ledger=Ledger(plan.inputs, encoded, len(rejected)),
-        versions={**versions(), "device": choice.device},
+        versions={**_versions(), "device": device.partition(":")[0]},
     )
     write_manifest(out, manifest, request.rank.writer)
-    return Outcome(manifest, rejected, folder.ignored, tasks_run)
+    return manifest
+
+
+def _hash_inputs(plan: Plan, records: Sequence[ShardRecord], digests: AudioDigests) -> str:
+    """`hash_inputs`, with the digests of other ranks' files from their records."""
+    tasks = zip(plan.tasks, records, strict=True)
+    return hash_inputs(plan, [digests.of(task.files, record.inputs) for task, record in tasks])
 
 
 def _rejected(plan: Plan, records: Iterable[ShardRecord]) -> tuple[Rejection, ...]:
-    """Everything rejected, before and by the tasks, sorted by file."""
+    """All rejected files, by the plan and by the tasks, sorted."""
     rejected = [*plan.rejected, *(rejection for record in records for rejection in record.rejected)]
     return tuple(sorted(rejected, key=lambda rejection: rejection.file))
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the packages that made the codes."""
+    import soundfile
+
+    installed = {name: importlib.metadata.version(name) for name in VERSIONS}
+    return {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__, **installed}
 
 
 def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
@@ -198,27 +286,17 @@ def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
     return dict(Counter(rejection.reason for rejection in rejected).most_common())
 
 
-def versions() -> dict[str, str]:
-    """Versions of what made the codes."""
-    import soundfile
+def rejection_lines(rejected: Sequence[Rejection], rest: str = "") -> Iterator[str]:
+    """The first few rejected files, a line each. `rest`: where the others are listed."""
+    for rejection in rejected[:REJECTED_SHOWN]:
+        yield f"{rejection.file}: {rejection.reason} ({rejection.detail})"
+    if len(rejected) > REJECTED_SHOWN:
+        yield f"... and {len(rejected) - REJECTED_SHOWN} more{rest}"
 
-    installed = {name: importlib.metadata.version(name) for name in VERSIONS}
-    return {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__, **installed}
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the block cleanly, whichever came."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise StoppedError
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def format_shares(shares: Sequence[float]) -> str:
+    return ", ".join(f"{share:.2%}" for share in shares) or "none"

@@ -1,4 +1,7 @@
-"""What decides a set's bytes, apart from its inputs; the manifest's blocks are its other form."""
+"""Settings of a shard set: all that decides its bytes apart from the audio, to and from the manifest's blocks.
+
+Knows nothing of options, devices or files.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,18 +12,17 @@ from shards.errors import UserError
 from shards.note import Codec
 
 PRECISIONS = ("float32", "bfloat16")
-BACKENDS = ("torch", "openvino")
+BACKEND = "torch"  # the only one there is; named in the blocks so that digests of older sets hold
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a set's bytes, apart from its inputs."""
+    """The settings of one set, checked when made."""
 
     codec: Codec
     duration: float | None = 4.0  # seconds; None keeps each note's length
     min_peak: float = 1e-4  # of full scale; a note that stays below is rejected as silent
     precision: str = "float32"  # of the encoder's arithmetic
-    backend: str = "torch"  # what runs the encoder
     batch: int = 1  # notes in one call of the codec: their codes may depend on it, so a set keeps its own
     notes_per_shard: int = 1000
     valid_fraction: float = 0.02  # of notes whose folder names no split
@@ -33,10 +35,6 @@ class Settings:
             raise UserError(f"min peak {self.min_peak:g}: give a share of full scale, such as 0.0001, or 0")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision}: choose from {', '.join(PRECISIONS)}")
-        if self.backend not in BACKENDS:
-            raise UserError(f"backend {self.backend}: choose from {', '.join(BACKENDS)}")
-        if self.backend == "openvino" and self.duration is None:
-            raise UserError("backend openvino: is compiled for one length; give a --duration, or use --backend torch")
         if self.notes_per_shard < 1:
             raise UserError(f"notes per shard {self.notes_per_shard}: give 1 or more")
         if not 0 <= self.valid_fraction < 1:
@@ -53,7 +51,7 @@ class Settings:
                 "resampler": RESAMPLER,
                 "min_peak": self.min_peak,
                 "precision": self.precision,
-                "backend": self.backend,
+                "backend": BACKEND,
                 "batch": self.batch,
             },
             "plan": {
@@ -65,10 +63,10 @@ class Settings:
 
     @classmethod
     def from_json(cls, blocks: Mapping[str, Mapping[str, Any]]) -> "Settings":
-        """Undo `to_json`, whatever else is in the blocks."""
+        """Undo `to_json`; other fields of the blocks are ignored."""
         audio, plan = blocks["audio"], blocks["plan"]
         return cls(
             codec=Codec(**blocks["codec"]),
-            **{name: audio[name] for name in ("duration", "min_peak", "precision", "backend", "batch")},
+            **{name: audio[name] for name in ("duration", "min_peak", "precision", "batch")},
             **{name: plan[name] for name in ("notes_per_shard", "valid_fraction", "seed")},
         )

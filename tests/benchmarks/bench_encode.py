@@ -5,7 +5,6 @@ own choice of threads. Both resample by soxr, so that their codes can be compare
 official shapes: speed does not depend on their values. What takes time once (loading, starting workers) is left out.
 """
 
-import importlib.util
 import multiprocessing
 import tempfile
 import time
@@ -22,11 +21,10 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.codec.model import untrained_24khz
-from pipeline.encode.encoder import Batch, Encoder, make_encoder
-from pipeline.encode.options import choose, default_workers
+from pipeline.encode.options import EncodingOptions, default_batch, default_workers
 from pipeline.encode.plan import Task, make_plan
-from pipeline.encode.settings import BACKENDS
-from pipeline.encode.workers import encode_batches
+from pipeline.encode.run import make_encoder
+from pipeline.encode.workers import Batch, BatchEncoder, encode_batches
 from pipeline.notes.folder import scan_folder
 from shards.note import Note
 
@@ -36,6 +34,7 @@ SECONDS = 4.0  # a note
 RATE = 16_000  # Hz, as NSynth
 BANDWIDTH = 1.5  # kbps
 TUTORIAL = "tutorial's loop"
+OURS = "pipeline encode"
 
 
 def write_notes(folder: Path, count: int) -> None:
@@ -72,48 +71,44 @@ def compare(home: Path) -> None:
     (home / "notes").mkdir()
     write_notes(home / "notes", ROUNDS * NOTES_A_ROUND)
 
-    choices = {
-        f"pipeline encode, {backend}": choose(
-            codec="encodec_24khz", bandwidth=BANDWIDTH, duration=str(SECONDS), weights=weights, device="cpu",
-            min_peak=1e-4, precision="float32", backend=backend, notes_per_shard=1000, valid_fraction=0.0, seed=0,
-        )
-        for backend in BACKENDS
-        if backend == "torch" or importlib.util.find_spec(backend)
-    }  # fmt: skip
-    settings = next(iter(choices.values())).settings
+    options = EncodingOptions(
+        codec="encodec_24khz", bandwidth=BANDWIDTH, duration=str(SECONDS), weights=weights, device="cpu",
+        min_peak=1e-4, precision="float32", notes_per_shard=1000, valid_fraction=0.0, seed=0,
+    )  # fmt: skip
+    settings = options.settings()
+    settings = replace(settings, batch=default_batch(settings, "cpu"))
     folder = scan_folder(home / "notes")
     [task] = make_plan(folder.inputs, settings).tasks
     workers = default_workers("cpu")
-    tutorial(model, folder.root / task.notes[0].input.path)  # the first call allocates
+    encoder = partial(make_encoder, settings, weights, "cpu", folder.root)
+    tutorial(model, folder.root / task.notes[0].file.path)  # the first call allocates
 
-    took = dict.fromkeys([TUTORIAL, *choices], 0.0)  # seconds
-    peaks = dict.fromkeys(choices, 0)  # MB
-    equal: dict[str, list[np.ndarray]] = {name: [] for name in choices}  # (token,) of each note
+    took = dict.fromkeys([TUTORIAL, OURS], 0.0)  # seconds
+    peak = 0  # MB
+    equal: list[np.ndarray] = []  # (token,) of each note
     for start in range(0, len(task.notes), NOTES_A_ROUND):
         part = replace(task, notes=task.notes[start : start + NOTES_A_ROUND])
         began = time.perf_counter()
-        theirs = {note.key: tutorial(model, folder.root / note.input.path) for note in part.notes}
+        theirs = {note.key: tutorial(model, folder.root / note.file.path) for note in part.notes}
         took[TUTORIAL] += time.perf_counter() - began
-        for name, choice in choices.items():
-            ours, seconds, memory = encode(
-                partial(make_encoder, choice, folder.root), part, choice.settings.batch, workers
-            )
-            took[name] += seconds
-            peaks[name] = max(peaks[name], memory)
-            equal[name] += [ours[key] == tokens for key, tokens in theirs.items()]
+        ours, seconds, memory = encode(encoder, part, settings.batch, workers)
+        took[OURS] += seconds
+        peak = max(peak, memory)
+        equal += [ours[key] == tokens for key, tokens in theirs.items()]
 
-    sound = len(task.notes) * SECONDS
+    audio = len(task.notes) * SECONDS
+    shares = np.concatenate(equal).reshape(-1, settings.codec.codebooks).mean(axis=0)  # (codebook,)
     click.echo(f"encoding {len(task.notes)} notes of {SECONDS:g} s with full-size EnCodec at {BANDWIDTH:g} kbps")
-    click.echo(f"  {TUTORIAL:<27}{sound / took[TUTORIAL]:6.1f} x real time")
-    for name in choices:
-        shares = np.concatenate(equal[name]).reshape(-1, settings.codec.codebooks).mean(axis=0)  # (codebook,)
-        click.echo(
-            f"  {name:<27}{sound / took[name]:6.1f} x real time, ratio {took[TUTORIAL] / took[name]:.2f}, equal codes "
-            f"{', '.join(f'{share:.3%}' for share in shares)}, {workers} workers of {peaks[name]} MB"
-        )
+    click.echo(f"  {TUTORIAL:<16}{audio / took[TUTORIAL]:6.1f} x real time")
+    click.echo(
+        f"  {OURS:<16}{audio / took[OURS]:6.1f} x real time, ratio {took[TUTORIAL] / took[OURS]:.2f}, equal codes "
+        f"{', '.join(f'{share:.3%}' for share in shares)}, {workers} workers of {peak} MB"
+    )
 
 
-def encode(encoder: partial[Encoder], task: Task, size: int, workers: int) -> tuple[dict[str, np.ndarray], float, int]:
+def encode(
+    encoder: partial[BatchEncoder], task: Task, size: int, workers: int
+) -> tuple[dict[str, np.ndarray], float, int]:
     """Encode a task, `size` notes at a time: their tokens, the seconds that took with workers that had started, and a
     worker's peak of memory in MB."""
     began = 0.0
@@ -127,7 +122,7 @@ def encode(encoder: partial[Encoder], task: Task, size: int, workers: int) -> tu
     tokens = {}
     memory = 0
     for _, result in encode_batches(encoder, batches(), workers):
-        for note in result:
+        for note in result.notes:
             assert isinstance(note, Note)
             tokens[note.key] = note.tokens
         memory = max(memory, *map(peak_memory, multiprocessing.active_children()))

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.audio import AudioError, load
-from pipeline.encode.encoder import Batch
 from pipeline.encode.plan import PlannedNote
-from pipeline.encode.workers import Result, encode_batches
+from pipeline.encode.workers import Batch, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFile
 from shards.note import Note
 from shards.record import Rejection
@@ -27,20 +26,20 @@ class Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def encode(self, batch: Batch, reading: Callable[[int | None], None]) -> Result:
-        result: Result = []
-        for place, note in enumerate(batch.notes):
-            if place in batch.condemned:
-                result.append(batch.condemned[place])
+    def encode(self, batch: Batch, on_read: Callable[[int | None], None]) -> BatchResult:
+        notes: list[Note | Rejection] = []
+        for index, note in enumerate(batch.notes):
+            if index in batch.rejected:
+                notes.append(batch.rejected[index])
                 continue
-            reading(place)
+            on_read(index)
             try:
-                assert np.isfinite(load(self.root / note.input.path, 24_000, 1.0)).all()
-                result.append(Note(note.key, np.zeros(2, np.int16)))
+                assert np.isfinite(load(self.root / note.file.path, 24_000, 1.0)).all()
+                notes.append(Note(note.key, np.zeros(2, np.int16)))
             except AudioError as error:
-                result.append(Rejection(note.input.path, error.reason, error.detail))
-        reading(None)
-        return result
+                notes.append(Rejection(note.file.path, error.reason, error.detail))
+        on_read(None)
+        return BatchResult(notes)
 
 
 def mutate(content: bytes, random: np.random.Generator) -> bytes:
@@ -49,11 +48,11 @@ def mutate(content: bytes, random: np.random.Generator) -> bytes:
     start, end = sorted(random.integers(0, len(data), 2))
     match random.integers(6):
         case 0:
-            for place in random.integers(0, len(data), random.integers(1, 30)):
-                data[place] = random.integers(256)
+            for offset in random.integers(0, len(data), random.integers(1, 30)):
+                data[offset] = random.integers(256)
         case 1:
-            for place in random.integers(0, min(200, len(data)), random.integers(1, 6)):
-                data[place] = random.integers(256)
+            for offset in random.integers(0, min(200, len(data)), random.integers(1, 6)):
+                data[offset] = random.integers(256)
         case 2:
             del data[end:]
         case 3:
@@ -76,12 +75,12 @@ def read_mutants(folder: Path, suffix: str, count: int, seed: int) -> Counter[st
     for index in range(count):
         name = f"mutant_{index}.{suffix}"
         (folder / name).write_bytes(mutate(whole[index % len(whole)], random))
-        notes.append(PlannedNote(f"mutant_{index}", AudioFile(name, "d")))
+        notes.append(PlannedNote(f"mutant_{index}", {}, AudioFile(name)))
     batches = [Batch(tuple(notes[start : start + 25])) for start in range(0, count, 25)]
     return Counter(
         "accepted" if isinstance(outcome, Note) else outcome.reason
         for _, result in encode_batches(partial(Reader, folder), batches, 2, READ_SECONDS)
-        for outcome in result
+        for outcome in result.notes
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from pipeline.codec.model import EnCodec
-from pipeline.encode.encoder import Batch, Encoder
-from pipeline.encode.options import Choice, choose, load_chosen
-from pipeline.encode.workers import Result
+from pipeline.codec.model import EnCodec, load_codec
+from pipeline.encode.digests import hash_file
+from pipeline.encode.encoder import Encoder
+from pipeline.encode.options import EncodingOptions
+from pipeline.encode.workers import Batch, BatchResult
+from shards.storage import is_remote
 
 RATE = 16_000  # Hz, as NSynth
 
@@ -45,36 +47,37 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@cache
-def choice(**changes: Any) -> Choice:
+def options(**changes: Any) -> EncodingOptions:
     """The embedded codec, a fifth of a second of each note, three notes a shard."""
-    options: dict[str, Any] = {
+    values: dict[str, Any] = {
         "codec": "encodec_mini", "bandwidth": 1.5, "duration": "0.2", "weights": None, "device": "cpu",
-        "min_peak": 1e-4, "precision": "float32", "backend": "torch",
-        "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
+        "min_peak": 1e-4, "precision": "float32", "notes_per_shard": 3, "valid_fraction": 0.02, "seed": 0,
     }  # fmt: skip
-    return choose(**{**options, **changes})
+    return EncodingOptions(**{**values, **changes})
 
 
-ENCODED: dict[Any, Result] = {}  # the codec runs once for the same bytes and settings
+ENCODED: dict[Any, BatchResult] = {}  # the codec runs once for the same bytes and settings
 
 
 def encode_in_this_process(
-    make_encoder: partial[Encoder], batches: Iterable[Batch], workers: int
-) -> Iterator[tuple[Batch, Result]]:
+    make_encoder: partial[Any], batches: Iterable[Batch], workers: int
+) -> Iterator[tuple[Batch, BatchResult]]:
     """Stands for `pipeline.encode.workers.encode_batches`, with a codec that is loaded once."""
-    chosen, root = make_encoder.args
-    encoder = Encoder(_codec(), chosen.settings, root)
+    settings, _, _, root = make_encoder.args
+    encoder = Encoder(_codec(), settings, root)
     for batch in batches:
-        what = (chosen.settings, *((note.key, note.input) for note in batch.notes))
-        if what not in ENCODED:
-            ENCODED[what] = encoder.encode(batch)
-        yield batch, ENCODED[what]
+        if is_remote(root):
+            yield batch, encoder.encode(batch)
+            continue
+        content = (settings, *((note.file.path, hash_file(root / note.file.path)) for note in batch.notes))
+        if content not in ENCODED:
+            ENCODED[content] = encoder.encode(batch)
+        yield batch, ENCODED[content]
 
 
 @cache
 def _codec() -> EnCodec:
-    return load_chosen(choice())
+    return load_codec("encodec_mini")
 
 
 class Silent:

@@ -49,15 +49,15 @@ def forget_connections() -> None:
 
 @dataclass
 class Behaviour:
-    """How a web server misbehaves, and what it was asked."""
+    """Faults of a web server, and the paths that were requested of it."""
 
     breaks: Callable[[str], bool] = lambda path: False  # whether it hangs up in the middle of this file
     says_length: bool = True
     lists_folders: bool = True
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def count(self, ending: str) -> int:
-        return sum(path.endswith(ending) for path in self.asked)
+        return sum(path.endswith(ending) for path in self.requests)
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -66,7 +66,7 @@ class _Handler(SimpleHTTPRequestHandler):
         super().__init__(*arguments, directory=directory)
 
     def do_GET(self) -> None:
-        self.behaviour.asked.append(self.path)
+        self.behaviour.requests.append(self.path)
         path = Path(self.translate_path(self.path))
         if path.is_dir() and not self.behaviour.lists_folders:
             self.send_error(403)
@@ -92,7 +92,7 @@ class _Proxy(BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        self.behaviour.asked.append(self.path)
+        self.behaviour.requests.append(self.path)
         connection = http.client.HTTPConnection(self.behind)
         connection.request(self.command, self.path, headers=dict(self.headers))
         answer = connection.getresponse()

@@ -146,7 +146,7 @@ def test_a_remote_training_fetches_the_shards_of_its_batches_and_no_others(
     with web_server(folder, behaviour) as url:
         for count in (1, 3):
             train(parse_path(url), tmp_path / "run", tiny("batch=2", f"steps={count}"))
-            requests.append({path for path in behaviour.asked if path.endswith(".tar")})
+            requests.append({path for path in behaviour.requests if path.endswith(".tar")})
     tars = [{f"/train-0000{shard}.tar" for shard in shards} for shards in needed]
     assert requests == [tars[0], set().union(*tars)]
     assert len(requests[1]) < 9

@@ -18,7 +18,7 @@ from tests.support.slurm_cluster import is_installed, slurm_cluster
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "2", "--device", "cpu"]
 RANKS = 2
 PATIENCE = 180  # seconds for a job; this machine may be busy
-MARK = "NOTE_TOKENS_TEST"  # an environment variable that all processes of a job have
+JOB_VARIABLE = "NOTE_TOKENS_TEST"  # an environment variable that all processes of a job have
 
 pytestmark = pytest.mark.long
 
@@ -30,7 +30,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one run on this machine makes."""
+    """Files of the set that a run on this machine makes."""
     out = tmp_path_factory.mktemp("whole") / "set"
     ended = encode(audio, out)
     assert ended.returncode == 0, ended.stderr
@@ -64,12 +64,12 @@ def has_begun(out: Path) -> bool:
     return any(out.glob("*.tar"))
 
 
-def marked(mark: str, words: str) -> list[int]:
+def processes_of(job: str, words: str) -> list[int]:
     """Processes of a job whose command line holds `words`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes() and words.encode() in (
+            if f"{JOB_VARIABLE}={job}".encode() in (process / "environ").read_bytes() and words.encode() in (
                 process / "cmdline"
             ).read_bytes().replace(b"\0", b" "):
                 found.append(int(process.name))
@@ -78,9 +78,9 @@ def marked(mark: str, words: str) -> list[int]:
     return found
 
 
-def encoders(mark: str) -> list[int]:
+def encoders(job: str) -> list[int]:
     """Processes that hold a codec: children of a fork server."""
-    servers = set(marked(mark, "multiprocessing.forkserver"))
+    servers = set(processes_of(job, "multiprocessing.forkserver"))
     return [process for process in servers if parent_of(process) in servers]
 
 
@@ -104,17 +104,17 @@ def test_ray_makes_the_set_of_one_run(audio: Path, tmp_path: Path, whole: dict[s
 
 def killed_on_ray(audio: Path, out: Path, victims: Callable[[str], list[int]]) -> subprocess.CompletedProcess[str]:
     """Run a job on Ray, and kill some of its processes when the first shard is there."""
-    mark = out.parent.name
+    job = out.parent.name
     process = subprocess.Popen(
         encode_command(audio, out, *RAY),
-        env={**os.environ, MARK: mark},
+        env={**os.environ, JOB_VARIABLE: job},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     wait_for(lambda: has_begun(out) or process.poll() is not None)
-    for victim in victims(mark)[:1]:
+    for victim in victims(job)[:1]:
         os.kill(victim, signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
@@ -136,7 +136,7 @@ def test_an_encoder_killed_on_ray_is_one_line_and_the_same_command_completes_the
 def test_a_ray_worker_that_is_killed_is_started_again_by_ray(
     audio: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
-    ended = killed_on_ray(audio, tmp_path / "set", lambda mark: marked(mark, "ray::RankWorker"))
+    ended = killed_on_ray(audio, tmp_path / "set", lambda job: processes_of(job, "ray::RankWorker"))
     assert ended.returncode == 0, ended.stderr
     assert files_of(tmp_path / "set") == whole
 
@@ -151,7 +151,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 class Job:
-    """What `--engine slurm` has submitted."""
+    """A job that `--engine slurm` has submitted."""
 
     def __init__(self, audio: Path, out: Path, slurm: dict[str, str]) -> None:
         self.environment = slurm

@@ -11,9 +11,10 @@ import torch
 
 from pipeline.audio import load
 from pipeline.codec.model import EnCodec, load_codec
-from pipeline.encode.encoder import Batch, Encoder
+from pipeline.encode.encoder import Encoder
 from pipeline.encode.plan import PlannedNote, make_plan
 from pipeline.encode.settings import Settings
+from pipeline.encode.workers import Batch
 from pipeline.notes.folder import scan_folder
 from shards.note import Note, unflatten
 from shards.record import Rejection
@@ -44,10 +45,10 @@ def test_codes_are_those_of_a_direct_call_of_the_package(tmp_path: Path) -> None
     root = nsynth_folder(tmp_path, train=2, valid=1)
     ours = encoder(root)
     for note in planned(root, ours.settings):
-        [outcome] = ours.encode(Batch((note,)))
+        [outcome] = ours.encode(Batch((note,))).notes
         model: Any = codec().model  # an encodec.EncodecModel
         assert type(model).__module__ == "encodec.model"
-        samples = torch.from_numpy(load(root / note.input.path, model.sample_rate, 0.5))
+        samples = torch.from_numpy(load(root / note.file.path, model.sample_rate, 0.5))
         with torch.no_grad():
             [(codes, _)] = model.encode(samples[None, None])  # (note, codebook, frame)
         assert np.array_equal(unflatten(codes_of(outcome), 2), codes[0].numpy())
@@ -57,7 +58,7 @@ def test_codes_are_those_of_a_direct_call_of_the_package(tmp_path: Path) -> None
 def test_labels_and_key_travel_with_the_codes(tmp_path: Path) -> None:
     root = nsynth_folder(tmp_path, train=1, valid=0)
     ours = encoder(root)
-    [outcome] = ours.encode(Batch(tuple(planned(root, ours.settings))))
+    [outcome] = ours.encode(Batch(tuple(planned(root, ours.settings)))).notes
     assert isinstance(outcome, Note)
     assert outcome.key == outcome.labels["note_str"] == "guitar_acoustic_000-040-100"
     assert outcome.labels["pitch"] == 40
@@ -67,12 +68,12 @@ def test_a_rejected_neighbour_changes_nothing(tmp_path: Path) -> None:
     root = nsynth_folder(tmp_path, train=3, valid=0)
     ours = encoder(root, batch=3)
     notes = tuple(planned(root, ours.settings))
-    whole = ours.encode(Batch(notes))
-    (root / notes[1].input.path).write_bytes(b"not audio any more" * 100)
-    torn = ours.encode(Batch(notes))
+    whole = ours.encode(Batch(notes)).notes
+    (root / notes[1].file.path).write_bytes(b"not audio any more" * 100)
+    torn = ours.encode(Batch(notes)).notes
     assert isinstance(torn[1], Rejection) and torn[1].reason == "not audio"
-    for place in (0, 2):
-        assert np.array_equal(codes_of(whole[place]), codes_of(torn[place]))
+    for index in (0, 2):
+        assert np.array_equal(codes_of(whole[index]), codes_of(torn[index]))
 
 
 def test_the_last_batch_of_a_shard_has_the_shape_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +95,7 @@ def test_without_a_duration_each_note_keeps_its_length(tmp_path: Path) -> None:
     frames = {
         outcome.key: len(codes_of(outcome)) // 2
         for note in planned(tmp_path, ours.settings)
-        for outcome in ours.encode(Batch((note,)))
+        for outcome in ours.encode(Batch((note,))).notes
         if isinstance(outcome, Note)
     }
     assert frames == {"a": 15, "b": 30}
@@ -104,18 +105,18 @@ def test_a_silent_note_is_rejected_unless_silence_is_wanted(tmp_path: Path) -> N
     write_note(tmp_path / "a.wav", tone(peak=5e-5), subtype="FLOAT")
     ours = encoder(tmp_path)
     notes = tuple(planned(tmp_path, ours.settings))
-    [outcome] = ours.encode(Batch(notes))
+    [outcome] = ours.encode(Batch(notes)).notes
     assert isinstance(outcome, Rejection) and outcome.reason == "silent"
-    [outcome] = encoder(tmp_path, min_peak=0.0).encode(Batch(notes))
+    [outcome] = encoder(tmp_path, min_peak=0.0).encode(Batch(notes)).notes
     assert isinstance(outcome, Note)
 
 
-def test_a_condemned_file_is_not_opened_again(tmp_path: Path) -> None:
+def test_a_file_that_was_rejected_before_is_not_opened_again(tmp_path: Path) -> None:
     root = nsynth_folder(tmp_path, train=2, valid=0)
     ours = encoder(root, batch=2)
     notes = tuple(planned(root, ours.settings))
     opened: list[int | None] = []
-    why = Rejection(notes[0].input.display_path, "damaged", "crashes the decoder")
-    outcomes = ours.encode(Batch(notes, {0: why}), opened.append)
-    assert outcomes[0] is why and isinstance(outcomes[1], Note)
+    rejection = Rejection(notes[0].file.display_path, "damaged", "crashes the decoder")
+    outcomes = ours.encode(Batch(notes, {0: rejection}), opened.append).notes
+    assert outcomes[0] is rejection and isinstance(outcomes[1], Note)
     assert opened == [1, None]

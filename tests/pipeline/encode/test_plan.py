@@ -1,4 +1,4 @@
-"""pipeline.encode.plan: the same inputs give the same shards in any order, and every input has its place."""
+"""pipeline.encode.plan: the same inputs give the same shards in any order, and every input is in a task or rejected."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.encode.plan import Earlier, Plan, fingerprint, make_plan
+from pipeline.encode.plan import EarlierShard, Plan, fingerprint, hash_inputs, make_plan
 from pipeline.encode.settings import Settings
 from pipeline.notes.folder import AudioFile
 from shards.errors import UserError
@@ -17,8 +17,13 @@ from tests.support.shard_sets import CODEC
 SETTINGS = Settings(CODEC, notes_per_shard=3)
 
 
-def file(path: str, digest: str = "d") -> AudioFile:
-    return AudioFile(path, digest)
+def file(path: str) -> AudioFile:
+    return AudioFile(path, 1, "1")
+
+
+def digests_of(plan: Plan, **changed: str) -> list[list[str]]:
+    """Made-up digests of all audio files, task by task. `changed`: key -> another digest."""
+    return [[changed.get(note.key, "d") for note in task.notes] for task in plan.tasks]
 
 
 def folder(*paths: str) -> list[AudioFile]:
@@ -47,7 +52,7 @@ def test_order_of_the_inputs_changes_nothing(paths: list[str], shuffler: random.
 @given(PATHS)
 def test_every_input_is_in_one_task_or_rejected(paths: list[str]) -> None:
     plan = make_plan(folder(*paths), SETTINGS)
-    planned = [note.input.path for task in plan.tasks for note in task.notes]
+    planned = [note.file.path for task in plan.tasks for note in task.notes]
     assert sorted([*planned, *(rejection.file for rejection in plan.rejected)]) == sorted(paths)
     assert plan.inputs == len(paths)
 
@@ -80,7 +85,7 @@ def test_notes_are_mixed_and_another_seed_mixes_them_otherwise() -> None:
 def test_splits_come_from_folders_and_else_from_the_key() -> None:
     inputs = [*nsynth(2), *nsynth(1, "valid", 1), *nsynth(1, "test", 2), *folder(*(f"{n}.wav" for n in range(2000)))]
     plan = make_plan(inputs, replace(SETTINGS, valid_fraction=0.1))
-    splits = {note.input.path: task.split for task in plan.tasks for note in task.notes}
+    splits = {note.file.path: task.split for task in plan.tasks for note in task.notes}
     assert [splits[path.path] for path in inputs[:4]] == ["train", "train", "valid", "test"]
     hashed = Counter(splits[path.path] for path in inputs[4:])
     assert 150 < hashed["valid"] < 250 and hashed["valid"] + hashed["train"] == 2000
@@ -104,7 +109,7 @@ def test_a_small_folder_still_gets_a_valid_note_unless_none_is_wanted() -> None:
 
 def test_two_inputs_with_one_key_are_a_name_clash_and_the_first_path_wins() -> None:
     plan = make_plan(folder("a/C4.wav", "a_C4.flac", "a/C4.mp3"), SETTINGS)
-    assert [note.input.path for task in plan.tasks for note in task.notes] == ["a/C4.mp3"]
+    assert [note.file.path for task in plan.tasks for note in task.notes] == ["a/C4.mp3"]
     assert [(rejection.file, rejection.reason) for rejection in plan.rejected] == [
         ("a/C4.wav", "name clash"),
         ("a_C4.flac", "name clash"),
@@ -120,7 +125,7 @@ def test_a_label_that_contradicts_the_name_is_rejected() -> None:
 
 
 def test_faults_of_files_are_carried_into_the_ledger() -> None:
-    plan = make_plan([file("a.wav"), AudioFile("b.wav", "", ("empty", "0 bytes"))], SETTINGS)
+    plan = make_plan([file("a.wav"), AudioFile("b.wav", 0, "1", ("empty", "0 bytes"))], SETTINGS)
     assert [vars(rejection) for rejection in plan.rejected] == [
         {"file": "b.wav", "reason": "empty", "detail": "0 bytes"}
     ]
@@ -136,7 +141,6 @@ CHANGES = {
     "duration": 3.0,
     "min_peak": 0.5,
     "precision": "bfloat16",
-    "backend": "openvino",
     "batch": 2,
     "notes_per_shard": 4,
     "valid_fraction": 0.5,
@@ -149,7 +153,7 @@ def test_every_setting_is_in_the_fingerprint_and_in_each_task(field: str) -> Non
     other = replace(SETTINGS, **{field: CHANGES[field]})
     assert fingerprint(other, "x") != fingerprint(SETTINGS, "x")
     [task] = make_plan(nsynth(2), SETTINGS).tasks
-    assert task.digest(other) != task.digest(SETTINGS)
+    assert task.digest(other, ["d", "e"]) != task.digest(SETTINGS, ["d", "e"])
 
 
 def test_every_field_of_the_settings_is_tested_above() -> None:
@@ -161,20 +165,18 @@ def test_the_inputs_hash_knows_bytes_names_labels_and_rejections() -> None:
         make_plan(inputs, SETTINGS, examples)
         for inputs, examples in [
             (nsynth(2), {}),
-            ([*nsynth(1), file("nsynth-train/guitar_acoustic_000-001-100.mp3", "other bytes")], {}),
             ([*nsynth(1), file("nsynth-valid/guitar_acoustic_000-001-100.mp3")], {}),
             ([*nsynth(1), file("nsynth-train/guitar_acoustic_000-001-101.mp3")], {}),
             (nsynth(2), {"guitar_acoustic_000-001-100": {"pitch": 2}}),
         ]
     ]
-    assert len({plan.inputs_sha256 for plan in plans}) == len(plans)
+    hashes = {hash_inputs(plan, digests_of(plan)) for plan in plans}
+    hashes.add(hash_inputs(plans[0], digests_of(plans[0], **{"guitar_acoustic_000-001-100": "other bytes"})))
+    assert len(hashes) == len(plans) + 1
 
 
-def earlier(plan: Plan) -> list[Earlier]:
-    return [
-        Earlier(task.split, task.index, {note.input.display_path: note.input.digest for note in task.notes})
-        for task in plan.tasks
-    ]
+def earlier(plan: Plan) -> list[EarlierShard]:
+    return [EarlierShard(task.split, task.index, [file.display_path for file in task.files]) for task in plan.tasks]
 
 
 def test_extending_keeps_the_shards_there_are_and_adds_the_rest_behind_them() -> None:
@@ -189,7 +191,8 @@ def test_extending_keeps_the_shards_there_are_and_adds_the_rest_behind_them() ->
         "train-00003.tar": 2,
     }
     assert make_plan(nsynth(9), SETTINGS, earlier=earlier(second)) == second
-    assert second.inputs_sha256 == make_plan(nsynth(9), SETTINGS).inputs_sha256  # the same codes, otherwise arranged
+    anew = make_plan(nsynth(9), SETTINGS)
+    assert hash_inputs(second, digests_of(second)) == hash_inputs(anew, digests_of(anew))  # otherwise arranged
 
 
 def test_a_new_note_never_takes_the_key_of_one_that_is_in_the_set() -> None:
@@ -200,16 +203,19 @@ def test_a_new_note_never_takes_the_key_of_one_that_is_in_the_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "fact"),
+    ("inputs", "examples", "fact"),
     [
-        (nsynth(1), "001-100.mp3: is gone"),
-        ([*nsynth(1), file("nsynth-train/guitar_acoustic_000-001-100.mp3", "x")], "001-100.mp3: has changed"),
+        (nsynth(1), {}, "001-100.mp3: is gone"),
+        ([*nsynth(1), replace(nsynth(2)[1], fault=("empty", "0 bytes"))], {}, "001-100.mp3: has changed"),
+        (nsynth(2), {"guitar_acoustic_000-001-100": {"pitch": 2}}, "001-100.mp3: contradicts examples.json"),
     ],
 )
-def test_extending_a_set_whose_inputs_are_not_there_any_more_is_refused(inputs: list[AudioFile], fact: str) -> None:
+def test_extending_a_set_whose_inputs_are_not_there_any_more_is_refused(
+    inputs: list[AudioFile], examples: dict[str, dict[str, int]], fact: str
+) -> None:
     first = make_plan(nsynth(2), SETTINGS)
     with pytest.raises(UserError, match=fact):
-        make_plan(inputs, SETTINGS, earlier=earlier(first))
+        make_plan(inputs, SETTINGS, examples, earlier=earlier(first))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from click.testing import CliRunner
 
 from pipeline.__main__ import main
 from pipeline.encode.reencode import Comparison, mean_shares, reencode
-from pipeline.encode.run import Request, encode_folder
+from pipeline.encode.run import EncodeRequest, encode_folder
 from shards.errors import UserError
 from shards.note import Note
 from shards.reader import read_shard
-from tests.support.notes import Silent, choice, nsynth_folder, tone, write_note
+from tests.support.notes import Silent, nsynth_folder, options, tone, write_note
 from tests.support.shard_sets import random_note, write_set
 
 
@@ -21,7 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `audio` and its `set`."""
     home = tmp_path_factory.mktemp("made")
     root = nsynth_folder(home / "audio", train=5, valid=2)
-    encode_folder(Request(root, home / "set", choice, workers=1), Silent())
+    encode_folder(EncodeRequest(root, home / "set", options(), workers=1), Silent())
     return home
 
 
@@ -32,11 +32,11 @@ def again(folder: Path, count: int, audio: Path | None = None, seed: int = 0) ->
 def test_every_note_of_a_set_encodes_to_the_same_codes(made: Path) -> None:
     done = again(made / "set", 100)
     assert len(done) == 7
-    assert {(one.shares, one.fault) for one in done} == {((1.0, 1.0), None)}
+    assert {(note.shares, note.fault) for note in done} == {((1.0, 1.0), None)}
 
 
 def test_notes_are_drawn_by_the_seed(made: Path) -> None:
-    draws = [{one.key for one in again(made / "set", 3, seed=seed)} for seed in (0, 0, 1)]
+    draws = [{note.key for note in again(made / "set", 3, seed=seed)} for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len(draws[0]) == 3
 
@@ -46,7 +46,7 @@ def test_sound_that_changed_or_is_gone_is_named(made: Path, tmp_path: Path) -> N
     write_note(root / "nsynth-guitar-train/guitar_acoustic_000-040-100.mp3", tone(80, peak=0.9))
     write_note(root / "nsynth-guitar-train/guitar_acoustic_000-041-100.mp3", np.zeros(4_000))
     (root / "nsynth-guitar-train/guitar_acoustic_000-042-100.mp3").unlink()
-    faults = {one.key[-7:-4]: one.fault for one in again(made / "set", 100, root) if one.fault}
+    faults = {note.key[-7:-4]: note.fault for note in again(made / "set", 100, root) if note.fault}
     assert faults.keys() == {"040", "041", "042"}
     assert "of its codes are what its audio gives" in str(faults["040"])
     assert "now silent" in str(faults["041"])
@@ -55,8 +55,10 @@ def test_sound_that_changed_or_is_gone_is_named(made: Path, tmp_path: Path) -> N
 
 def test_codes_that_were_swapped_are_found_although_every_checksum_fits(made: Path, tmp_path: Path) -> None:
     [shard, *_] = [list(read_shard(made / "set" / f"train-{index:05d}.tar")) for index in range(2)]
-    codec = choice().settings.codec
-    swapped = [Note(one.key, other.tokens, one.labels) for one, other in zip(shard, shard[1:] + shard[:1], strict=True)]
+    codec = options().settings().codec
+    swapped = [
+        Note(note.key, other.tokens, note.labels) for note, other in zip(shard, shard[1:] + shard[:1], strict=True)
+    ]
     manifest = write_set(tmp_path / "set", {"train": [swapped]}, codec)
     from shards.manifest import read_manifest, write_manifest
 

@@ -6,8 +6,8 @@ import json
 import os
 import resource
 import shutil
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,25 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.__main__ import main
-from pipeline.encode.lock import held
+from pipeline.codec.spec import weights_file
+from pipeline.encode.lock import lock_set
 from pipeline.encode.ranks import Rank
-from pipeline.encode.run import Outcome, Request, encode_folder
+from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from shards.errors import UserError
 from shards.manifest import read_manifest
 from shards.reader import read_shard
+from shards.record import read_shard_records
 from shards.verify import find_faults
-from tests.support.notes import Silent, choice, files_of, nsynth_folder, tone, write_note
+from tests.support.notes import Silent, files_of, nsynth_folder, options, tone, write_note
 
 pytestmark = pytest.mark.usefixtures("without_workers")
 
 
 def encode(
-    audio: Path, out: Path, workers: int = 2, extend: bool = False, rank: Rank | None = None, **changes: Any
-) -> Outcome:
-    return encode_folder(Request(audio, out, lambda: choice(**changes), workers, extend, rank or Rank()), Silent())
+    audio: Path, out: Path, extend: bool = False, check_audio: bool = False, rank: Rank | None = None, **changes: Any
+) -> EncodeOutcome:
+    request = EncodeRequest(audio, out, options(**changes), 2, extend, check_audio, rank=rank or Rank())
+    return encode_folder(request, Silent())
 
 
 @pytest.fixture
@@ -62,13 +65,13 @@ def test_a_folder_becomes_a_whole_set(audio: Path, out: Path) -> None:
 
 
 def test_where_the_audio_lies_decides_no_codes(audio: Path, tmp_path: Path) -> None:
-    encode(audio, tmp_path / "one")
+    encode(audio, tmp_path / "first")
     moved = audio.rename(tmp_path / "moved")
-    assert encode(moved, tmp_path / "one").tasks_run == 0
+    assert encode(moved, tmp_path / "first").tasks_run == 0
     encode(moved, tmp_path / "other")
-    one, other = files_of(tmp_path / "one"), files_of(tmp_path / "other")
-    assert {name for name in one if one[name] != other[name]} == {"manifest.json"}
-    assert read_manifest(tmp_path / "one").fingerprint == read_manifest(tmp_path / "other").fingerprint
+    first, other = files_of(tmp_path / "first"), files_of(tmp_path / "other")
+    assert {name for name in first if first[name] != other[name]} == {"manifest.json"}
+    assert read_manifest(tmp_path / "first").fingerprint == read_manifest(tmp_path / "other").fingerprint
 
 
 def test_a_finished_set_is_returned_as_it_is(audio: Path, out: Path) -> None:
@@ -103,17 +106,69 @@ def test_other_settings_are_refused_by_the_field_that_differs(
 
 def test_other_weights_are_refused(audio: Path, out: Path) -> None:
     encode(audio, out)
-    ours = choice()
-    other = replace(ours, settings=replace(ours.settings, codec=replace(ours.settings.codec, weights_sha256="f" * 64)))
+    other = out.with_name("other.safetensors")
+    other.write_bytes(weights_file("encodec_mini").read_bytes() + b"\0")
     with pytest.raises(UserError, match="codec weights sha256"):
-        encode_folder(Request(audio, out, lambda: other), Silent())
+        encode(audio, out, weights=other)
 
 
-def test_a_set_goes_on_with_the_batch_it_was_begun_with(audio: Path, out: Path) -> None:
+def as_made_by_openvino(out: Path) -> None:
+    for path in out.glob("*.json"):
+        path.write_text(path.read_text().replace('"backend": "torch"', '"backend": "openvino"'))
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_set_that_openvino_made_is_read_and_not_encoded_into(audio: Path, out: Path, is_finished: bool) -> None:
     encode(audio, out)
-    ours = choice()
-    on_gpu = replace(ours, settings=replace(ours.settings, batch=16))
-    assert encode_folder(Request(audio, out, lambda: on_gpu), Silent()).tasks_run == 0
+    as_made_by_openvino(out)
+    if is_finished:
+        assert list(find_faults(out)) == []
+        result = CliRunner().invoke(main, ["verify", str(out), "--device", "cpu"])
+        assert result.exit_code == 2
+        assert f"{out}: was encoded by openvino, which is no longer supported" in result.output
+    else:
+        (out / "manifest.json").unlink()
+    before = files_of(out)
+    for extend in (False, True):
+        with pytest.raises(UserError, match=r"was encoded by openvino, .*encode the folder under a new name") as caught:
+            encode(audio, out, extend=extend)
+        assert "\n" not in caught.value.message
+    assert files_of(out) == before
+
+
+def test_records_say_the_longest_note_and_how_often_labels_come_together(audio: Path, out: Path) -> None:
+    encode(audio, out)
+    for name, record in read_shard_records(out, files_of(out)).items():
+        notes = list(read_shard(out / name))
+        assert record.longest == max(len(note.tokens) for note in notes) == 30
+        assert record.label_counts is not None
+        pitches = Counter((note.labels["pitch"], note.labels["instrument_str"]) for note in notes)
+        assert record.label_counts.of(["pitch", "instrument_str"]) == pitches
+
+
+def test_a_set_whose_records_lack_the_statistics_of_labels_is_finished_all_the_same(audio: Path, out: Path) -> None:
+    encode(audio, out)
+    for name in read_shard_records(out, files_of(out)):
+        path = (out / name).with_suffix(".json")
+        record = json.loads(path.read_text())
+        del record["longest"], record["label_counts"]
+        path.write_text(json.dumps(record))
+    before = files_of(out)
+    assert encode(audio, out).tasks_run == 0
+    assert files_of(out) == before
+
+
+def test_a_set_goes_on_with_the_batch_it_was_begun_with(
+    audio: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(audio, out)
+    whole = files_of(out)
+    monkeypatch.setattr("pipeline.encode.options.CPU_BATCH", 16)
+    assert encode(audio, out).tasks_run == 0
+    for name in ("manifest.json", "train-00000.json"):
+        (out / name).unlink()
+    assert encode(audio, out).tasks_run == 1
+    assert files_of(out) == whole
 
 
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]
@@ -345,7 +400,7 @@ def test_ranks_in_any_order_make_the_set_of_one_run_and_the_last_finishes_it(
     finished = [outcome.manifest is not None for outcome in outcomes]
     assert finished == [set(order[: done + 1]) == {0, 1, 2} for done in range(len(order))]
     assert sum(outcome.tasks_run for outcome in outcomes) == 4
-    assert [outcome.tasks_left > 0 for outcome in outcomes] == [not one for one in finished]
+    assert [outcome.tasks_left > 0 for outcome in outcomes] == [not is_finished for is_finished in finished]
 
 
 def test_ranks_without_tasks_do_no_harm(audio: Path, tmp_path: Path) -> None:
@@ -387,11 +442,11 @@ def test_a_rank_deletes_only_the_parts_that_are_its_own(audio: Path, out: Path) 
 
 
 def test_ranks_run_side_by_side_and_a_whole_run_alone(audio: Path, out: Path) -> None:
-    with held(out, shared=True):
+    with lock_set(out, shared=True):
         assert encode(audio, out, rank=Rank(0, 2)).tasks_run == 2
         with pytest.raises(UserError, match="another run"):
             encode(audio, out)
-    with held(out, shared=False), pytest.raises(UserError, match="another run"):
+    with lock_set(out, shared=False), pytest.raises(UserError, match="another run"):
         encode(audio, out, rank=Rank(1, 2))
     assert encode(audio, out, rank=Rank(1, 2)).manifest is not None
 

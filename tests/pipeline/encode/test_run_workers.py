@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.encode.run import Outcome, Request, encode_folder
+from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from tests.support import ROOT
-from tests.support.notes import Silent, choice, files_of, nsynth_folder
+from tests.support.notes import Silent, files_of, nsynth_folder, options
 
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]
 
 
-def encode(audio: Path, out: Path, workers: int = 2) -> Outcome:
-    return encode_folder(Request(audio, out, choice, workers), Silent())
+def encode(audio: Path, out: Path, workers: int = 2) -> EncodeOutcome:
+    return encode_folder(EncodeRequest(audio, out, options(), workers), Silent())
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a run with two workers makes that nothing interrupts."""
+    """Files of the set that an uninterrupted run with two workers makes."""
     out = tmp_path_factory.mktemp("whole") / "set"
     encode(audio, out)
     return files_of(out)
@@ -48,7 +48,7 @@ def end_at(step: int, number: signal.Signals, audio: Path, out: Path) -> subproc
 
 
 def check_end_and_finish(step: int, number: signal.Signals, audio: Path, out: Path, whole: dict[str, bytes]) -> int:
-    """End a run, look at what is left, finish it, compare; returns the exit code of the run that was ended."""
+    """End a run, check what is left, finish it, compare; returns the exit code of the run that was ended."""
     ended = end_at(step, number, audio, out)
     left = files_of(out) if out.exists() else {}
     final = {name: content for name, content in left.items() if not name.endswith(".part")}
@@ -60,7 +60,7 @@ def check_end_and_finish(step: int, number: signal.Signals, audio: Path, out: Pa
     if number != signal.SIGKILL and ended.returncode:
         assert "the same command goes on" in ended.stderr
         assert "Traceback" not in ended.stderr
-        assert left == final, "a run that was asked to stop tidies up"
+        assert left == final, "a run that was stopped removes its parts"
     return ended.returncode
 
 
@@ -97,8 +97,8 @@ def test_no_word_of_libmpg123_reaches_the_terminal(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for path in sorted(audio.rglob("*.mp3"))[:5]:
         data = bytearray(path.read_bytes())
-        for place in random.integers(200, len(data), 200):
-            data[place] = int(random.integers(256))
+        for offset in random.integers(200, len(data), 200):
+            data[offset] = int(random.integers(256))
         path.write_bytes(data)
     command = [
         sys.executable,

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.encode.encoder import Batch
 from pipeline.encode.plan import PlannedNote
-from pipeline.encode.workers import Result, encode_batches
+from pipeline.encode.workers import Batch, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFile
 from shards.errors import UserError
 from shards.note import Note
@@ -21,19 +20,19 @@ from shards.record import Rejection
 class Actor:
     """An encoder that does what the file's name says."""
 
-    def encode(self, batch: Batch, reading: Callable[[int | None], None]) -> Result:
-        notes: Result = []
-        for place, note in enumerate(batch.notes):
-            if place in batch.condemned:
-                notes.append(batch.condemned[place])
+    def encode(self, batch: Batch, on_read: Callable[[int | None], None]) -> BatchResult:
+        notes: list[Note | Rejection] = []
+        for index, note in enumerate(batch.notes):
+            if index in batch.rejected:
+                notes.append(batch.rejected[index])
                 continue
-            reading(place)
+            on_read(index)
             act(note.key)
             notes.append(Note(note.key, np.array([os.getpid() % 1024], np.int16)))
-        reading(None)
+        on_read(None)
         for note in batch.notes:
             act(f"late {note.key}")
-        return notes
+        return BatchResult(notes)
 
 
 def act(name: str) -> None:
@@ -58,7 +57,7 @@ def act(name: str) -> None:
 
 
 def batches(*names: str, size: int = 1) -> list[Batch]:
-    notes = [PlannedNote(name, AudioFile(f"{name}.wav", "d")) for name in names]
+    notes = [PlannedNote(name, {}, AudioFile(f"{name}.wav")) for name in names]
     return [Batch(tuple(notes[start : start + size])) for start in range(0, len(notes), size)]
 
 
@@ -67,7 +66,7 @@ def run(todo: list[Batch], workers: int = 2, read_seconds: float = 20.0) -> list
     return [
         outcome.key if isinstance(outcome, Note) else f"{outcome.file}: {outcome.reason} ({outcome.detail})"
         for result in results
-        for outcome in result
+        for outcome in result.notes
     ]
 
 
@@ -107,7 +106,7 @@ def test_a_file_that_hangs_its_worker_is_rejected() -> None:
     ]  # fmt: skip
 
 
-def test_a_worker_that_was_killed_condemns_no_file_but_ends_the_run() -> None:
+def test_a_worker_that_was_killed_rejects_no_file_but_ends_the_run() -> None:
     with pytest.raises(UserError, match="memory ran out"):
         run(batches("a", "killed-1", "b"))
 
@@ -131,15 +130,15 @@ def test_what_a_library_writes_to_stderr_in_a_worker_is_not_seen(capfd: pytest.C
 
 def test_workers_are_gone_when_the_results_are_closed(tmp_path: Path) -> None:
     results = encode_batches(Actor, batches(*(f"note-{index}" for index in range(20))), 2)
-    _, [note] = next(results)
-    assert isinstance(note, Note)
+    _, result = next(results)
+    assert isinstance(result.notes[0], Note)
     results.close()
     assert not _children()
 
 
 def test_a_rejection_survives_the_way_to_a_worker_and_back() -> None:
     [batch] = batches("a", "b", size=2)
-    batch.condemned[0] = Rejection("a.wav", "damaged", "known before")
+    batch.rejected[0] = Rejection("a.wav", "damaged", "known before")
     assert run([batch]) == ["a.wav: damaged (known before)", "b"]
 
 

@@ -1,0 +1,166 @@
+"""Digests of audio files, and the cache that saves hashing: a file is read only where its size or version has changed.
+
+The cache of a set `NAME` is `NAME.inputs.json` beside the set's folder; on an object store, the object beside the set,
+so that every machine that reaches the set shares it. It is only a cache: without it, all files are hashed. An ETag
+tells only whether a cached digest still holds. Knows nothing of notes, shards and records.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.audio import AudioError
+from pipeline.encode.stop import StoppedError
+from pipeline.notes.folder import EMPTY, AudioFile, AudioFolder
+from shards.errors import UserError
+from shards.files import atomic_write
+from shards.storage import is_remote, local_copy, read_bytes
+
+EDGE = 1 << 19  # bytes hashed at each end of a file; most notes are smaller than two of these, so hashed whole
+DIGEST = 32  # hexadecimal digits
+HASHERS = 8  # threads: they wait for the disk, not for each other
+
+
+class AudioDigests:
+    """Digests of the files of one folder, for one set."""
+
+    def __init__(self, folder: AudioFolder, out: Path, check_audio: bool = False) -> None:
+        """`check_audio`: hash files whose digest is in the cache, too."""
+        self.root = folder.root
+        self._files = {file.path: file for file in folder.inputs}
+        self._cache = cache_file(out)
+        self._digests = {} if check_audio else self._read_cache()
+        self._is_saved = True
+
+    def get(self, file: AudioFile) -> str | None:
+        """The digest, if it is known."""
+        return self._digests.get(file.path)
+
+    def of(self, files: Iterable[AudioFile], recorded: Mapping[str, str]) -> list[str]:
+        """Digests of `files`, from their record (AudioFile.display_path -> digest) where not known."""
+        return [self._digests.get(file.path) or recorded[file.display_path] for file in files]
+
+    def add(self, file: AudioFile, digest: str) -> None:
+        """Take over a digest that a worker has computed."""
+        self._digests[file.path] = digest
+        self._is_saved = False
+
+    def find_faults(self, files: Iterable[AudioFile]) -> tuple[AudioFile, ...]:
+        """`files`, with the fault of those that cannot be read or are empty.
+
+        Local files are hashed to find out. Files under a URL are not, unless the server does not say their size.
+        """
+        files = tuple(files)
+        unclear = [file for file in files if not is_remote(self.root) or file.size is None]
+        checked = {file.path: file for file in self.hash_files(unclear)}
+        return tuple(checked.get(file.path, file) for file in files)
+
+    def hash_files(self, files: Iterable[AudioFile]) -> list[AudioFile]:
+        """Hash those of `files` whose digest is not known. Returns all of them, with the fault of the unreadable ones.
+
+        Raises:
+            UserError: a file under a URL is gone or cannot be read.
+        """
+        files = list(files)
+        unknown = [file for file in files if file.fault is None and file.path not in self._digests]
+        faults: dict[str, tuple[str, str]] = {}
+        if unknown:
+            with ThreadPoolExecutor(HASHERS) as hashers:
+                results = hashers.map(self._hash, unknown)
+                for file, result in zip(unknown, results, strict=True):
+                    if isinstance(result, AudioError):
+                        faults[file.path] = (result.reason, result.detail)
+                    else:
+                        self.add(file, result)
+        return [replace(file, fault=faults[file.path]) if file.path in faults else file for file in files]
+
+    def save(self, writer: str = "") -> None:
+        """Write the cache, with what other ranks have added to it meanwhile; whole, or if that fails not at all.
+
+        `writer`: as in `atomic_write`.
+        """
+        if self._cache is None or self._is_saved:
+            return
+        self._is_saved = True
+        digests = self._read_cache() | self._digests
+        files = {
+            path: [file.size, file.version, digests[path]]
+            for path, file in self._files.items()
+            if path in digests and file.version
+        }
+        try:
+            with atomic_write(self._cache, writer) as cache:
+                cache.write(json.dumps({"source": str(self.root), "files": files}, indent=0).encode())
+        except StoppedError:
+            raise
+        except UserError:
+            return  # a run needs no cache
+
+    def _hash(self, file: AudioFile) -> str | AudioError:
+        try:
+            with local_copy(self.root / file.path) as copy:
+                return hash_file(copy)
+        except AudioError as error:
+            if is_remote(self.root) and file.size:
+                raise gone_since(self.root / file.path, "has changed") from error
+            return error
+        except FileNotFoundError as error:
+            raise gone_since(self.root / file.path, "is gone") from error
+
+    def _read_cache(self) -> dict[str, str]:
+        """The cached digests that still hold: path -> digest; none if the cache is damaged or of another folder."""
+        digests: dict[str, str] = {}
+        try:
+            value: Any = json.loads(read_bytes(self._cache)) if self._cache is not None else {}
+            entries = value["files"] if value["source"] == str(self.root) else {}
+            for path, (size, version, digest) in entries.items():
+                file = self._files.get(path)
+                is_same = file is not None and (file.size, file.version) == (size, version) and version
+                if is_same and isinstance(digest, str) and len(digest) == DIGEST:
+                    digests[path] = digest
+        except StoppedError:
+            raise
+        except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return {}
+        return digests
+
+
+def cache_file(out: Path) -> Path | None:
+    """The cache beside the set `out`; None if there is nothing beside it, as with a whole bucket."""
+    folder = out if is_remote(out) else out.resolve()
+    return folder.parent / f"{folder.name}.inputs.json" if folder.name else None
+
+
+def hash_file(path: Path) -> str:
+    """Digest of a file on this machine: of its size and its bytes, the middle of large ones left out.
+
+    Raises:
+        AudioError: it is empty or cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(str(size).encode() + b"\n")
+            digest.update(file.read(EDGE))
+            if size > EDGE:
+                file.seek(max(EDGE, size - EDGE))
+                digest.update(file.read(EDGE))
+    except OSError as error:
+        raise AudioError(path, "unreadable", error.strerror or str(error)) from error
+    if not size:
+        raise AudioError(path, *EMPTY)
+    return digest.hexdigest()[:DIGEST]
+
+
+def gone_since(path: Path, fact: str) -> UserError:
+    """Error: a file is not what it was when the folder was listed."""
+    return UserError(f"{path}: {fact} since it was listed; run the same command again")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for a writer
