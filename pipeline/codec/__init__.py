@@ -1,1 +1,1 @@
-"""Samples <-> codes: EnCodec, its weights and what it keeps of a note."""
+"""Samples <-> codes: EnCodec, its weights, precision and score."""

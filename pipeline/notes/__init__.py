@@ -1,1 +1,1 @@
-"""Which notes there are: NSynth's names and labels, folders of audio, demo notes, the download."""
+"""Notes to encode: NSynth's names and labels, folders of audio, demo notes, the download."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from pipeline.notes.nsynth import NSYNTH_RATE, VELOCITIES
 from pipeline.notes.string_model import Instrument, pluck
@@ -133,7 +134,6 @@ def make_demo_notes(out: Path, recipe: Recipe) -> DemoNotes:
     Raises:
         UserError: `out` holds other files, or notes of another recipe.
     """
-    from tqdm import tqdm
 
     def write(note: DemoNote) -> None:
         with atomic_write(out / note.path) as file:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tqdm import tqdm
+
 from shards.errors import UserError
 from shards.files import PART, sha256_of
 
@@ -63,8 +65,6 @@ class Downloaded:
 
 def download_nsynth(out: Path) -> Downloaded:
     """Download NSynth's guitar notes into `out`, with a progress bar. Raises DownloadError."""
-    from tqdm import tqdm
-
     with tqdm(total=NSYNTH_GUITAR.size, unit="B", unit_scale=True, desc="download", leave=False) as bar:
         return Downloaded(download(NSYNTH_GUITAR, out, bar.update))
 

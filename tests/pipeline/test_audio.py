@@ -20,8 +20,8 @@ def test_every_format_gives_mono_float32_at_the_codecs_rate(tmp_path: Path, name
     path = write_note(tmp_path / name, tone(seconds=1.0))
     samples = load(path, CODEC_RATE, 1.0)
     assert (samples.dtype, samples.shape) == (np.float32, (CODEC_RATE,))
-    wanted = soxr.resample(tone(seconds=1.0), RATE, CODEC_RATE)
-    assert np.abs(samples - wanted).max() < (0.1 if name in ("a.mp3", "a.ogg") else 1e-3)  # two of them lose some
+    expected = soxr.resample(tone(seconds=1.0), RATE, CODEC_RATE)
+    assert np.abs(samples - expected).max() < (0.1 if name in ("a.mp3", "a.ogg") else 1e-3)  # two of them lose some
 
 
 def test_an_upper_case_ending_makes_no_difference(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     assert len(load(other, CODEC_RATE, 1.0)) == CODEC_RATE
 
 
-def test_what_is_saved_is_what_was_heard(tmp_path: Path) -> None:
+def test_a_saved_file_has_the_samples_to_16_bits(tmp_path: Path) -> None:
     sound = tone(rate=CODEC_RATE)
     peak = save(tmp_path / "a.wav", sound, CODEC_RATE)
     assert peak == pytest.approx(0.5)

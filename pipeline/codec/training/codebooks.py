@@ -3,7 +3,7 @@
 Residual vector quantization (Zeghidour et al., "SoundStream", 2021, https://arxiv.org/abs/2107.03312). Entries begin as
 k-means and become moving averages of the latents that choose them (van den Oord et al., 2017,
 https://arxiv.org/abs/1711.00937). The `encodec` package does the same inside its forward pass, but counts dead entries
-by the batch: with the few frames of a small one it replaces nearly all at every step. Knows no models and notes.
+by the batch: with the few frames of a small one it replaces nearly all at every step. Knows nothing of models.
 """
 
 from dataclasses import dataclass

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from pipeline.audio import PCM_PEAK
+from pipeline.audio import PCM_PEAK, load
 
 PEAKS = (0.01, 0.95)  # peak of a crop, log-uniform: recorded notes have all levels
 NEAR_OWN = 0.9  # probability that a crop is close to its own level instead
@@ -40,10 +41,6 @@ class Notes:
 
 def read_notes(folders: Iterable[Iterable[Path]], sample_rate: int) -> Notes:
     """Decode files into memory, folder by folder; silent ones are left out."""
-    from tqdm import tqdm
-
-    from pipeline.audio import load
-
     samples, folder_of = [], []
     for index, paths in enumerate(folders):
         for path in tqdm(list(paths), desc=f"read {index}", unit=" notes", leave=False):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from pipeline.audio import load
 from pipeline.codec.distance import mel_distance
@@ -75,7 +76,6 @@ def train_codec(
         UserError: no notes to train or to validate on, or a checkpoint of other notes, another recipe or start.
     """
     from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
 
     if out.suffix != WEIGHTS_SUFFIX:
         raise UserError(f"{out}: weights are written as {WEIGHTS_SUFFIX}; name the file so")

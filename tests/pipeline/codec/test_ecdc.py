@@ -68,24 +68,24 @@ def test_the_package_reads_back_every_code_at_any_length(
 
 def codes_in(data: bytes, codec: Codec, package: Any) -> np.ndarray:
     """The codes that the package would decode: (codebook, frame)."""
-    heard: list[torch.Tensor] = []
+    decoded: list[torch.Tensor] = []
 
-    class Listener:
+    class Recorder:
         segment_length = segment_stride = None
         normalize = False
         sample_rate, frame_rate, bits_per_codebook = codec.sample_rate, codec.frame_rate, 10
 
-        def to(self, device: str) -> "Listener":
+        def to(self, device: str) -> "Recorder":
             return self
 
         def decode(self, frames: list[tuple[torch.Tensor, None]]) -> torch.Tensor:
-            heard.append(frames[0][0][0])
+            decoded.append(frames[0][0][0])
             return torch.zeros(1, 1, 1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(package.MODELS, "encodec_24khz", Listener)
+        patch.setitem(package.MODELS, "encodec_24khz", Recorder)
         package.decompress_from_file(io.BytesIO(data))
-    return heard[0].numpy()
+    return decoded[0].numpy()
 
 
 def test_a_codec_that_the_package_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""pipeline.codec.precision: bfloat16 is asked for by name, nearly the same, and never mixed with float32."""
+"""pipeline.codec.precision: bfloat16 is chosen by name, nearly the same as float32, and never mixed with it."""
 
 from dataclasses import replace
 from pathlib import Path

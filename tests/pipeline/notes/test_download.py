@@ -29,7 +29,7 @@ def zip_of(members: dict[str, bytes], change: Callable[[zipfile.ZipInfo], object
 
 @dataclasses.dataclass
 class Behaviour:
-    """Misbehaviour of the server, and the ranges that it was asked for."""
+    """Misbehaviour of the server, and the ranges of its requests."""
 
     data: bytes
     break_after: int | None = None  # bytes it sends on one connection before it hangs up
