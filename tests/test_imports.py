@@ -1,79 +1,200 @@
-"""Imports run one way, pipeline -> shards <- trainer, and `--help` waits for nothing heavy."""
+"""Imports run one way, from room to room, and `--help` waits for nothing heavy."""
 
 import ast
+import json
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"pipeline", "shards", "trainer"}
+PROGRAMS = ("pipeline", "shards", "trainer")
+
+# A room may import itself and what is named here. Rooms of the pipeline are named by their folder; `pipeline` alone
+# stands for the files that lie directly in it (audio, options, progress).
+_BASE = {"shards", "pipeline"}
+_CODEC = _BASE | {"pipeline.notes", "pipeline.codec"}
+_SCORE = _CODEC | {"pipeline.encode", "pipeline.decode", "pipeline.score"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "shards": set(),
+    "trainer": {"shards"},
+    "pipeline": {"shards"},
+    "pipeline.notes": _BASE,
+    "pipeline.codec": _BASE | {"pipeline.notes"},
+    "pipeline.codec.training": _CODEC,
+    "pipeline.encode": _CODEC,
+    "pipeline.decode": _CODEC,
+    "pipeline.score": _CODEC | {"pipeline.encode", "pipeline.decode"},
+    "pipeline.page": _SCORE,
+    "pipeline.__main__": set(),  # and every cli.py
+}
+
 AUDIO = {"encodec", "librosa", "soundfile", "soxr", "torchaudio"}
+MAY_NOT_IMPORT = {"shards": AUDIO | {"torch", "webdataset"}, "trainer": AUDIO}
+ENCODEC_USERS = {"pipeline.codec.model"}
+
 HEAVY = {
     "aiohttp",
     "datasets",
     "datatrove",
+    "encodec",
     "fsspec",
-    "ray",
-    "upath",
+    "jinja2",
     "librosa",
+    "llvmlite",
     "matplotlib",
+    "numba",
+    "ray",
+    "s3fs",
+    "safetensors",
     "scipy",
     "soundfile",
+    "soxr",
+    "tensorboard",
     "torch",
+    "torchaudio",
+    "tqdm",
+    "upath",
+    "wandb",
     "webdataset",
     "x_transformers",
-    "encodec",
 }
 
 
-def imported(package: str) -> set[str]:
-    """Top-level names that any file of `package` imports, also inside functions."""
-    names: set[str] = set()
-    for path in (ROOT / package).glob("**/*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: imports are absolute, so that this rule can be read off them"
-                names.add((node.module or "").partition(".")[0])
-    return names
-
-
-def test_shards_imports_nothing_of_ours_and_no_torch() -> None:
-    assert imported("shards") & (OURS | AUDIO | {"torch", "webdataset"}) == {"shards"}
-
-
-def test_the_trainer_knows_no_pipeline_no_codec_and_no_audio() -> None:
-    assert imported("trainer") & (OURS | AUDIO) == {"trainer", "shards"}
-
-
-def test_the_pipeline_knows_no_trainer() -> None:
-    assert imported("pipeline") & OURS == {"pipeline", "shards"}
-
-
-def test_only_the_codec_files_know_encodec() -> None:
-    users = [path.name for path in (ROOT / "pipeline").glob("**/*.py") if "encodec" in imports_of(path)]
-    assert users == ["model.py"]
-
-
-def imports_of(path: Path) -> set[str]:
-    modules = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom | ast.Import))
+def read_modules() -> dict[str, str]:
+    """Read the source of every module of the three programs: dotted name -> source."""
+    paths = [path for program in PROGRAMS for path in (ROOT / program).rglob("*.py")]
     return {
-        name.partition(".")[0]
-        for node in modules
-        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
+        for path in paths
     }
 
 
-@pytest.mark.parametrize("package", sorted(OURS))
-def test_help_loads_nothing_heavy(package: str) -> None:
-    program = (
-        f"import sys; from {package}.__main__ import main; main(['--help'], standalone_mode=False); "
-        "print('loaded', *sys.modules)"
-    )
-    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    help_text, loaded = said.rsplit("loaded", 1)
-    assert "Commands:" in help_text
-    assert not HEAVY & set(loaded.split())
+def room_of(module: str) -> str:
+    """Return the room of a module: the longest name of a room that it begins with."""
+    return max((room for room in MAY_IMPORT if f"{module}.".startswith(f"{room}.")), key=len)
+
+
+def imports_of(module: str, source: str, modules: Iterable[str]) -> set[str]:
+    """Return all that a source imports, also inside functions; of our own modules the whole dotted name."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, (
+                f"{module}: imports are absolute, so that rules can be read off them"
+            )
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules)
+            names |= submodules or {node.module}
+    return names
+
+
+def violations(modules: Mapping[str, str]) -> list[str]:
+    """Hold the imports of all modules against the rules; return one line for each import that breaks one."""
+    broken = []
+    for module, source in modules.items():
+        room = room_of(module)
+        for name in sorted(imports_of(module, source, modules)):
+            package = name.partition(".")[0]
+            is_cli = name.endswith(".cli")
+            if package not in PROGRAMS:
+                allowed = package not in MAY_NOT_IMPORT.get(room, set())
+                allowed = allowed and (package != "encodec" or module in ENCODEC_USERS)
+            elif is_cli or module == "pipeline.__main__":
+                allowed = is_cli and module.endswith(".__main__") and name.startswith(module.removesuffix("__main__"))
+            else:
+                allowed = room_of(name) == room or room_of(name) in MAY_IMPORT[room]
+            if not allowed:
+                broken.append(f"{module} imports {name}")
+    return broken
+
+
+def test_imports_run_one_way() -> None:
+    assert violations(read_modules()) == []
+
+
+def test_every_folder_of_the_programs_is_a_room() -> None:
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("pipeline/**/*.py")}
+    assert folders == {room for room in MAY_IMPORT if room.startswith("pipeline") and not room.endswith("__main__")}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("shards.note", "from trainer.config import Config"),
+        ("shards.note", "import torch"),
+        ("shards.note", "def read():\n    import soundfile"),
+        ("trainer.train", "from pipeline.audio import load"),
+        ("trainer.train", "import librosa"),
+        ("pipeline.audio", "from trainer.run import Run"),
+        ("pipeline.audio", "from pipeline.notes.key import note_key"),
+        ("pipeline.notes.key", "from pipeline.codec.model import load_codec"),
+        ("pipeline.notes.key", "def f():\n    from pipeline.encode import plan"),
+        ("pipeline.codec.evaluate", "from pipeline.codec.training.codebooks import perplexity"),
+        ("pipeline.codec.evaluate", "import encodec"),
+        ("pipeline.codec.model", "from pipeline.encode.settings import Settings"),
+        ("pipeline.codec.training.run", "import pipeline.decode.run"),
+        ("pipeline.codec.training.run", "from encodec import EncodecModel"),
+        ("pipeline.encode.run", "from pipeline.decode.run import decode_folder"),
+        ("pipeline.encode.run", "from pipeline.codec.training import run"),
+        ("pipeline.decode.run", "from pipeline.encode.plan import Task"),
+        ("pipeline.decode.run", "from pipeline.score.pitch import fundamental"),
+        ("pipeline.score.pitch", "from pipeline.page.plots import RANGE"),
+        ("pipeline.page.page", "from pipeline.codec.training.run import train_codec"),
+        ("pipeline.page.page", "from pipeline.__main__ import main"),
+        ("pipeline.page.page", "from pipeline.score.cli import score"),
+        ("pipeline.page.page", "from pipeline.score import cli"),
+        ("pipeline.__main__", "from pipeline.page.page import write_page"),
+        ("pipeline.__main__", "from shards.errors import UserError"),
+        ("trainer.__main__", "from pipeline.score.cli import score"),
+    ],
+)
+def test_each_rule_finds_an_import_that_breaks_it(module: str, source: str) -> None:
+    modules = dict.fromkeys(read_modules(), "")
+    assert len(violations({**modules, module: source})) == 1
+
+
+def test_what_the_rules_allow_is_no_violation() -> None:
+    modules = dict.fromkeys(read_modules(), "")
+    modules["pipeline.codec.model"] = "import encodec, torch\nfrom shards.note import Codec"
+    modules["pipeline.page.page"] = "from pipeline.score.scores import Scores\nfrom pipeline.page import plots"
+    modules["pipeline.codec.training.run"] = "from pipeline.codec.model import load_codec"
+    modules["pipeline.__main__"] = "import click\nfrom pipeline.codec.training.cli import train_codec_command"
+    modules["trainer.train"] = "import torch\nfrom shards.reader import read_shard\nfrom trainer import config"
+    assert violations(modules) == []
+
+
+# Asks every command for its help in turn and prints which of the modules named as arguments are loaded after each.
+SHOW_HELP = """
+import importlib, io, json, sys
+from contextlib import redirect_stdout
+
+import click
+
+def show(command, words, loaded, helps):
+    with redirect_stdout(io.StringIO()) as text:
+        command.main([*words[1:], "--help"], prog_name=words[0], standalone_mode=False)
+    loaded[" ".join(words)] = [name for name in heavy if name in sys.modules]
+    return text.getvalue()
+
+programs, heavy = sys.argv[1].split(","), sys.argv[2].split(",")
+loaded, helps = {}, {}
+for program in programs:
+    main = importlib.import_module(f"{program}.__main__").main
+    for words in ([program], *([program, name] for name in main.commands)):
+        helps[" ".join(words)] = show(main, words, loaded, helps)
+print(json.dumps({"loaded": loaded, "helps": helps}))
+"""
+
+
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    command = [sys.executable, "-c", SHOW_HELP, ",".join(PROGRAMS), ",".join(sorted(HEAVY))]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    report = json.loads(result.stdout)
+    assert {words: names for words, names in report["loaded"].items() if names} == {}
+    assert all("Commands:" in report["helps"][program] for program in PROGRAMS)
+    assert {"pipeline encode", "pipeline train-codec", "shards verify", "trainer sample"} <= report["loaded"].keys()
+    assert all("Options:" in text for text in report["helps"].values())
