@@ -1,4 +1,4 @@
-"""The contract between the two programs: what a shard set and a token file are, and nothing of how they came to be.
+"""The contract between the two programs: shard sets, token files, and all else that one writes and the other reads.
 
-`pipeline` writes them, `trainer` reads them; this package imports neither, and knows no audio and no model.
+`pipeline` and `trainer` import it; it imports neither, and knows no audio and no model.
 """

@@ -1,7 +1,7 @@
-"""A shard that lies under a URL, as a file on this machine: fetched once, checked, and shared by all that train on it.
+"""Local copies of remote shards: each is fetched once, checked, and shared by all runs and ranks of this machine.
 
-Kept by the sha256 of its bytes, so runs, ranks and sets have one copy of what is the same. Nothing is ever deleted
-here: `~/.cache/note-tokens` (or `$XDG_CACHE_HOME/note-tokens`) can be removed at any time.
+A copy's folder is the sha256 of its bytes, so sets share what is the same. Nothing is ever deleted here:
+`~/.cache/note-tokens` (or `$XDG_CACHE_HOME/note-tokens`) can be removed at any time.
 """
 
 import fcntl
@@ -21,31 +21,31 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def cached_shard(folder: Path, shard: Shard) -> Path:
-    """The shard's file: in the set, or a copy that has the size and the sha256 which the manifest says.
+    """The path of the shard's tar in a local set, or of its copy, whose size and sha256 are those of the manifest.
 
     Raises:
         ShardError: missing, or other bytes than the manifest says.
-        UserError: it cannot be brought.
+        UserError: it cannot be fetched.
     """
     if not is_remote(folder):
         return folder / shard.name
     if SHA256.fullmatch(shard.sha256) is None:
         raise ShardError(f"{folder / shard.name}: {shard.sha256!r} is no sha256; encode this set again")
-    kept = _home() / shard.sha256 / shard.name
-    if not _is_kept(kept, shard):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(kept.parent):  # of loader workers and ranks that want it all at once, the first fetches it
-            if not _is_kept(kept, shard):
-                _fetch(folder / shard.name, shard, kept)
-    return kept
+    copy = _cache_folder() / shard.sha256 / shard.name
+    if not _is_whole(copy, shard):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with _lock_folder(copy.parent):  # the first of several workers and ranks fetches it, the others wait
+            if not _is_whole(copy, shard):
+                _fetch_shard(folder / shard.name, shard, copy)
+    return copy
 
 
-def _is_kept(kept: Path, shard: Shard) -> bool:
-    return kept.is_file() and kept.stat().st_size == shard.bytes
+def _is_whole(copy: Path, shard: Shard) -> bool:
+    return copy.is_file() and copy.stat().st_size == shard.bytes
 
 
-def _fetch(path: Path, shard: Shard, kept: Path) -> None:
-    with atomic_write(kept, writer=secrets.token_hex(4)) as file:
+def _fetch_shard(path: Path, shard: Shard, copy: Path) -> None:
+    with atomic_write(copy, writer=secrets.token_hex(4)) as file:
         try:
             fetch(path, Path(file.name), shard.bytes)
         except FileNotFoundError as error:
@@ -54,13 +54,13 @@ def _fetch(path: Path, shard: Shard, kept: Path) -> None:
             raise ShardError(f"{path}: its sha256 is not the manifest's, so its bytes changed; encode this set again")
 
 
-def _home() -> Path:
+def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "note-tokens" / "shards"
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Where the file system has no locks, several may fetch the same: the last one's copy stays."""
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Lock the folder. On a file system without locks several processes may fetch a shard; the last copy stays."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

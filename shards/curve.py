@@ -48,8 +48,6 @@ def plot_runs(runs: Sequence[Path], out: Path) -> None:
     """
     import matplotlib
 
-    if out.suffix not in (".png", ".svg"):
-        raise UserError(f"{out}: is neither a .png nor an .svg by its name")
     with matplotlib.rc_context(RC):
         figure, axes = _figure(PICTURE_SIZE, "minutes of training", "valid loss, nats a token")
         axes.set_title("Each note's first 125 frames")
@@ -57,9 +55,19 @@ def plot_runs(runs: Sequence[Path], out: Path) -> None:
             points = [(seconds / 60, loss) for seconds, loss in _evaluations(run)]
             axes.plot(*zip(*points, strict=True), marker=".", label=run.name.replace("$", r"\$"))
         axes.legend()
-        with atomic_write(out) as file:
-            metadata = {"Date": None} if out.suffix == ".svg" else None
-            figure.savefig(file, format=out.suffix[1:], dpi=DPI, metadata=metadata)
+        save_figure(figure, out)
+
+
+def save_figure(figure: Any, out: Path) -> None:
+    """Write a matplotlib figure as PNG or SVG.
+
+    Raises:
+        UserError: a file whose name does not end in .png or .svg.
+    """
+    if out.suffix not in (".png", ".svg"):
+        raise UserError(f"{out}: must end in .png or .svg")
+    with atomic_write(out) as file:
+        figure.savefig(file, format=out.suffix[1:], dpi=DPI, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
 def training_curve(run: Path) -> Curve:

@@ -1,4 +1,4 @@
-"""Whole files or none: a name that exists is a file that is complete and on the disk, or an object that is whole.
+"""Atomic writes and digests: a name that exists is a file that is whole and on the disk, or a whole object.
 
 Knows nothing of what the files hold.
 """
@@ -21,13 +21,13 @@ HASH_CHUNK = 1 << 20  # bytes read at a time, so that memory does not grow with 
 
 @contextmanager
 def atomic_write(path: Path, writer: str = "") -> Iterator[BinaryIO]:
-    """Open `path` for writing and reading; the name appears when the block has ended well and the bytes are on disk.
+    """Open `path` for writing and reading; the name appears when the block ends without an error, bytes on disk.
 
     Writes `path.part`, then fsync, rename, fsync of the folder (POSIX: a rename within a folder is atomic). If the
-    block raises, the part is removed and an older `path` stays as it was. Where several processes may write the same
-    `path` at once, each gives its own name as `writer`, so that no two share a part.
+    block raises, the part is removed and an older `path` stays as it was. Processes that may write the same `path`
+    at once give different names as `writer`, so that no two share a part.
 
-    Under a URL, the file is written on this machine and becomes one object when the block has ended well.
+    Under a URL, the file is written on this machine and uploaded as one object when the block ends without an error.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written; names the path.
@@ -55,7 +55,7 @@ def atomic_write(path: Path, writer: str = "") -> Iterator[BinaryIO]:
     except OSError as error:
         if error.filename is None or Path(error.filename) in (part, path, path.parent):
             reason = error.strerror or error
-            raise UserError(f"{path}: cannot be written ({reason}); make room or choose another place") from error
+            raise UserError(f"{path}: cannot be written ({reason}); make room or choose another folder") from error
         raise
 
 
@@ -72,7 +72,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_open(file: BinaryIO) -> str:
-    """The sha256 of what is read from here to the end, in hexadecimal."""
+    """The sha256 of the bytes from the file's position to its end, in hexadecimal."""
     digest = hashlib.sha256()
     while chunk := file.read(HASH_CHUNK):
         digest.update(chunk)
@@ -80,7 +80,7 @@ def sha256_of_open(file: BinaryIO) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable: without it a power cut can undo a file that was already reported as written."""
+    """Make a rename durable: without it a power cut can undo a file that was already reported as written."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""What a finished set promises: its codec, its shards with their checksums, and where every input went.
+"""The manifest of a finished set: its codec, its shards with their checksums, and the ledger of its inputs.
 
-`manifest.json` is written last, so a folder without one is an unfinished set. Knows nothing of what is inside a tar.
+`manifest.json` is written last, so a folder without one is an unfinished set. Knows nothing of the content of a tar.
 """
 
 import re
@@ -23,7 +23,7 @@ SHARD_NAME = re.compile(r"(?P<split>[a-z][a-z0-9]*)-(?P<index>[0-9]{5,})\.tar")
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar of the set, as it was when it was written."""
+    """One tar of the set: its size and digest when it was written."""
 
     name: str  # train-00000.tar: its split, its index
     notes: int
@@ -33,13 +33,13 @@ class Shard:
 
     @property
     def record_name(self) -> str:
-        """The JSON beside the tar: the same facts, and what its task rejected."""
+        """The name of the record beside the tar (`shards.record`)."""
         return self.name.removesuffix(".tar") + ".json"
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where every input went: inputs = encoded + rejected."""
+    """Count of all inputs: inputs = encoded + rejected."""
 
     inputs: int
     encoded: int
@@ -48,11 +48,11 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a reader needs to know before it opens a tar."""
+    """Everything that a reader needs before it opens a tar."""
 
     codec: Codec
-    audio: dict[str, Any]  # how samples were prepared, and the folder they came from
-    plan: dict[str, Any]  # how notes were assigned to shards, and a sha256 of the list of inputs
+    audio: dict[str, Any]  # how audio was prepared, and its folder
+    plan: dict[str, Any]  # how notes were assigned to shards, and the sha256 of the list of inputs
     fingerprint: str  # sha256 of all of the above that decides the bytes of the shards
     splits: dict[str, tuple[Shard, ...]]
     labels: tuple[str, ...]  # the label names that notes of this set have
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _shard(value: dict[str, Any], split: str) -> Shard:
-    """A shard's entry; its name is a plain file name of its split, never a path, a URL or a command."""
+    """Parse a shard's entry; its name must be a plain file name of its split, never a path, a URL or a command."""
     name = value["name"]
     match = SHARD_NAME.fullmatch(name)
     if match is None or match["split"] != split:

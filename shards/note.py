@@ -1,7 +1,7 @@
-"""How codes lie in memory and on disk: flat int16 sequences, frame by frame, and the token file that holds one.
+"""Notes as tokens: flat int16 sequences, frame by frame, in memory and in token files (KEY.npy and KEY.json).
 
-Values are the codec's own, 0 to codebook_size - 1: offsets, start tokens and label tokens belong to whoever trains.
-Only numpy: no audio, no model, no tar.
+Values are the codec's own, 0 to codebook_size - 1: offsets, start tokens and label tokens belong to the trainer.
+Knows no audio, no model and no tar.
 """
 
 import io
@@ -24,7 +24,7 @@ NPY_ERRORS = (ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenEr
 
 @dataclass(frozen=True)
 class Codec:
-    """What made the codes, and what it takes to hear them again."""
+    """The codec that made the codes and that decodes them."""
 
     name: str  # encodec_24khz, encodec_mini
     weights_sha256: str
@@ -47,29 +47,25 @@ class Codec:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> "Codec":
-        """Undo `to_json`. `where` names the file in the error.
+    def from_json(cls, value: Any, name: str) -> "Codec":
+        """Undo `to_json`. `name` of the file begins the error.
 
         Raises:
-            ShardError: no object, a field that is missing, of another type, or no positive number.
+            ShardError: no object, a field that is missing, of another type, or not a positive number.
         """
         if not isinstance(value, dict):
-            raise ShardError(
-                f"{where}: has no codec block, so nobody can say what its codes mean; encode or sample it again"
-            )
-        made: dict[str, Any] = {}
-        for wanted in fields(cls):
-            given = value.get(wanted.name)
-            kinds: Any = (int, float) if wanted.type is float else wanted.type
-            if not isinstance(given, kinds) or isinstance(given, bool) or (wanted.type is not str and not given > 0):
-                raise ShardError(f"{where}: the codec block's {wanted.name} is {given!r}; encode or sample it again")
-            made[wanted.name] = given
-        return cls(**made)
+            raise ShardError(f"{name}: has no codec block, so its codes cannot be decoded; encode or sample it again")
+        for item in fields(cls):
+            entry = value.get(item.name)
+            types: Any = (int, float) if item.type is float else item.type
+            if not isinstance(entry, types) or isinstance(entry, bool) or (item.type is not str and not entry > 0):
+                raise ShardError(f"{name}: the codec block's {item.name} is {entry!r}; encode or sample it again")
+        return cls(**{item.name: value[item.name] for item in fields(cls)})
 
 
 @dataclass(frozen=True)
 class Note:
-    """One note's codes and what is known of it: the value that flows from the encoder to the trainer and back."""
+    """One note's codes and labels: the value that flows from the encoder to the trainer and back."""
 
     key: str  # unique in its set; no dot (WebDataset ends a key at the first one) and no slash
     tokens: np.ndarray  # (frame * codebook,) int16
@@ -95,19 +91,19 @@ def unflatten(tokens: np.ndarray, codebooks: int) -> np.ndarray:
     return tokens.reshape(-1, codebooks).T
 
 
-def check_tokens(tokens: np.ndarray, codec: Codec, where: str) -> None:
-    """Say whether `tokens` can be decoded.
+def check_tokens(tokens: np.ndarray, codec: Codec, name: str) -> None:
+    """Refuse tokens that the codec cannot decode. `name` begins the error.
 
     Raises:
         ShardError: not one dimension of int16, a length that is no multiple of the codebooks, or a code out of range.
     """
     if tokens.ndim != 1 or tokens.dtype != np.int16:
-        raise ShardError(f"{where}: holds {tokens.dtype} of shape {tokens.shape}, not one dimension of int16 codes")
+        raise ShardError(f"{name}: holds {tokens.dtype} of shape {tokens.shape}, not one dimension of int16 codes")
     if len(tokens) % codec.codebooks:
-        raise ShardError(f"{where}: {len(tokens)} tokens are no multiple of the codec's {codec.codebooks} codebooks")
+        raise ShardError(f"{name}: {len(tokens)} tokens are no multiple of the codec's {codec.codebooks} codebooks")
     if len(tokens) and not (tokens.min() >= 0 and tokens.max() < codec.codebook_size):
         raise ShardError(
-            f"{where}: codes from {tokens.min()} to {tokens.max()}, but a codebook has 0 to {codec.codebook_size - 1}"
+            f"{name}: codes from {tokens.min()} to {tokens.max()}, but a codebook has 0 to {codec.codebook_size - 1}"
         )
 
 
@@ -118,19 +114,19 @@ def npy_bytes(tokens: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def npy_array(data: bytes, where: str) -> np.ndarray:
+def npy_array(data: bytes, name: str) -> np.ndarray:
     """Undo `npy_bytes`; nothing in `data` can run code.
 
     Raises:
-        ShardError: no .npy file, cut short, or one that holds pickled objects.
+        ShardError: not an .npy file, cut short, or with pickled objects in it; `name` begins the error.
     """
     try:
         stream = io.BytesIO(data)
         array = np.lib.format.read_array(stream, allow_pickle=False)
     except NPY_ERRORS as error:
-        raise ShardError(f"{where}: is not a whole .npy file of plain numbers ({_first_line(error)})") from error
+        raise ShardError(f"{name}: is not a whole .npy file of plain numbers ({_first_line(error)})") from error
     if stream.read(1):
-        raise ShardError(f"{where}: has bytes after its array")
+        raise ShardError(f"{name}: has bytes after its array")
     return array
 
 
@@ -149,8 +145,8 @@ def npy_tokens(data: bytes, name: str) -> np.ndarray:
     return array
 
 
-def json_object(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object.
+def json_object(data: bytes, name: str) -> dict[str, Any]:
+    """Parse a JSON object. `name` begins the error.
 
     Raises:
         ShardError: no JSON, or JSON that is no object.
@@ -158,14 +154,14 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ShardError(f"{where}: is not JSON ({_first_line(error)})") from error
+        raise ShardError(f"{name}: is not JSON ({_first_line(error)})") from error
     if not isinstance(value, dict):
-        raise ShardError(f"{where}: holds JSON that is not an object")
+        raise ShardError(f"{name}: holds JSON that is not an object")
     return value
 
 
 def write_token_file(folder: Path, note: Note, codec: Codec, sampled: SampleInfo | None = None) -> Path:
-    """Write KEY.npy and KEY.json (labels, how it was sampled, codec) into `folder`; return the path of KEY.npy.
+    """Write KEY.npy and KEY.json (labels, origin of a sample, codec) into `folder`; return the path of KEY.npy.
 
     The JSON comes last, so a pair that has a JSON is whole.
     """

@@ -32,9 +32,7 @@ def read_shard(path: Path) -> Iterator[Note]:
     """
     try:
         with local_copy(path) as copy:
-            file = NoteFile(copy, display_path=path, check_headers=True)
-            for row in range(len(file)):
-                yield file.read(row)
+            yield from NoteFile(copy, display_path=path, check_headers=True)
     except FileNotFoundError as error:
         raise ShardError(f"{path}: missing; encode this set again") from error
 
@@ -67,6 +65,9 @@ class NoteFile:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[Note]:
+        return map(self.read, range(len(self)))
 
     def read(self, row: int) -> Note:
         """Read one note.

@@ -1,8 +1,7 @@
-"""Where files lie: in a folder of this machine, or under a URL, in an object store or on a web server.
+"""Storage: files in a folder of this machine, in an object store, or on a web server, behind pathlib's interface.
 
-A URL becomes a `UPath`, which has pathlib's interface, so most code need not tell them apart. What the network adds is
-here: files are brought whole or not at all, a broken connection is tried again, and what stays broken is one line.
-Knows nothing of what files hold.
+A URL becomes a `UPath`, so most code need not tell it from a path. The network's part is here: a file is fetched whole
+or not at all, a broken connection is tried again, and a lasting failure is one line. Knows nothing of file formats.
 """
 
 import stat
@@ -18,10 +17,10 @@ from urllib.parse import unquote
 
 from shards.errors import UserError
 
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # what reads each kind of URL
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # protocol -> package that reads it
 WEB = ("http", "https")
-PAUSES = (1.0, 4.0)  # seconds before another try
-SILENCE = 60.0  # seconds without a byte after which a web server counts as gone
+PAUSES = (1.0, 4.0)  # seconds before each further try
+SILENCE = 60.0  # seconds without a byte after which a connection counts as broken
 
 HEAD_REQUESTS = 16  # at a time
 NOT_FOUND = 404  # status of a web server's answer
@@ -38,13 +37,13 @@ class FileInfo:
 
 
 def parse_path(text: str) -> Path:
-    """The path or URL as something with pathlib's interface.
+    """Parse a path or URL; both have pathlib's interface. Also the type of click options.
 
     Raises:
         UserError: another kind of URL than s3, gs, http and https, or one whose package is not installed.
     """
-    protocol, mark, _ = text.partition("://")
-    if not mark:
+    protocol, separator, _ = text.partition("://")
+    if not separator:
         return Path(text)
     if protocol not in PACKAGES:
         raise UserError(
@@ -53,14 +52,14 @@ def parse_path(text: str) -> Path:
     try:
         from upath import UPath
 
-        # What is listed changes: other ranks write too.
+        # Listings change while other ranks write, so they are not cached.
         path = UPath(text.rstrip("/"), use_listings_cache=False, **_options(protocol))
         _ = path.fs
     except ImportError as error:
         needs = f"universal_pathlib and {PACKAGES[protocol]}"
         raise UserError(f"{text}: needs {needs}; pip install '.[remote]' (and gcsfs, for gs://)") from error
     except ValueError as error:
-        raise UserError(f"{text}: is no such URL ({error})") from error
+        raise UserError(f"{text}: is not a URL of this kind ({error})") from error
     return cast(Path, path)
 
 
@@ -69,17 +68,17 @@ def is_remote(path: Path) -> bool:
 
 
 def is_http(path: Path) -> bool:
-    """Whether it lies on a web server, where nothing can be written, and folders may not be listed."""
+    """True for a web server, where nothing can be written and folders may not be listed."""
     return str(path).startswith(tuple(f"{protocol}://" for protocol in WEB))
 
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """The file as one on this machine: itself, or a copy that lasts as long as the block.
+    """The file itself if it is on this machine, or a copy that exists as long as the block.
 
     Raises:
-        FileNotFoundError: a URL that is not there.
-        UserError: it cannot be brought.
+        FileNotFoundError: there is nothing under the URL.
+        UserError: it cannot be fetched.
     """
     if not is_remote(path):
         yield path
@@ -91,31 +90,31 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 
 def fetch(path: Path, copy: Path, size: int | None = None) -> None:
-    """Bring what lies under a URL to `copy`; with a `size` in bytes, it must have exactly that.
+    """Fetch the file under a URL to `copy`. `size`: the bytes it must have, if they are known.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UserError: it cannot be had after some tries.
+        FileNotFoundError: there is nothing under the URL.
+        UserError: it cannot be fetched after some tries.
     """
 
     def attempt(source: Any) -> None:
         source.fs.get_file(source.path, str(copy))
         if size is not None and copy.stat().st_size != size:
-            raise ConnectionError(f"came as {copy.stat().st_size} of {size} bytes")
+            raise ConnectionError(f"{copy.stat().st_size} bytes instead of {size}")
 
-    _tried(path, attempt)
+    _retry(path, attempt)
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a small file.
+    """Read a small file.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is no such file.
         UserError: a URL that cannot be read after some tries.
     """
     if not is_remote(path):
         return path.read_bytes()
-    return _tried(path, lambda source: source.fs.cat_file(source.path))
+    return _retry(path, lambda source: source.fs.cat_file(source.path))
 
 
 def list_files(folder: Path) -> dict[str, int]:
@@ -147,12 +146,12 @@ def list_tree(folder: Path) -> dict[str, FileInfo]:
 
 
 def upload(copy: Path, path: Path) -> None:
-    """Make `copy` an object, which is there when all of it is. Raises UserError if that fails."""
+    """Write `copy` as one object, which exists only when it is whole. Raises UserError if that fails."""
     try:
-        target = _here(path)
+        target = _connect(path)
         target.fs.put_file(str(copy), target.path)
     except UserError:
-        raise  # a signal to stop
+        raise  # a signal stopped the run
     except Exception as error:  # each library under fsspec has errors of its own
         raise UserError(f"{path}: cannot be written ({_reason(error)}); run the same command again") from error
 
@@ -169,7 +168,7 @@ def _list_remote(folder: Path, deep: bool) -> dict[str, FileInfo]:
         }
 
     try:
-        return _tried(folder, attempt)
+        return _retry(folder, attempt)
     except FileNotFoundError:
         return {}
 
@@ -184,8 +183,8 @@ def _head(path: Path) -> FileInfo:
             raise
 
     try:
-        return _tried(path, attempt)
-    except FileNotFoundError:  # removed since it was listed; whoever reads it says so
+        return _retry(path, attempt)
+    except FileNotFoundError:  # removed since it was listed: an error when it is read
         return FileInfo(0, "")
 
 
@@ -194,11 +193,11 @@ def _file_info(info: dict[str, Any]) -> FileInfo:
     return FileInfo(info.get("size") or 0, str(version))
 
 
-def _tried(path: Path, attempt: Callable[[Any], T]) -> T:
-    """Do it, and do it again if the connection breaks."""
+def _retry(path: Path, attempt: Callable[[Any], T]) -> T:
+    """Call `attempt`, and again if the connection breaks."""
     for pause in (*PAUSES, None):
         try:
-            return attempt(_here(path))
+            return attempt(_connect(path))
         except (FileNotFoundError, UserError):
             raise
         except Exception as error:  # each library under fsspec has errors of its own
@@ -210,20 +209,20 @@ def _tried(path: Path, attempt: Callable[[Any], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _here(path: Path) -> Any:
-    """The same place with a connection of this process: one that a fork has inherited is its parent's."""
+def _connect(path: Path) -> Any:
+    """The same path with a connection of this process: a fork must not use its parent's."""
     return parse_path(str(path))
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """Of the file system that reads this kind of URL."""
+    """Options of the file system that reads this kind of URL."""
     if protocol == "s3":
-        return {"max_concurrency": 1}  # one piece of a large file in memory, not ten
+        return {"max_concurrency": 1}  # one part of a large file in memory, not ten
     if protocol not in WEB:
         return {}
     import aiohttp
 
-    # However long a large file takes, as long as it comes; aiohttp would give up after five minutes.
+    # A large file may take as long as it needs while bytes arrive; aiohttp's default ends it after five minutes.
     return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}}
 
 

@@ -1,6 +1,6 @@
-"""What is in a set: amounts, how well its codebooks are used, its labels, and what was rejected.
+"""Summary of a shard set: its amounts, the use of its codebooks, its labels, and the rejected inputs.
 
-Reads every tar once; says nothing of whether they are intact (`shards.verify` does).
+Every tar is read once. Damage is not looked for, that is the part of `shards.verify`.
 """
 
 from collections import Counter
@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from shards.files import atomic_write
+from shards.curve import save_figure
 from shards.manifest import REJECTED, Manifest, read_manifest
 from shards.note import json_object, unflatten
 from shards.reader import read_shard
 from shards.storage import read_bytes
 
 SECONDS_AN_HOUR = 3600
+MOST_VALUES = 8  # values of a label that are printed one by one; more are printed as a number and a range
+MB = 1_000_000  # bytes
 
 
 def summarize(folder: Path) -> dict[str, Any]:
-    """Everything `inspect` shows, as plain JSON values.
+    """Count everything that `inspect` prints, as plain JSON values.
 
     Raises:
         ShardError: the set is unfinished, or a shard cannot be read.
@@ -53,7 +55,7 @@ def summarize(folder: Path) -> dict[str, Any]:
 
 
 def perplexity(uses: np.ndarray) -> float:
-    """exp of the entropy of a codebook's use: as many codes, used equally, would carry as much. (code,) -> codes."""
+    """exp of the entropy of a codebook's uses, (code,): the number of codes that, used equally, would carry as much."""
     total = uses.sum()
     if total == 0:
         return 0.0
@@ -84,8 +86,40 @@ def _by_value(item: tuple[Any, int]) -> tuple[bool, Any]:
     return isinstance(item[0], str), item[0]
 
 
+def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
+    """The summary as text, and the next command."""
+    codec, ledger = summary["codec"], summary["ledger"]
+    lines = [
+        f"{folder}: {ledger['encoded']} notes, {summary['hours']:.2f} hours, {summary['tokens']:,} tokens, "
+        f"{summary['bytes'] / MB:.1f} MB",
+        f"  codec     {codec['name']} at {codec['bandwidth']:g} kbps: {codec['codebooks']} codebooks of "
+        f"{codec['codebook_size']} codes, {codec['frame_rate']} frames/s, {codec['sample_rate']} Hz, "
+        f"weights {codec['weights_sha256'][:12]}",
+    ]
+    for split, amounts in summary["splits"].items():
+        lines.append(
+            f"  {split:<9} {amounts['notes']} notes in {amounts['shards']} shards, {amounts['tokens']:,} tokens"
+        )
+    for index, codebook in enumerate(summary["codebooks"]):
+        share = codebook["used"] / codec["codebook_size"]
+        lines.append(
+            f"  codebook {index}: {codebook['used']} codes used ({share:.0%}), perplexity {codebook['perplexity']:.0f}"
+        )
+    lines += [f"  {label:<22} {_describe_values(counts)}" for label, counts in summary["labels"].items()]
+    rejected = ", ".join(f"{count} {reason}" for reason, count in summary["rejected"].items())
+    lines.append(
+        f"  ledger    {ledger['inputs']} inputs = {ledger['encoded']} encoded + {ledger['rejected']} rejected"
+        + (f" ({rejected})" if rejected else "")
+    )
+    return [*lines, f"Next: python -m trainer train --shards {folder} --run runs/{folder.absolute().name}"]
+
+
 def plot_usage(summary: dict[str, Any], path: Path) -> None:
-    """Draw how often each code is used, most used first, one line a codebook; both axes logarithmic."""
+    """Draw the uses of each code, most used first, one line a codebook, on two logarithmic axes, as PNG or SVG.
+
+    Raises:
+        UserError: a file whose name does not end in .png or .svg.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -93,12 +127,18 @@ def plot_usage(summary: dict[str, Any], path: Path) -> None:
     for index, codebook in enumerate(summary["codebooks"]):
         uses = np.sort(codebook["uses"])[::-1]
         label = f"codebook {index}: {codebook['used']} used, perplexity {codebook['perplexity']:.0f}"
-        axes.loglog(np.arange(1, len(uses) + 1), np.maximum(uses, 0.5), label=label)  # 0.5: never used, but on the axis
+        axes.loglog(np.arange(1, len(uses) + 1), np.maximum(uses, 0.5), label=label)  # 0.5: unused, but on the axis
     axes.set(
         xlabel="code, most used first",
         ylabel="times used",
         title=f"Codebook usage of {summary['ledger']['encoded']} notes",
     )
     axes.legend()
-    with atomic_write(path) as file:
-        figure.savefig(file, format=path.suffix.lstrip(".") or "png")
+    save_figure(figure, path)
+
+
+def _describe_values(counts: dict[Any, int]) -> str:
+    if len(counts) <= MOST_VALUES:
+        return ", ".join(f"{value} x {count}" for value, count in counts.items())
+    first, *_, last = counts
+    return f"{len(counts)} values, {first} to {last}, {min(counts.values())} to {max(counts.values())} notes each"

@@ -1,30 +1,36 @@
-"""Is this set what its manifest says? Every byte is read; every fault is found in one pass and named.
+"""Comparison of a set with its manifest: every byte is read once, and every fault is named.
 
-Whether the codes are what the codec would give again is not for this file: that needs the codec.
+Knows nothing of the codec: whether it would make the same codes again is the part of `pipeline.encode.reencode`.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from shards.errors import ShardError
 from shards.files import PART, sha256_of
 from shards.manifest import SHARD_NAME, Manifest, Shard, read_manifest
-from shards.note import check_tokens, json_object
-from shards.reader import read_shard
+from shards.note import Note, check_tokens, json_object
+from shards.reader import NoteFile
+from shards.record import count_labels
 from shards.storage import is_http, list_files, local_copy, read_bytes
+
+CURE = "delete it and encode this set again"
 
 
 def find_faults(folder: Path) -> Iterator[str]:
     """Yield one line for each fault of the set in `folder`; nothing if it is whole.
 
     Raises:
-        ShardError: there is no manifest to hold the set against.
+        ShardError: there is no manifest to compare with.
     """
     manifest = read_manifest(folder)
     keys: dict[str, str] = {}  # key -> its shard
     for shard in manifest.shards:
-        yield from _shard_faults(folder, shard, manifest, keys)
-        yield from _record_faults(folder, shard)
+        notes: list[Note] = []
+        yield from _shard_faults(folder, shard, manifest, keys, notes)
+        yield from _record_faults(folder, shard, notes)
     expected = {shard.name for shard in manifest.shards}
     for name in () if is_http(folder) else sorted(list_files(folder)):
         path = folder / name
@@ -32,50 +38,49 @@ def find_faults(folder: Path) -> Iterator[str]:
             yield f"{path}: left by an interrupted run; delete it"
         elif name.endswith(".tar") and name not in expected:
             yield f"{path}: is not in the manifest; delete it or encode into a new name"
-        elif (
-            SHARD_NAME.fullmatch(name.removesuffix(".json") + ".tar")
-            and name.removesuffix(".json") + ".tar" not in expected
-        ):
+        elif SHARD_NAME.fullmatch(tar := name.removesuffix(".json") + ".tar") and tar not in expected:
             yield f"{path}: is the record of a shard that is not in the manifest; delete it"
-    counted = sum(shard.notes for shard in manifest.shards)
-    if counted != manifest.ledger.encoded:
-        yield f"{folder}: the shards hold {counted} notes, but the ledger says {manifest.ledger.encoded} were encoded"
+    total = sum(shard.notes for shard in manifest.shards)
+    if total != manifest.ledger.encoded:
+        yield f"{folder}: the shards hold {total} notes, but the ledger says {manifest.ledger.encoded} were encoded"
 
 
-def _shard_faults(folder: Path, shard: Shard, manifest: Manifest, keys: dict[str, str]) -> Iterator[str]:
+def _shard_faults(
+    folder: Path, shard: Shard, manifest: Manifest, keys: dict[str, str], notes: list[Note]
+) -> Iterator[str]:
+    """Faults of a tar; adds its notes to `notes`, and their keys to `keys`."""
     path = folder / shard.name
     try:
         with local_copy(path) as copy:
             size, sha256 = copy.stat().st_size, sha256_of(copy)
+            if size != shard.bytes:
+                yield f"{path}: {size} bytes, but the manifest says {shard.bytes}; {CURE}"
+                return
+            if sha256 != shard.sha256:
+                yield f"{path}: its sha256 is not the manifest's, so its bytes changed; {CURE}"
+                return
+            for note in NoteFile(copy, display_path=path, check_headers=True):
+                check_tokens(note.tokens, manifest.codec, f"{path}: {note.key}")
+                notes.append(note)
+                if note.key in keys:
+                    yield f"{path}: {note.key} is in {keys[note.key]} too"
+                keys[note.key] = shard.name
     except FileNotFoundError:
-        yield f"{path}: missing; encode this set again, finished shards are kept"
+        yield f"{path}: missing; encode this set again, its other shards stay"
         return
-    if size != shard.bytes:
-        yield f"{path}: {size} bytes, but the manifest says {shard.bytes}; delete it and encode this set again"
-        return
-    if sha256 != shard.sha256:
-        yield f"{path}: its sha256 is not the manifest's, so its bytes changed; delete it and encode this set again"
-        return
-    notes = tokens = 0
-    try:
-        for note in read_shard(path):
-            check_tokens(note.tokens, manifest.codec, f"{path}: {note.key}")
-            notes += 1
-            tokens += len(note.tokens)
-            if note.key in keys:
-                yield f"{path}: {note.key} is in {keys[note.key]} too"
-            keys[note.key] = shard.name
     except ShardError as error:
         yield error.message
         return
-    if (notes, tokens) != (shard.notes, shard.tokens):
+    tokens = sum(len(note.tokens) for note in notes)
+    if (len(notes), tokens) != (shard.notes, shard.tokens):
         yield (
-            f"{path}: {notes} notes of {tokens} tokens, but the manifest says {shard.notes} of {shard.tokens}; "
-            "delete it and encode this set again"
+            f"{path}: {len(notes)} notes of {tokens} tokens, but the manifest says {shard.notes} of {shard.tokens}; "
+            f"{CURE}"
         )
 
 
-def _record_faults(folder: Path, shard: Shard) -> Iterator[str]:
+def _record_faults(folder: Path, shard: Shard, notes: list[Note]) -> Iterator[str]:
+    """Faults of a record; its statistics are compared where all notes of the tar could be read."""
     path = folder / shard.record_name
     try:
         record = json_object(read_bytes(path), str(path))
@@ -88,3 +93,8 @@ def _record_faults(folder: Path, shard: Shard) -> Iterator[str]:
     for name in ("notes", "tokens", "bytes", "sha256"):
         if record.get(name) != getattr(shard, name):
             yield f"{path}: {name} is {record.get(name)!r}, but the manifest says {getattr(shard, name)!r}"
+    statistics: dict[str, Any] = {"longest": max((len(note.tokens) for note in notes), default=0)}
+    statistics |= {"label_counts": count_labels(notes).to_json()}
+    for name, value in statistics.items():  # records of earlier versions have none
+        if len(notes) == shard.notes and name in record and json.dumps(record[name]) != json.dumps(value):
+            yield f"{path}: {name} is not that of the shard's notes; delete shard and record and encode this set again"

@@ -15,9 +15,9 @@ BLOCK = tarfile.BLOCKSIZE  # bytes: headers take one, contents as many whole blo
 
 
 def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
-    """Write a tar, whole or not at all: the same notes in the same order give the same bytes.
+    """Write a tar, whole or not at all; the same notes in the same order give the same bytes.
 
-    Takes notes one at a time, so memory does not grow with the shard. `writer`: as in `atomic_write`.
+    Notes are streamed, so memory does not grow with the shard. `writer`: as in `atomic_write`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; nothing is left under `path`.
@@ -28,7 +28,7 @@ def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for note in notes:
                 assert note.tokens.dtype.str == "<i2" and note.tokens.ndim == 1, "a note's tokens are flat int16"
-                assert note.key and not set("./") & set(note.key), f"{note.key!r} would not survive a tar"
+                assert note.key and not set("./") & set(note.key), f"{note.key!r} would not come back from a tar"
                 _add(tar, f"{note.key}.npy", npy_bytes(note.tokens))
                 _add(tar, f"{note.key}.json", json.dumps(note.labels, sort_keys=True, ensure_ascii=False).encode())
                 count += 1
@@ -39,7 +39,7 @@ def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
 
 
 def estimate_bytes(notes: int, tokens_per_note: float, labels: Mapping[str, Any]) -> int:
-    """About how large the tars of so many notes with such labels are: two members each, padded to blocks."""
+    """Estimate the size of tars with so many notes: two members each, padded to blocks; `labels` are those of one."""
     npy = NPY_HEADER + 2 * tokens_per_note
     blocks = 2 + -(-npy // BLOCK) + -(-len(json.dumps(labels)) // BLOCK)
     return round(notes * blocks * BLOCK)

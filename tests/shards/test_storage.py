@@ -55,7 +55,9 @@ def test_a_head_that_breaks_is_tried_again_and_then_an_error(monkeypatch: pytest
         return {"name": path, "size": 4, "ETag": "x"}
 
     monkeypatch.setattr(storage, "PAUSES", (0, 0))
-    monkeypatch.setattr(storage, "_here", lambda path: SimpleNamespace(path=str(path), fs=SimpleNamespace(info=info)))
+    monkeypatch.setattr(
+        storage, "_connect", lambda path: SimpleNamespace(path=str(path), fs=SimpleNamespace(info=info))
+    )
     assert storage._head(Path("b.wav")) == FileInfo(4, "x")
     with pytest.raises(UserError, match=r"cannot be read, in 3 tries \(reset by peer\)"):
         storage._head(Path("b.wav"))

@@ -46,6 +46,8 @@ def test_inspect_prints_what_json_holds(make_set: Callable[..., Path], tmp_path:
     assert text.exit_code == 0, text.output
     assert "9 notes" in text.output
     assert plot.read_bytes().startswith(b"\x89PNG")
+    other = CliRunner().invoke(main, ["inspect", str(folder), "--plot", str(tmp_path / "usage.doc")])
+    assert other.exit_code == 2 and "usage.doc: must end in .png or .svg" in other.output
     value = json.loads(CliRunner().invoke(main, ["inspect", str(folder), "--json"]).output)
     assert value["ledger"] == {"inputs": 9, "encoded": 9, "rejected": 0}
     assert value["splits"]["train"]["notes"] == 7

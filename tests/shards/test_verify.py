@@ -1,5 +1,6 @@
 """shards.verify: every fault is found and named, also those that stock WebDataset reads past."""
 
+import json
 import random
 import shutil
 import warnings
@@ -39,15 +40,15 @@ def test_a_tar_cut_at_any_block_is_named(whole: Path) -> None:
 
 
 def stock_reads_without_a_word(path: Path) -> bool:
-    """Whether stock WebDataset gets to the end of `path` with no error and no warning."""
-    with warnings.catch_warnings(record=True) as said:
+    """True if stock WebDataset gets to the end of `path` with no error and no warning."""
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             list(webdataset.WebDataset([str(path)], shardshuffle=False, empty_check=False).decode())
         except Exception:
             return False
-    return not said
+    return not messages
 
 
 def test_stock_webdataset_reads_past_flipped_bits_that_verify_names(whole: Path) -> None:
@@ -87,6 +88,18 @@ def test_a_record_that_differs_or_is_missing_is_named(whole: Path) -> None:
     (whole / "valid-00000.json").unlink()
     assert "train-00001.json: sha256 is" in faults(whole)
     assert "valid-00000.json: missing" in faults(whole)
+
+
+@pytest.mark.parametrize("name", ["longest", "label_counts"])
+def test_statistics_of_other_notes_are_named_and_a_record_without_them_is_whole(whole: Path, name: str) -> None:
+    path = whole / "train-00001.json"
+    record = json.loads(path.read_text())
+    other = json.loads((whole / "valid-00000.json").read_text())
+    path.write_text(json.dumps({**record, name: 26 if name == "longest" else other[name]}))
+    assert f"train-00001.json: {name} is not that of the shard's notes" in faults(whole)
+    del record[name]
+    path.write_text(json.dumps(record))
+    assert faults(whole) == ""
 
 
 def test_faults_exit_with_one_and_an_unfinished_set_with_two(whole: Path) -> None:
