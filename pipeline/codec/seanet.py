@@ -61,20 +61,20 @@ def _run_layers(layers: list[Any], x: Tensor, history: dict[nn.Module, Tensor]) 
 
     `history`: convolution -> its last inputs in the piece before, updated in place.
     """
+    is_mixed = torch.is_autocast_enabled("cpu")
     for layer in layers:
-        is_narrow = x.shape[1] < NARROW
-        with torch.autocast("cpu", enabled=False) if is_narrow else nullcontext():
-            x = _run_layer(layer, x.float() if is_narrow else x, history)
+        is_float32 = is_mixed and x.shape[1] < NARROW
+        if is_float32:
+            x = x.float()
+        with torch.autocast("cpu", enabled=False) if is_float32 else nullcontext():
+            if hasattr(layer, "shortcut"):  # a residual block, whose branches both end in a kernel of size 1
+                hidden = elu_(_convolve(layer.block[1], elu(x), history))
+                last, shortcut = layer.block[3].conv.conv, layer.shortcut.conv.conv
+                x = torch.addmm((last.bias + shortcut.bias)[:, None], shortcut.weight[..., 0], x[0])
+                x = torch.addmm(x, last.weight[..., 0], hidden[0])[None]
+            else:
+                x = elu_(x) if isinstance(layer, nn.ELU) else _convolve(layer, x, history)
     return x
-
-
-def _run_layer(layer: Any, x: Tensor, history: dict[nn.Module, Tensor]) -> Tensor:
-    if hasattr(layer, "shortcut"):  # a residual block: the last convolutions of both branches have kernel size 1
-        hidden = elu_(_convolve(layer.block[1], elu(x), history))
-        last, shortcut = layer.block[3].conv.conv, layer.shortcut.conv.conv
-        x = torch.addmm((last.bias + shortcut.bias)[:, None], shortcut.weight[..., 0], x[0])
-        return torch.addmm(x, last.weight[..., 0], hidden[0])[None]
-    return elu_(x) if isinstance(layer, nn.ELU) else _convolve(layer, x, history)
 
 
 def _convolve(layer: Any, x: Tensor, history: dict[nn.Module, Tensor]) -> Tensor:
