@@ -34,7 +34,7 @@ def centroid(sound: np.ndarray) -> float:
 
 
 def cents_off(sound: np.ndarray, pitch: int) -> float:
-    """How far the strongest of the first three partials lies from where `pitch` has it, in cents."""
+    """Distance of the strongest of the first three partials from its frequency at `pitch`, in cents."""
     seconds = 1.2
     piece = sound[: int(seconds * NSYNTH_RATE)] * np.hanning(int(seconds * NSYNTH_RATE))
     spectrum = np.abs(np.fft.rfft(piece, 1 << 19))
