@@ -14,6 +14,11 @@ from trainer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 
+Rule = tuple[Callable[[Any], bool], str]
+POSITIVE: Rule = (lambda value: value > 0, "more than 0")
+NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
+SHARE: Rule = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -30,8 +35,8 @@ class ModelConfig:
     labels: tuple[str, ...] = ()  # label names that condition the model; those that the set lacks are left out
 
     def __post_init__(self) -> None:
-        _check_positive(self, "width", "depth", "heads", "head_width")
-        _check_share(self, "dropout")
+        _check(self, *POSITIVE, "width", "depth", "heads", "head_width")
+        _check(self, *SHARE, "dropout")
         _check_choice(self, "position", "frame", "token")
         if self.shared_vocabulary and self.position == "frame":
             raise ConfigError("model.position: a shared vocabulary goes with position=token")
@@ -50,9 +55,9 @@ class DataConfig:
     label_dropout: float = 0.1  # probability that a label is hidden, so that one model samples with and without it
 
     def __post_init__(self) -> None:
-        _check_positive(self, "batch")
-        _check_not_negative(self, "micro_batch", "window", "workers")
-        _check_share(self, "label_dropout")
+        _check(self, *POSITIVE, "batch")
+        _check(self, *NOT_NEGATIVE, "micro_batch", "window", "workers")
+        _check(self, *SHARE, "label_dropout")
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,10 @@ class TrainConfig:
     keep: int = 2  # newest checkpoints that stay, beside the best
 
     def __post_init__(self) -> None:
-        _check_positive(self, "lr", "keep")
-        _check_not_negative(self, "steps", "epochs", "minutes", "warmup", "weight_decay", "clip", "seed")
-        _check_not_negative(self, "evaluate_every", "checkpoint_every")
-        _check_share(self, "beta2", "final_lr", "ema")
+        _check(self, *POSITIVE, "lr", "keep")
+        _check(self, *NOT_NEGATIVE, "steps", "epochs", "minutes", "warmup", "weight_decay", "clip", "seed")
+        _check(self, *NOT_NEGATIVE, "evaluate_every", "checkpoint_every")
+        _check(self, *SHARE, "beta2", "final_lr", "ema")
         _check_choice(self, "optimizer", "adamw", "adam", "muon")
         _check_choice(self, "schedule", "cosine", "constant")
         _check_choice(self, "dtype", "auto", "float32", "bfloat16")
@@ -227,7 +232,7 @@ def _convert(key: str, value: Any) -> Any:
     return tuple(value)
 
 
-def _check(config: Any, names: Iterable[str], is_valid: Callable[[Any], bool], rule: str) -> None:
+def _check(config: Any, is_valid: Callable[[Any], bool], rule: str, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not is_valid(value):
@@ -235,17 +240,5 @@ def _check(config: Any, names: Iterable[str], is_valid: Callable[[Any], bool], r
             raise ConfigError(f"{section}.{name} = {value!r}: must be {rule}")
 
 
-def _check_positive(config: Any, *names: str) -> None:
-    _check(config, names, lambda value: value > 0, "more than 0")
-
-
-def _check_not_negative(config: Any, *names: str) -> None:
-    _check(config, names, lambda value: value >= 0, "0 or more")
-
-
-def _check_share(config: Any, *names: str) -> None:
-    _check(config, names, lambda value: 0 <= value < 1, "at least 0 and less than 1")
-
-
 def _check_choice(config: Any, name: str, *choices: str) -> None:
-    _check(config, [name], lambda value: value in choices, f"one of {', '.join(choices)}")
+    _check(config, lambda value: value in choices, f"one of {', '.join(choices)}", name)

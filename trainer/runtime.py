@@ -69,15 +69,9 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: a device that this machine does not have, or an index under `torchrun`.
     """
-    local_rank = os.environ.get("LOCAL_RANK")
-    return torch.device(
-        devices.resolve_device(
-            name,
-            torch.cuda.device_count() if torch.cuda.is_available() else 0,
-            torch.backends.mps.is_available(),
-            None if local_rank is None else int(local_rank),
-        )
-    )
+    local_rank = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return torch.device(devices.resolve_device(name, gpus, torch.backends.mps.is_available(), local_rank))
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -119,9 +119,8 @@ class Training:
         """Make the updates that are missing."""
         if not self._has_steps_left():
             return self._outcome()
-        metrics = None
-        if self.ranks.is_main:
-            metrics = MetricsWriter(self.run, self.step, self.config.to_json(), wandb_project)
+        settings = self.config.to_json()
+        metrics = MetricsWriter(self.run, self.step, settings, wandb_project) if self.ranks.is_main else None
         bar = tqdm(
             total=self._steps,
             initial=self.step,
