@@ -46,17 +46,15 @@ class NoteFile:
     def __init__(
         self, path: Path, notes: int | None = None, display_path: Path | None = None, check_headers: bool = False
     ) -> None:
-        """notes: as many as the manifest says. display_path: the name in errors, if `path` is a copy.
-        check_headers: compare their checksums, which takes as long as all else that is read of them.
+        """notes: the number in the manifest. display_path: the name in errors, if `path` is a copy.
+        check_headers: verify their checksums, which takes as long as the rest of the scan.
 
         Raises:
             ShardError: missing, not a tar, cut short, or another number of notes.
         """
         self.path = path
         self.display_path = display_path or path
-        self.offsets = self._scan(
-            check_headers
-        )  # (note + 1,) int64: bytes before each note, and before the end of the last
+        self.offsets = self._scan(check_headers)  # (note + 1,) int64: bytes before each note and after the last
         if notes is not None and len(self) != notes:
             raise ShardError(
                 f"{self.display_path}: holds {len(self)} notes, but the manifest says {notes}; "
@@ -168,5 +166,5 @@ def _checksum(header: bytes) -> int:
 
 
 def _padded(size: int) -> int:
-    """Bytes that a member's content takes: whole blocks."""
+    """Bytes of a member's content with its padding to whole blocks."""
     return -(-size // BLOCK) * BLOCK

@@ -16,7 +16,7 @@ from shards.manifest import SHARD_NAME, Shard
 from shards.note import Note, json_object
 from shards.storage import read_bytes
 
-UNCOUNTED = "note_str"  # label that is another for each note
+UNCOUNTED = "note_str"  # label with another value for every note
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Rejection:
     """An input that gets no codes, and the reason: one line of `rejected.jsonl`."""
 
     file: str
-    reason: str  # one of a few words, to count by
+    reason: str  # one word of a few, so that reasons can be counted
     detail: str
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Joint counts of label values: how many notes have each combination of them."""
+    """Joint counts of label values: the number of notes with each combination of them."""
 
-    names: tuple[str, ...]  # the scalar labels of the shard's notes but UNCOUNTED, sorted
-    counts: Mapping[tuple[Any, ...], int]  # a value for each name, None if a note lacks the label -> notes
+    names: tuple[str, ...]  # all labels with scalar values but UNCOUNTED, sorted
+    counts: Mapping[tuple[Any, ...], int]  # (value of each label, None: the note lacks it) -> notes
 
     def of(self, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
         """The joint counts of these labels alone; a label that no note has is None everywhere."""
@@ -45,16 +45,14 @@ class LabelCounts:
         return counts
 
     def to_json(self) -> dict[str, Any]:
-        """Each label's values once, and a short row a combination: their indices, and the number of notes."""
+        """Values once a label, and a row as text a combination: the indices of its values, then the notes."""
         values = [list(dict.fromkeys(column)) for column in zip(*self.counts, strict=True)]
         indices = [{value: index for index, value in enumerate(column)} for column in values]
         rows = [
-            " ".join(
-                str(number) for number in (*(index[value] for index, value in zip(indices, row, strict=True)), notes)
-            )
+            [*(index[value] for index, value in zip(indices, row, strict=True)), notes]
             for row, notes in self.counts.items()
         ]
-        return {"names": list(self.names), "values": values, "rows": rows}
+        return {"names": list(self.names), "values": values, "rows": [" ".join(map(str, row)) for row in rows]}
 
     @classmethod
     def from_json(cls, value: Any) -> "LabelCounts":
@@ -76,7 +74,7 @@ class ShardRecord:
 
     shard: Shard
     rejected: tuple[Rejection, ...]
-    labels: tuple[str, ...]  # the label names that its notes have
+    labels: tuple[str, ...]  # names of all labels of its notes
     inputs: dict[str, str]  # AudioFile.display_path -> digest, of all notes of the task in their order
     settings: dict[str, dict[str, Any]]  # Settings.to_json
     task_sha256: str

@@ -1,4 +1,4 @@
-"""The block `sampled` of a token file: the run, checkpoint and settings that a sample was made with.
+"""Origin of a sample: the run, checkpoint and settings that made it, the block `sampled` of its token file.
 
 The trainer writes it; scores and the page read it. Knows nothing of codes, models and sound.
 """
@@ -34,7 +34,7 @@ class SampleInfo:
 
     @classmethod
     def from_json(cls, value: Any) -> "SampleInfo":
-        """Undo `to_json`. A field of another type becomes None, so that a damaged block harms nobody."""
+        """Undo `to_json`; never fails. A field of another type becomes None."""
         block = value if isinstance(value, dict) else {}
         return cls(**{field.name: _checked(block.get(field.name), field.type) for field in fields(cls)})
 

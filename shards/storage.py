@@ -21,7 +21,6 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"} 
 WEB = ("http", "https")
 PAUSES = (1.0, 4.0)  # seconds before each further try
 SILENCE = 60.0  # seconds without a byte after which a connection counts as broken
-
 HEAD_REQUESTS = 16  # at a time
 NOT_FOUND = 404  # status of a web server's answer
 

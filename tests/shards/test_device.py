@@ -29,7 +29,7 @@ def test_a_device_that_the_machine_lacks_is_refused_with_those_that_it_has(name:
 
 
 @pytest.mark.parametrize("name", ["cuda:2", "cuda:", "cuda:-1", "cuda:x", "cuda:0:1", "mps:0", "cpu:1"])
-def test_an_index_that_is_none_is_refused(name: str) -> None:
+def test_an_index_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"not on this machine, which has cpu, cuda, mps, cuda:0, cuda:1$"):
         resolve_device(name, 2, True)
 
@@ -53,7 +53,7 @@ def test_torchrun_gives_each_rank_its_own_gpu() -> None:
         ("bfloat16", False, "bfloat16"),
     ],
 )
-def test_a_precision_is_the_asked_one_or_the_fast_one(name: str, has_bfloat16: bool, precision: str) -> None:
+def test_a_precision_is_kept_and_auto_is_the_fast_one(name: str, has_bfloat16: bool, precision: str) -> None:
     assert resolve_precision(name, has_bfloat16) == precision
 
 

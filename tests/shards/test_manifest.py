@@ -1,4 +1,4 @@
-"""shards.manifest: what comes back is what was promised, and nothing that makes no sense is believed."""
+"""shards.manifest: a manifest comes back equal, and one with damaged or hostile fields is refused."""
 
 import json
 from collections.abc import Callable

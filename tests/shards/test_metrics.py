@@ -1,4 +1,4 @@
-"""shards.metrics: a line comes back as it was written, and damaged lines are counted, not believed."""
+"""shards.metrics: a line comes back equal, and damaged lines are left out and counted."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""shards.note: codes keep their place, and a token file that is not whole says so."""
+"""shards.note: flatten keeps every code, token files come back equal, and damaged ones are refused by name."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""shards.sample_info: the block that says how a sample was made comes back whole, and a damaged one harms nobody."""
+"""shards.sample_info: the origin of a sample comes back equal, and a block of any content can be read."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.shard_sets import CODEC, random_note
 INFO = SampleInfo("runs/a", "step-2.safetensors", 2, "shards/a", "float32", 7, 0.9, 50, 1.0, 0.0, 3.0, index=1)
 
 
-def test_a_token_file_gives_back_how_it_was_sampled(tmp_path: Path) -> None:
+def test_a_token_file_gives_back_the_origin_of_its_sample(tmp_path: Path) -> None:
     path = write_token_file(tmp_path, random_note("sample"), CODEC, INFO)
     file = read_token_file(path)
     assert file.sampled == INFO

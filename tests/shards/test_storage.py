@@ -1,4 +1,4 @@
-"""shards.storage: a listing says of each file size and version; a broken connection is no empty file."""
+"""shards.storage: a listing has the size and version of each file; a broken connection is not an empty file."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +63,6 @@ def test_a_head_that_breaks_is_tried_again_and_then_an_error(monkeypatch: pytest
         storage._head(Path("b.wav"))
 
 
-def test_a_file_that_is_removed_after_the_listing_is_of_no_known_size(folder: Path) -> None:
+def test_a_file_that_is_removed_after_the_listing_has_no_size(folder: Path) -> None:
     with web_server(folder, Behaviour()) as url:
         assert storage._head(parse_path(f"{url}/gone.wav")) == FileInfo(0, "")

@@ -1,4 +1,4 @@
-"""shards.writer and shards.reader: inverses of each other, strict with what is not a shard, plain to stock tools."""
+"""shards.writer and shards.reader: inverses of each other, strict with damaged tars, readable by stock tools."""
 
 import io
 import tarfile
