@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.notes.nsynth import NSYNTH_SECONDS
 from pipeline.options import DEVICE, WEIGHTS
 from shards.errors import UserError
 from shards.storage import parse_path
@@ -25,7 +26,7 @@ ENCODING_OPTIONS = (
     ),
     click.option(
         "--duration",
-        default="4.0",
+        default=str(NSYNTH_SECONDS),
         show_default=True,
         help="Seconds of each note, padded or cut; `full` keeps lengths.",
     ),

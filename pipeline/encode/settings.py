@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.audio import LONGEST, RESAMPLER
+from pipeline.notes.nsynth import NSYNTH_SECONDS
 from shards.errors import UserError
 from shards.note import Codec
 
@@ -20,7 +21,7 @@ class Settings:
     """The settings of one set, checked when made."""
 
     codec: Codec
-    duration: float | None = 4.0  # seconds; None keeps each note's length
+    duration: float | None = NSYNTH_SECONDS  # seconds; None keeps each note's length
     min_peak: float = 1e-4  # of full scale; a note that stays below is rejected as silent
     precision: str = "float32"  # of the encoder's arithmetic
     batch: int = 1  # notes in one call of the codec: their codes may depend on it, so a set keeps its own

@@ -13,9 +13,10 @@ from pipeline.encode.digests import hash_file
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.options import EncodingOptions
 from pipeline.encode.workers import Batch, BatchResult
+from pipeline.notes.nsynth import NSYNTH_RATE
 from shards.storage import is_remote
 
-RATE = 16_000  # Hz, as NSynth
+RATE = NSYNTH_RATE
 
 
 def tone(pitch: float = 60, seconds: float = 0.4, rate: int = RATE, peak: float = 0.5) -> np.ndarray:
@@ -27,7 +28,7 @@ def tone(pitch: float = 60, seconds: float = 0.4, rate: int = RATE, peak: float 
 
 
 def write_note(path: Path, samples: np.ndarray | None = None, rate: int = RATE, **how: Any) -> Path:
-    """Write samples (a tone, if none are given) in the format of the path's ending."""
+    """Write samples (a tone by default) in the format of the path's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(rate=rate) if samples is None else samples, rate, **how)
     return path
@@ -62,7 +63,7 @@ ENCODED: dict[Any, BatchResult] = {}  # the codec runs once for the same bytes a
 def encode_in_this_process(
     make_encoder: partial[Any], batches: Iterable[Batch], workers: int
 ) -> Iterator[tuple[Batch, BatchResult]]:
-    """Stands for `pipeline.encode.workers.encode_batches`, with a codec that is loaded once."""
+    """Replace `pipeline.encode.workers.encode_batches` by one process whose codec is loaded once."""
     settings, _, _, root = make_encoder.args
     encoder = Encoder(_codec(), settings, root)
     for batch in batches:
@@ -81,7 +82,7 @@ def _codec() -> EnCodec:
 
 
 class Silent:
-    """A `Progress` that tells nobody."""
+    """A `Progress` without output."""
 
     def start(self, total: int, done: int) -> None: ...
 
