@@ -318,8 +318,15 @@ def test_a_rank_reads_only_the_audio_of_its_own_tasks_and_each_file_once(audio: 
 
 @pytest.mark.usefixtures("without_workers")
 def test_the_cache_of_a_set_in_a_bucket_is_beside_it_and_has_the_files_of_all_ranks(audio: Path, bucket: Path) -> None:
-    for index in (0, 1):
-        encode(put(audio, bucket / "audio"), bucket / "set", Rank(index, 2))
+    source = put(audio, bucket / "audio")
+
+    class OtherRank(Silent):
+        """Another rank does its part after this one has read the cache, and before it writes it."""
+
+        def start(self, total: int, done: int) -> None:
+            encode(source, bucket / "set", Rank(1, 2))
+
+    encode_folder(EncodeRequest(source, bucket / "set", options(), 1, rank=Rank(0, 2)), OtherRank())
     assert "set.inputs.json" in places.list_files(bucket)
     assert len(json.loads(places.read_bytes(bucket / "set.inputs.json"))["files"]) == 9
 

@@ -1,12 +1,14 @@
 """pipeline.encode.reencode: a set is held against the sound it came from."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pipeline.__main__ import main
+from pipeline.audio import load
 from pipeline.encode.reencode import Comparison, mean_shares, reencode
 from pipeline.encode.run import EncodeRequest, encode_folder
 from shards.errors import UserError
@@ -39,6 +41,18 @@ def test_notes_are_drawn_by_the_seed(made: Path) -> None:
     draws = [{note.key for note in again(made / "set", 3, seed=seed)} for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert len(draws[0]) == 3
+
+
+def test_only_the_audio_of_the_sampled_notes_is_read(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def load_and_count(path: Path, *arguments: Any) -> np.ndarray:
+        names.append(path.stem)
+        return load(path, *arguments)
+
+    monkeypatch.setattr("pipeline.encode.encoder.load", load_and_count)
+    monkeypatch.setattr("pipeline.encode.digests.open", None, raising=False)  # nothing is hashed
+    assert [note.key for note in again(made / "set", 3)] == names
 
 
 def test_sound_that_changed_or_is_gone_is_named(made: Path, tmp_path: Path) -> None:
