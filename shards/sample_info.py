@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+TOKENS = "tokens"  # folder of a sample folder's token files; the audio files and the page are beside it
+
 
 @dataclass(frozen=True)
 class SampleInfo:

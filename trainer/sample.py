@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from shards.note import Note, write_token_file
-from shards.sample_info import SampleInfo
+from shards.sample_info import TOKENS, SampleInfo
 from trainer.checkpoint import find_checkpoint, read_checkpoint
 from trainer.conditioning import Labels, fill_labels, parse_labels, read_prompt
 from trainer.generate import Sampling, generate, prepare
@@ -50,10 +50,11 @@ class Outcome:
     memory: int  # bytes, the most that the process has used
 
     def lines(self) -> list[str]:
+        decode = f"decode {self.out} --out {self.out}"
         return [
             f"Sampled {len(self.files)} notes from step {self.step} of {self.run} into {self.out} "
             f"({self.log_likelihood:.3f} nats a token, {self.memory / 1e6:,.0f} MB of memory).",
-            f"Next: python -m pipeline decode {self.out} --out {self.out}",
+            f"Next: python -m pipeline {f'listen {self.out.parent}' if self.out.name == TOKENS else decode}",
         ]
 
 

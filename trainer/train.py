@@ -66,7 +66,7 @@ class Outcome:
         loss = f" Valid loss {self.valid['loss']:.4f} a token{best}." if self.valid else ""
         return [
             f"Trained {self.run} for {self.step} steps.{loss} Weights: {self.checkpoint}",
-            f"Next: python -m trainer sample --run {self.run} --out samples/{self.run.name} --count 16",
+            f"Next: python -m trainer sample --run {self.run} --out samples/{self.run.name}/tokens --count 16",
         ]
 
 

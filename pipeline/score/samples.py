@@ -29,9 +29,8 @@ from pipeline.decode.source import TokenSource, token_file_source
 from pipeline.progress import Progress
 from shards.errors import ShardError, UserError
 from shards.note import Codec, Note, TokenFile, read_token_file
-from shards.sample_info import SampleInfo, common
+from shards.sample_info import TOKENS, SampleInfo, common
 
-TOKENS = "tokens"  # folder of the samples' token files, beside their WAVs
 MAX_CACHED = 1_000  # waveforms
 
 Waveform = tuple[np.ndarray, int]  # (sample,) float32, and its rate in Hz
