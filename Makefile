@@ -51,9 +51,7 @@ train: setup
 
 samples: setup
 	@$(PY) -m trainer sample --run runs/$(RUN) --out samples/$(RUN)/tokens --count $(N)
-	@$(PY) -m pipeline decode samples/$(RUN)/tokens --out samples/$(RUN)
-	@$(PY) -m pipeline score samples/$(RUN)
-	@$(PY) -m pipeline page samples/$(RUN)
+	@$(PY) -m pipeline listen samples/$(RUN)
 
 demo: setup
 	@$(PY) -m pipeline demo-notes data/demo-notes

@@ -1,4 +1,4 @@
-"""`python -m pipeline`: audio <-> codes. The group alone; each room brings its own commands."""
+"""Command group `python -m pipeline`; each room defines its own commands."""
 
 import click
 
@@ -7,15 +7,15 @@ from pipeline.codec.training.cli import train_codec_command
 from pipeline.decode.cli import decode
 from pipeline.encode.cli import encode, plan, verify
 from pipeline.notes.cli import demo_notes, download
-from pipeline.page.cli import page
+from pipeline.page.cli import listen, page
 from pipeline.score.cli import score
 
-COMMANDS = (demo_notes, download, encode, plan, verify, decode, score, page, train_codec_command, score_codec)
+COMMANDS = (demo_notes, download, encode, plan, verify, decode, score, page, listen, train_codec_command, score_codec)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def main() -> None:
-    """From a folder of notes to a shard set of EnCodec tokens, and from sampled tokens to notes you hear."""
+    """Encode a folder of notes to a shard set of EnCodec tokens; decode, score and show sampled tokens."""
 
 
 for command in COMMANDS:

@@ -1,78 +1,105 @@
-"""The samples as the page shows them, a card each: the sound, what made it, its pitch, the train note nearest to it."""
+"""Cards of the page: a sample's player, its settings, its detected pitch, and the train note nearest to it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.page.players import MINUS, Facts, Sound, in_words, note_name, plain, show
+from pipeline.audio import AudioError
+from pipeline.page.players import MINUS, Facts, Player, add_media, note_name, plain, title_and_subtitle
 from pipeline.score.pitch import IN_TUNE, pitch_of
+from pipeline.score.report import format_value
 from pipeline.score.samples import Sample
-from pipeline.score.scores import Scores, shown
+from pipeline.score.scores import Scores
+from shards.sample_info import SampleInfo
 
-NEUTRAL = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "guidance": 1.0}  # settings that change nothing, and are not shown
-SETTINGS = {"step": "steps trained", "temperature": "temperature", "top_k": "top k", "top_p": "top p", "min_p": "min p"}
-IN_THE_TITLE = {"pitch", "velocity", "instrument_str", "note_str"}  # labels that need no line of their own
+LABELS_IN_TITLE = {"pitch", "velocity", "instrument_str", "note_str"}  # labels that need no line of their own
+MIN_CENTS = 1.5  # a smaller deviation is not shown
 
 
 @dataclass(frozen=True)
 class Card:
     """One sample."""
 
-    sound: Sound
-    verdict: str = ""  # which pitch is heard
-    as_asked: bool = True
-    nearest: Sound | None = None  # the train note that it is most similar to
-    agreement: str = ""  # share of tokens that they have in common
+    player: Player
+    pitch: str = ""  # the detected pitch compared with the label
+    pitch_is_correct: bool = True
+    nearest: Player | None = None  # the most similar train note
+    similarity: str = ""  # share of tokens that both have
 
 
 def make_card(
-    page: Path, sample: Sample, common: Mapping[str, Any], scores: Scores | None, neighbours: Mapping[str, Sound]
+    folder: Path, sample: Sample, common: SampleInfo, scores: Scores | None, neighbours: Mapping[str, Player]
 ) -> Card:
-    """common: what all samples were made with alike, which the page says once. neighbours: key -> its sound."""
-    title, subtitle = in_words(sample.labels, sample.name)
-    facts = facts_of(sample, common)
-    sound = show(
-        page, Sound(plain(sample.name), title, subtitle, facts, fault=sample.fault and plain(sample.fault)), sample.wav
-    )
+    """Make the card of one sample; pictures are written into `folder`.
+
+    common: settings that all samples have, which the page shows once. neighbours: key -> player of a train note.
+    """
+    title, subtitle = title_and_subtitle(sample.labels, sample.name)
+    fault = sample.fault and plain(sample.fault)
+    player = Player(plain(sample.name), title, subtitle, _facts(sample, common), fault=fault)
+    if not sample.wav.is_file():
+        player = replace(player, fault=fault or f"{plain(sample.wav.name)} is missing; decode the tokens again")
+    else:
+        try:
+            player = add_media(player, folder, sample.wav, *sample.waveform())
+        except AudioError as error:
+            player = replace(player, fault=fault or plain(error.message))
     measured = scores.samples.get(sample.name) if scores else None
     if not measured:
-        return Card(sound)
-    verdict, as_asked = _verdict(measured.hertz, measured.cents)
-    near = neighbours.get(measured.nearest) if measured.nearest else None
-    return Card(sound, verdict, as_asked, near, f"{shown('share', measured.agreement)} alike")
+        return Card(player)
+    pitch, is_correct = _describe_pitch(measured.hertz, measured.cents)
+    nearest = neighbours.get(measured.nearest) if measured.nearest else None
+    return Card(player, pitch, is_correct, nearest, f"{format_value('share', measured.agreement)} alike")
 
 
-def facts_of(sample: Sample, common: Mapping[str, Any]) -> Facts:
-    """What tells this sample from the others, and how to make it again."""
-    sampled = sample.sampled
+def common_settings(common: SampleInfo) -> Facts:
+    """Return the settings that all samples share, but for those that change nothing."""
+    neutral = _settings(SampleInfo(top_k=0, top_p=1.0, min_p=0.0, guidance=1.0))
+    return tuple(
+        (name, _format(value)) for name, value in _settings(common).items() if value not in (None, neutral[name])
+    )
+
+
+def _facts(sample: Sample, common: SampleInfo) -> Facts:
+    """Return the details that distinguish this sample from the others, and those that reproduce it."""
+    info = sample.sampled
     facts = []
-    if "seed" in sampled:
-        number = f", sample {plain(sampled['index'])}" if "index" in sampled else ""
-        facts.append(("seed", plain(sampled["seed"]) + number))
-    if isinstance(likelihood := sampled.get("log_likelihood"), float):
-        facts.append(("log-likelihood", f"{likelihood:.2f} a token".replace("-", MINUS)))
-    facts += [(words, plain(sampled[key])) for key, words in SETTINGS.items() if key in sampled and key not in common]
+    if info.seed is not None:
+        facts.append(("seed", str(info.seed) + ("" if info.index is None else f", sample {info.index}")))
+    if info.log_likelihood is not None:
+        facts.append(("log-likelihood", f"{info.log_likelihood:.2f} a token".replace("-", MINUS)))
+    shared = _settings(common)
+    facts += [(k, _format(value)) for k, value in _settings(info).items() if value is not None and shared[k] is None]
     facts += [
-        (plain(key).replace("_", " "), plain(value)) for key, value in sample.labels.items() if key not in IN_THE_TITLE
+        (plain(label).replace("_", " "), plain(value))
+        for label, value in sample.labels.items()
+        if label not in LABELS_IN_TITLE
     ]
     return tuple(facts)
 
 
-def settings_in_common(common: Mapping[str, Any]) -> Facts:
-    """How all samples were made, as far as it is alike and not neutral."""
-    return tuple(
-        (words, plain(f"{common[key]:,}" if isinstance(common[key], int) else common[key]))
-        for key, words in SETTINGS.items()
-        if key in common and common[key] != NEUTRAL.get(key)
-    )
+def _settings(info: SampleInfo) -> dict[str, Any]:
+    """Return name on the page -> value; None: not stated."""
+    return {
+        "training step": info.step,
+        "temperature": info.temperature,
+        "top k": info.top_k,
+        "top p": info.top_p,
+        "min p": info.min_p,
+        "guidance": info.guidance,
+    }
 
 
-def _verdict(hertz: float | None, off: float | None) -> tuple[str, bool]:
-    """What is heard, and whether it is what was asked for; nothing asked is nothing wrong."""
+def _format(value: float) -> str:
+    return plain(f"{value:,}" if isinstance(value, int) else value)
+
+
+def _describe_pitch(hertz: float | None, cents: float | None) -> tuple[str, bool]:
+    """Return the detected pitch in words, and whether it fits the label. cents: from the label; None: no label."""
     if hertz is None:
-        return "no pitch heard", off is None
-    if off is not None and abs(off) < IN_TUNE:
-        away = f", {abs(off):.0f} cents {'high' if off > 0 else 'low'}" if abs(off) >= 1.5 else ""
-        return f"in tune{away}", True
-    return f"heard {note_name(round(pitch_of(hertz)))}", off is None
+        return "no pitch detected", cents is None
+    if cents is not None and abs(cents) < IN_TUNE:
+        deviation = f", {abs(cents):.0f} cents {'high' if cents > 0 else 'low'}" if abs(cents) >= MIN_CENTS else ""
+        return f"in tune{deviation}", True
+    return f"detected {note_name(round(pitch_of(hertz)))}", cents is None

@@ -1,54 +1,60 @@
-"""The listening page: one static folder with the samples, how they look, what was asked for, and how to make more.
+"""The listening page: one static folder with the samples, their scores, real notes, and commands for more samples.
 
-`index.html` beside the WAVs and a folder of pictures; relative paths, no server, no network. A token file or a WAV that
-is damaged is shown as such, and the rest of the page works.
+`index.html` is beside the WAVs and a folder of pictures: relative paths, no server, no network. A damaged token file or
+WAV is reported in its card, and the rest of the page works.
 """
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.page.cards import make_card, settings_in_common
-from pipeline.page.players import PICTURES, Facts, Sound, plain, shared
-from pipeline.page.plots import RANGE, frequency_height
-from pipeline.page.real_notes import RealNotes, neighbours, real_notes
-from pipeline.page.score_bars import bars, headlines
-from pipeline.score.references import OpenSet, open_set
-from pipeline.score.samples import Sample, read_samples
+from pipeline.page.cards import common_settings, make_card
+from pipeline.page.players import MEDIA, Facts, Player, plain
+from pipeline.page.plots import RANGE_DB, frequency_height
+from pipeline.page.real_notes import RealNotes, nearest_notes, real_notes
+from pipeline.page.score_bars import headlines, score_bars
+from pipeline.score.references import ShardSet, open_shard_set
+from pipeline.score.samples import SampleFolder, read_samples
 from pipeline.score.scores import Scores, read_scores
-from shards.curve import Curve, read_curve
+from shards.curve import Curve, training_curve
 from shards.errors import UserError
 from shards.files import atomic_write
+from shards.note import Codec
+from shards.sample_info import SampleInfo
 
 INDEX = "index.html"
 TEMPLATE = "template.html"
-HERTZ = ((200, "200 Hz"), (1_000, "1 kHz"), (5_000, "5 kHz"))  # marks at the side of a spectrogram
-COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+FREQUENCY_TICKS = ((200, "200 Hz"), (1_000, "1 kHz"), (5_000, "5 kHz"))  # at the side of a spectrogram
+NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a call of `write_page` has made."""
+class PageOutcome:
+    """The result of `write_page`."""
 
     path: Path
     samples: int
-    faults: tuple[str, ...]  # what is wrong with which sample or part of the page, one line each
+    faults: tuple[str, ...]  # damaged or missing files, one line each
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report, with the next step in its last line."""
+        yield f"{self.path}: {self.samples} samples. Next: open it in a browser; its last section makes more."
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A folder of samples, as far as it is known."""
+class RunSamples:
+    """The samples in one folder, their scores, and where their run and shard set are."""
 
-    name: str  # of its run, or of the folder
-    samples: list[Sample]
-    common: Mapping[str, Any]  # what all samples were made with alike
+    name: str  # of the run, or of the folder
+    samples: SampleFolder
+    common: SampleInfo  # the fields in which all samples agree
     run: Path | None
     shards: Path | None
     scores: Scores | None
-    no_scores: str  # why there are none
+    no_scores: str  # the reason that there are none
 
 
 def write_page(
@@ -59,75 +65,79 @@ def write_page(
     beside: Path | None = None,
     weights: Path | None = None,
     device: str = "auto",
-) -> Written:
+    samples: SampleFolder | None = None,
+    shard_set: ShardSet | None = None,
+) -> PageOutcome:
     """Write `folder/index.html` about the samples in `folder`.
 
-    run, shards: where they are now, if not where the token files say. real: how many real notes stand with them.
-    beside: another folder of samples, to be compared with.
+    run, shards: their paths now, if not those in the token files. real: number of real notes on the page.
+    beside: a second folder of samples to compare with. samples, shard_set: if they are in memory already.
 
     Raises:
         UserError: no such folder, or no samples in it.
     """
-    first = _look_into(folder, run, shards)
-    second = None if beside is None else _look_into(beside, None, None)
-    real_part, near = _of_the_set(folder, first, real, weights, device)
-    groups = [(first.name, [make_card(folder, one, first.common, first.scores, near) for one in first.samples])]
-    if second is not None:
-        brought = [_brought(folder, one) for one in second.samples]
-        groups.append((second.name, [make_card(folder, one, second.common, second.scores, {}) for one in brought]))
-    shown = [first] if second is None else [first, second]
-    names = [one.name for one in shown]
-    other_scores = None if second is None else second.scores
+    first = _read_run(samples or read_samples(folder), run, shards)
+    runs = [first] if beside is None else [first, _copy_wavs(_read_run(read_samples(beside), None, None), folder)]
+    real_section, neighbours = _real_sections(folder, first, real, weights, device, shard_set)
+    groups = [
+        (each.name, [make_card(folder, sample, each.common, each.scores, players) for sample in each.samples])
+        for each, players in zip(runs, (neighbours, {}), strict=False)  # train notes of the first run alone
+    ]
+    names = [each.name for each in runs]
+    second_scores = runs[1].scores if beside else None
     content = {
         "title": f"{' and '.join(names)}: {len(first.samples)} notes to listen to",
         "names": names,
         "count": _count(len(first.samples)),
-        "lead": _lead(first.samples),
+        "lead": _lead(first.samples.codec()),
         "facts": _header_facts(first),
         "groups": groups,
-        "headlines": headlines(first.scores, other_scores, names),
-        "scores": bars(first.scores, other_scores, names),
+        "headlines": headlines(first.scores, second_scores, names),
+        "scores": score_bars(first.scores, second_scores, names),
         "no_scores": first.no_scores,
-        "real": real_part,
-        "curves": [(one.name, _curve(one)) for one in shown],
+        "real": real_section,
+        "curves": [(each.name, _curve(each)) for each in runs],
         "commands": _commands(folder, first.run, first.shards),
-        "hertz": [{"height": frequency_height(hertz), "text": text} for hertz, text in HERTZ],
-        "range": RANGE,
+        "frequency_ticks": [{"height": frequency_height(hertz), "text": text} for hertz, text in FREQUENCY_TICKS],
+        "range_db": RANGE_DB,
     }
     path = folder / INDEX
     with atomic_write(path) as file:
         file.write(_render(content).encode())
-    sounds = [card.sound for _, cards in groups for card in cards]
-    return Written(path, len(first.samples), tuple(f"{sound.name}: {sound.fault}" for sound in sounds if sound.fault))
+    players = [card.player for _, cards in groups for card in cards]
+    faults = tuple(f"{player.name}: {player.fault}" for player in players if player.fault)
+    return PageOutcome(path, len(first.samples), faults)
 
 
-def _look_into(folder: Path, run: Path | None, shards: Path | None) -> Shown:
-    samples = read_samples(folder)
-    common = shared(sample.sampled for sample in samples if sample.sampled)
-    run = run or _path(common.get("run"))
-    no_scores = f"Not measured yet: python -m pipeline score {plain(folder)}, and then this page again."
+def _read_run(samples: SampleFolder, run: Path | None, shards: Path | None) -> RunSamples:
+    common = samples.common()
+    run = run or _path(common.run)
+    no_scores = f"Not scored yet: run `python -m pipeline score {plain(samples.path)}`, then write this page again."
     try:
-        scores = read_scores(folder)
+        scores = read_scores(samples)
     except UserError as error:
         scores, no_scores = None, plain(error.message)
-    name = plain(run.name if run else folder.resolve().name)
-    return Shown(name, samples, common, run, shards or _path(common.get("shards")), scores, no_scores)
+    name = plain(run.name if run else samples.path.resolve().name)
+    return RunSamples(name, samples, common, run, shards or _path(common.shards), scores, no_scores)
 
 
-def _brought(folder: Path, sample: Sample) -> Sample:
-    """A sample of another folder, with its WAV copied to this one."""
-    if not sample.wav.is_file():
-        return sample
-    wav = folder / PICTURES / "beside" / sample.wav.name
-    with atomic_write(wav) as file:
-        file.write(sample.wav.read_bytes())
-    return replace(sample, wav=wav)
+def _copy_wavs(run: RunSamples, folder: Path) -> RunSamples:
+    """Copy the WAVs of another folder's samples into the page's folder."""
+    samples = []
+    for sample in run.samples:
+        if sample.wav.is_file():
+            wav = folder / MEDIA / "beside" / sample.wav.name
+            with atomic_write(wav) as file:
+                file.write(sample.wav.read_bytes())
+            sample = replace(sample, wav=wav)
+        samples.append(sample)
+    return replace(run, samples=replace(run.samples, samples=tuple(samples)))
 
 
-def _curve(shown: Shown) -> Curve:
-    if shown.run is None:
-        return Curve("No training curve: the token files do not say which run made them.")
-    return read_curve(shown.run)
+def _curve(run: RunSamples) -> Curve:
+    if run.run is None:
+        return Curve("No training curve: the token files do not name one run.")
+    return training_curve(run.run)
 
 
 def _render(content: Mapping[str, Any]) -> str:
@@ -139,74 +149,70 @@ def _render(content: Mapping[str, Any]) -> str:
     return environment.from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8")).render(content)
 
 
-def _path(value: Any) -> Path | None:
-    return Path(value) if isinstance(value, str) and value and "\0" not in value else None
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text and "\0" not in text else None
 
 
 def _count(samples: int) -> str:
-    number = COUNTS[samples] if samples < len(COUNTS) else f"{samples:,}"
+    number = NUMBERS[samples] if samples < len(NUMBERS) else f"{samples:,}"
     return f"{number} note{'s' if samples != 1 else ''}"
 
 
-def _lead(samples: Sequence[Sample]) -> str:
-    codec = next((sample.codec for sample in samples if sample.codec), None)
+def _lead(codec: Codec | None) -> str:
     if codec is None:
-        return "Sound files without the tokens they came from."
+        return "Sound files without the tokens that they were decoded from."
     return (
-        f"A Transformer learned to write notes as {plain(codec.name)} tokens, one after the other, "
-        f"{codec.tokens_per_second} tokens for each second of sound. These are notes it wrote by itself."
+        f"A Transformer learned to predict the tokens of real notes one after the other, {codec.tokens_per_second} "
+        f"{plain(codec.name)} tokens for each second of sound. It generated these notes by itself."
     )
 
 
-def _header_facts(shown: Shown) -> Facts:
-    paths = (("run", shown.run), ("shard set", shown.shards))
+def _header_facts(run: RunSamples) -> Facts:
+    paths = (("run", run.run), ("shard set", run.shards))
     facts = [(name, plain(path)) for name, path in paths if path is not None]
-    codec = next((sample.codec for sample in shown.samples if sample.codec), None)
+    codec = run.samples.codec()
     if codec is not None:
         facts.append(("codec", plain(f"{codec.name}, {codec.bandwidth:g} kbps")))
-    return (*facts, *settings_in_common(shown.common))
+    return (*facts, *common_settings(run.common))
 
 
-def _of_the_set(
-    folder: Path, shown: Shown, count: int, weights: Path | None, device: str
-) -> tuple[RealNotes, Mapping[str, Sound]]:
-    """The section of real notes, and the sounds of the train notes that samples come nearest to."""
-    if shown.shards is None:
-        why = "the token files do not say which shard set the run was trained on."
-        return RealNotes(f"There are none to compare with: {why}"), {}
-    keys = {measured.nearest for measured in shown.scores.samples.values()} if shown.scores else set()
+def _real_sections(
+    folder: Path, run: RunSamples, count: int, weights: Path | None, device: str, shard_set: ShardSet | None
+) -> tuple[RealNotes, Mapping[str, Player]]:
+    """Make the section of real notes, and the players of the train notes nearest to samples."""
+    if run.shards is None:
+        return RealNotes("No real notes to compare with: the token files do not name one shard set."), {}
+    keys = {measured.nearest for measured in run.scores.samples.values() if measured.nearest} if run.scores else set()
     if not count and not keys:
-        return RealNotes("None were asked for."), {}
+        return RealNotes("No real notes were requested."), {}
     try:
-        source: OpenSet = open_set(shown.shards, weights, device)
-        return real_notes(folder, source, count), neighbours(folder, source, {key for key in keys if key})
+        shard_set = shard_set or open_shard_set(run.shards, weights, device)
+        return real_notes(folder, shard_set, count), nearest_notes(folder, shard_set, sorted(keys))
     except UserError as error:
-        return RealNotes(f"There are none to compare with. {plain(error.message)}"), {}
+        return RealNotes(f"No real notes to compare with. {plain(error.message)}"), {}
 
 
 def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple[str, str]]:
-    """(what for, command) that a reader can paste."""
+    """Return (purpose, command lines) for a reader to paste."""
     if run is None:
-        return [("Samples of a run, decoded, with a page like this:", "make samples RUN=demo N=16")]
-    of_run = shlex.quote(os.fspath(run))
+        return [("Samples of a run, with a page like this one:", "make samples RUN=demo N=16")]
 
-    def chain(suffix: str, options: str) -> list[str]:
-        """Sample into a folder of its own beside this one, and all that follows."""
+    def sample_and_listen(suffix: str, options: str) -> list[str]:
+        """Sample into a folder of its own, beside this page's."""
         out = shlex.quote(f"{os.fspath(folder)}-{suffix}")
         return [
-            f"python -m trainer sample --run {of_run} --out {out}/tokens {options}",
-            f"python -m pipeline decode {out}/tokens --out {out}",
-            f"python -m pipeline score {out}",
-            f"python -m pipeline page {out}",
+            f"python -m trainer sample --run {shlex.quote(os.fspath(run))} --out {out}/tokens {options}",
+            f"python -m pipeline listen {out}",
         ]
 
-    scale = "Notes you ask for, here a scale (for runs that were trained with labels):"
     commands = [
-        ("More notes of this run, drawn by another seed:", chain("more", "--count 16 --seed 1")),
-        (scale, chain("scale", "--label pitch=40:76:4 --label velocity=100")),
+        ("More notes from this run, with another seed:", sample_and_listen("more", "--count 16 --seed 1")),
+        (
+            "Notes of chosen pitches, here a scale (for a run that was trained with labels):",
+            sample_and_listen("scale", "--label pitch=40:76:4 --label velocity=100"),
+        ),
     ]
     if shards is not None:
         train = f"python -m trainer train --shards {shlex.quote(os.fspath(shards))} --run runs/longer --set steps=4000"
-        what = "The same notes, a longer training; the shard set is used again as it is:"
-        commands.append((what, [train, "make samples RUN=longer"]))
-    return [(what, "\n".join(plain(line, len(line)) for line in lines)) for what, lines in commands]
+        commands.append(("A longer training on the same shard set:", [train, "make samples RUN=longer"]))
+    return [(purpose, "\n".join(plain(line, len(line)) for line in lines)) for purpose, lines in commands]

@@ -1,10 +1,10 @@
-"""One sound as a page shows it: its file, its pictures, its labels in words, or what is wrong with it.
+"""A player of the page: the WAV, its pictures, its labels as text, or the reason that it cannot play.
 
-Everything that comes out of a JSON file passes `plain` here, and is escaped by the template. Knows no HTML.
+All text from a JSON file passes through `plain` here, and the template escapes it. Knows no HTML.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,109 +12,85 @@ from urllib.parse import quote
 
 import numpy as np
 
-from pipeline.audio import load
-from pipeline.page.plots import spectrogram, waveform
-from shards.errors import UserError
+from pipeline.notes.nsynth import MIDI_MAX
+from pipeline.page.plots import outline, spectrogram
 from shards.files import atomic_write
 
-PICTURES = "page"  # folder of what the page needs beside the samples
-LONGEST_TEXT = 200  # characters of a value that are shown
+MEDIA = "page"  # folder of the page's own pictures and sounds, beside the samples
+MAX_TEXT = 200  # characters of a value that are shown
 NOTE_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
 MINUS = "\N{MINUS SIGN}"
-Facts = tuple[tuple[str, str], ...]
+Facts = tuple[tuple[str, str], ...]  # (name, value)
 
 
 @dataclass(frozen=True)
-class Sound:
-    """What one player of the page is made from; URLs are relative to the page."""
+class Player:
+    """One player; URLs are relative to the page."""
 
     name: str
     title: str
     subtitle: str = ""
     facts: Facts = ()
-    source: str | None = None  # URL of the WAV; None: there is nothing to play
-    picture: str | None = None  # URL of the spectrogram
+    wav_url: str | None = None  # None: there is nothing to play
+    picture_url: str | None = None  # of the spectrogram
     outline: str = ""  # of the waveform, an SVG path
-    length: str = ""
-    fault: str | None = None  # what is wrong, in one line
+    duration: str = ""
+    fault: str | None = None  # the reason that something is missing, in one line
 
 
-def show(page: Path, sound: Sound, wav: Path) -> Sound:
-    """Add the pictures of a WAV file in the page's folder; of a missing or damaged one, what is wrong with it."""
-    if not wav.is_file():
-        return replace(sound, fault=sound.fault or f"{plain(wav.name)} is missing; decode the tokens again")
-    try:
-        samples = load(wav, sample_rate := _rate(wav))
-    except UserError as error:
-        return replace(sound, fault=sound.fault or plain(error.message))
-    picture = (page / PICTURES / wav.name if wav.parent == page else wav).with_suffix(".png")
+def add_media(player: Player, folder: Path, wav: Path, waveform: np.ndarray, sample_rate: int) -> Player:
+    """Return the player with its WAV and the pictures of its waveform, which are written into `folder`."""
+    picture = (folder / MEDIA / wav.name if wav.parent == folder else wav).with_suffix(".png")
     with atomic_write(picture) as file:
-        file.write(spectrogram(samples, sample_rate))
+        file.write(spectrogram(waveform, sample_rate))
     return replace(
-        sound,
-        source=url(wav, page),
-        picture=url(picture, page),
-        outline=waveform(samples),
-        length=seconds(len(samples) / sample_rate),
-        facts=(*sound.facts, ("peak", decibels(samples))),
+        player,
+        wav_url=relative_url(wav, folder),
+        picture_url=relative_url(picture, folder),
+        outline=outline(waveform),
+        duration=format_seconds(len(waveform) / sample_rate),
+        facts=(*player.facts, ("peak", format_peak(waveform))),
     )
 
 
-def in_words(labels: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """A title and a line below it: the pitch as musicians write it, then what else the labels say."""
+def title_and_subtitle(labels: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Return the pitch as a note name (without a pitch, `name`), and the labels as one line of text."""
     pitch, velocity, instrument = (labels.get(field) for field in ("pitch", "velocity", "instrument_str"))
-    title, words = plain(name), []
-    if type(pitch) is int and 0 <= pitch <= 127:
+    title, texts = plain(name), []
+    if type(pitch) is int and 0 <= pitch <= MIDI_MAX:
         title = note_name(pitch)
-        words.append(f"pitch {pitch}")
+        texts.append(f"pitch {pitch}")
     if velocity is not None:
-        words.append(f"velocity {plain(velocity)}")
+        texts.append(f"velocity {plain(velocity)}")
     if instrument is not None:
-        words.append(plain(instrument))
-    return title, ", ".join(words)
+        texts.append(plain(instrument))
+    return title, ", ".join(texts)
 
 
 def note_name(pitch: int) -> str:
-    """A MIDI pitch as musicians write it; 60 is C4."""
+    """Return the name of a MIDI pitch; 60 is C4."""
     return f"{NOTE_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
-def plain(value: Any, longest: int = LONGEST_TEXT) -> str:
-    """Any value as short text that can be shown and stored: no control characters, no half characters."""
+def plain(value: Any, max_length: int = MAX_TEXT) -> str:
+    """Turn any value into short text that can be shown and stored: no control characters, no lone surrogates."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    text = text if len(text) <= max_length else f"{text[: max_length - 1]}…"
     text = text.encode("utf-8", "replace").decode()
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
-def url(path: Path, page: Path) -> str:
-    """The relative URL of a file in the page's folder, whatever bytes its name has."""
-    return quote(os.fsencode(path.relative_to(page)))
+def relative_url(path: Path, folder: Path) -> str:
+    """Return the URL of a file in the page's folder; its name may hold any bytes."""
+    return quote(os.fsencode(path.relative_to(folder)))
 
 
-def seconds(duration: float) -> str:
-    """A duration as players show it."""
+def format_seconds(duration: float) -> str:
+    """Return a duration as the players show it."""
     return f"{duration:.1f} s"
 
 
-def decibels(samples: np.ndarray) -> str:
-    """The peak against full scale."""
-    peak = float(np.abs(samples).max(initial=0.0))
+def format_peak(waveform: np.ndarray) -> str:
+    """Return the peak in dB relative to full scale."""
+    peak = float(np.abs(waveform).max(initial=0.0))
     return f"{20 * np.log10(peak):.0f} dB".replace("-", MINUS) if peak > 0 else "silence"
-
-
-def shared(values: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The entries that all of `values` have alike."""
-    every = list(values)
-    return {
-        key: value for key, value in (every[0] if every else {}).items() if all(one.get(key) == value for one in every)
-    }
-
-
-def _rate(wav: Path) -> int:
-    import soundfile
-
-    try:
-        return int(soundfile.info(os.fsencode(wav)).samplerate)
-    except soundfile.SoundFileError:
-        return 24_000  # not audio: `load` will say so

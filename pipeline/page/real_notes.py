@@ -1,82 +1,86 @@
-"""Real notes on the page: recordings beside their round trip, and the train notes that samples come nearest to."""
+"""Real notes on the page: recordings and their round trip through the codec, and the train notes nearest to samples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.audio import save
-from pipeline.page.players import PICTURES, Sound, in_words, plain, seconds, show, url
-from pipeline.score.references import OpenSet, Reference, choose_notes, find_notes, hear
+from pipeline.page.players import MEDIA, Player, add_media, format_seconds, plain, relative_url, title_and_subtitle
+from pipeline.score.references import ReferenceNote, ShardSet
 from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One note: (recording, round trip), or the round trip alone."""
+class RealNote:
+    """One note with the players of its recording and its round trip, or of the round trip alone."""
 
     title: str
     subtitle: str
-    sounds: tuple[Sound, ...]
+    players: tuple[Player, ...]
 
 
 @dataclass(frozen=True)
 class RealNotes:
-    """A section of the page."""
+    """The section of real notes."""
 
     intro: str
-    pairs: tuple[Pair, ...] = ()
+    notes: tuple[RealNote, ...] = ()
 
 
-def real_notes(page: Path, source: OpenSet, count: int) -> RealNotes:
-    """Choose `count` notes, write both sounds of each beside the page."""
+def real_notes(folder: Path, shard_set: ShardSet, count: int) -> RealNotes:
+    """Choose `count` notes of the shard set, and write recording and round trip of each into `folder`."""
     if not count:
-        return RealNotes("None were asked for.")
-    split, notes = choose_notes(source, count)
+        return RealNotes("No real notes were requested.")
+    split, notes = shard_set.choose(count)
     if not notes:
-        return RealNotes(f"There are none to compare with: {plain(source.folder)} holds no notes.")
-    references = hear(notes, source)
-    rate = source.manifest.codec.sample_rate
-    return RealNotes(_intro(source.manifest, split, references), tuple(_pair(page, one, rate) for one in references))
+        return RealNotes(f"There are none to compare with: {plain(shard_set.folder)} holds no notes.")
+    references = shard_set.references(notes)
+    rate = shard_set.manifest.codec.sample_rate
+    intro = _intro(shard_set.manifest, split, references)
+    return RealNotes(intro, tuple(_real_note(folder, reference, rate) for reference in references))
 
 
-def neighbours(page: Path, source: OpenSet, keys: Iterable[str]) -> dict[str, Sound]:
-    """key -> the sound of that train note, as the model has met it: through the codec. Without pictures."""
-    rate = source.manifest.codec.sample_rate
-    found = {}
-    for one in hear(find_notes(source, keys, "train"), source):
-        path = page / PICTURES / "train" / f"{one.note.key}.wav"
-        save(path, one.round_trip, rate)
-        title, subtitle = in_words(one.note.labels, one.note.key)
-        found[one.note.key] = Sound(
-            plain(one.note.key), title, subtitle, source=url(path, page), length=seconds(len(one.round_trip) / rate)
+def nearest_notes(folder: Path, shard_set: ShardSet, keys: Collection[str]) -> dict[str, Player]:
+    """Return key -> player of that train note, without pictures; the sound is its round trip, as the model knows it."""
+    rate = shard_set.manifest.codec.sample_rate
+    players = {}
+    notes = shard_set.find(keys, "train")
+    for note, waveform in zip(notes, shard_set.round_trips(notes), strict=True):
+        path = folder / MEDIA / "train" / f"{note.key}.wav"
+        save(path, waveform, rate)
+        players[note.key] = Player(
+            plain(note.key),
+            *title_and_subtitle(note.labels, note.key),
+            wav_url=relative_url(path, folder),
+            duration=format_seconds(len(waveform) / rate),
         )
-    return found
+    return players
 
 
-def _pair(page: Path, reference: Reference, rate: int) -> Pair:
-    """Write what is to be heard of one note beside the page."""
-    name = plain(reference.note.key)
-    sounds = [_sound(page, Sound(name, "Round trip"), reference, "round-trip", reference.round_trip, rate)]
+def _real_note(folder: Path, reference: ReferenceNote, rate: int) -> RealNote:
+    note = reference.note
+    round_trip, original = (Player(plain(note.key), title) for title in ("Round trip", "Original"))
+    players = [_save(folder, round_trip, reference, "round-trip", reference.round_trip, rate)]
     if reference.recording is not None:
-        sounds.insert(0, _sound(page, Sound(name, "Original"), reference, "original", reference.recording, rate))
+        players.insert(0, _save(folder, original, reference, "original", reference.recording, rate))
     elif reference.fault is not None:
-        sounds.insert(0, replace(Sound(name, "Original"), fault=plain(reference.fault)))
-    return Pair(*in_words(reference.note.labels, reference.note.key), tuple(sounds))
+        players.insert(0, replace(original, fault=plain(reference.fault)))
+    return RealNote(*title_and_subtitle(note.labels, note.key), tuple(players))
 
 
-def _sound(page: Path, sound: Sound, reference: Reference, folder: str, samples: np.ndarray, rate: int) -> Sound:
-    path = page / PICTURES / folder / f"{reference.note.key}.wav"
-    save(path, samples, rate)
-    return show(page, sound, path)
+def _save(folder: Path, player: Player, reference: ReferenceNote, kind: str, waveform: np.ndarray, rate: int) -> Player:
+    path = folder / MEDIA / kind / f"{reference.note.key}.wav"
+    save(path, waveform, rate)
+    return add_media(player, folder, path, waveform, rate)
 
 
-def _intro(manifest: Manifest, split: str, references: Sequence[Reference]) -> str:
+def _intro(manifest: Manifest, split: str, references: Sequence[ReferenceNote]) -> str:
     codec = manifest.codec
-    seen = "which the model has trained on" if split == "train" else "which the model has never seen"
-    text = f"{len(references)} notes of the {split} split, {seen}. The round trip has gone through {codec.name}"
-    text += f" at {codec.bandwidth:g} kbps: no sample can sound better than that."
+    text = f"{len(references)} notes of the {split} split, which the model was {'' if split == 'train' else 'not '}"
+    text += f"trained on. For the round trip, {codec.name} encoded and decoded them at {codec.bandwidth:g} kbps: "
+    text += "no sample can sound better than that."
     if all(reference.recording is None and reference.fault is None for reference in references):
-        text += f" The recordings are not in {manifest.audio.get('source')} any more, so they cannot be heard here."
+        text += f" The recordings are no longer in {manifest.audio.get('source')}, so they cannot be heard here."
     return plain(text, len(text))

@@ -83,9 +83,13 @@ class ShardSet:
         return [self._notes[key] for key in keys if key in self._notes]
 
     def round_trips(self, notes: Sequence[Note]) -> list[np.ndarray]:
-        """Decode notes: (sample,) float32 each. What was decoded before comes from memory."""
-        missing = [note for note in notes if note.key not in self._round_trips]
-        self._round_trips.update((note.key, waveform) for note, waveform in decode_notes(missing, self.codec))
+        """Decode notes: (sample,) float32 each. What was decoded before comes from memory.
+
+        The codec decodes one note at a time: in a batch, the last bits of a waveform depend on the size of the batch.
+        """
+        for note in notes:
+            if note.key not in self._round_trips:
+                self._round_trips.update((note.key, waveform) for _, waveform in decode_notes([note], self.codec))
         return [self._round_trips[note.key] for note in notes]
 
     def references(self, notes: Sequence[Note]) -> list[ReferenceNote]:

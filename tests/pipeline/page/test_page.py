@@ -1,4 +1,4 @@
-"""The listening page, in a real browser: everything plays, fits and survives what the files hold."""
+"""The listening page in a real browser: every player plays, the layout fits, damaged and hostile files do no harm."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pipeline.__main__ import main
 from pipeline.audio import save
 from pipeline.page.page import write_page
-from pipeline.score.measure import score
+from pipeline.score.run import score_folders
 from shards.errors import UserError
 from shards.manifest import read_manifest
 from shards.reader import read_shard
@@ -40,41 +40,41 @@ const play = async (audio) => {
   .catch((error) => done(String(error)));
 """
 
-# A note of the tests lasts 1.6 s; on a busy machine that may be less than the time between two keys.
+# A note of the tests lasts 1.6 s; on a busy machine two key presses may be further apart.
 PLAY_SLOWLY = "document.querySelectorAll('audio').forEach((audio) => { audio.playbackRate = 0.0625; });"
 
 CONTRASTS = """
-const light = (colour) => {
+const luminance = (colour) => {
   const linear = (part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
   const [red, green, blue] = colour.match(/[0-9.]+/g).slice(0, 3).map((part) => linear(part / 255));
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 };
-const ground = (element) => {
+const background = (element) => {
   const colour = getComputedStyle(element).backgroundColor;
-  return colour === "rgba(0, 0, 0, 0)" ? ground(element.parentElement) : colour;
+  return colour === "rgba(0, 0, 0, 0)" ? background(element.parentElement) : colour;
 };
-const text = "h1, h1 em, h2, h3, p, pre, .more dt, .more dd, .bar dd, .headline span, .time, .button";
-return [...document.querySelectorAll(text)].map((element) => {
-  const both = [light(getComputedStyle(element).color), light(ground(element))];
-  return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+const selector = "h1, h1 em, h2, h3, p, pre, .details dt, .details dd, .bar dd, .headlines span, .time, .button";
+return [...document.querySelectorAll(selector)].map((element) => {
+  const pair = [luminance(getComputedStyle(element).color), luminance(background(element))];
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
 });
 """
 CLICK_IN_THE_MIDDLE = """
-const scope = document.querySelectorAll("[data-scope]")[1], box = scope.getBoundingClientRect();
+const picture = document.querySelectorAll("[data-picture]")[1], rect = picture.getBoundingClientRect();
 const audio = document.querySelectorAll("audio")[1];
 audio.addEventListener("playing", () => done(audio.currentTime / audio.duration), { once: true });
-scope.dispatchEvent(new MouseEvent("click", { clientX: box.left + box.width / 2, bubbles: true }));
+picture.dispatchEvent(new MouseEvent("click", { clientX: rect.left + rect.width / 2, bubbles: true }));
 """
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as running:
-        yield running
+    with chromium() as browser:
+        yield browser
 
 
 def add_sample(folder, index, labels=None, **sampled):
-    """One sample: a tone as WAV and a token file that says what made it."""
+    """Write a sample: a tone as WAV, and a token file with its labels and settings."""
     made_by = {"run": "runs/none", "shards": "shards/none", "seed": 3, "index": index, "temperature": 0.9, "step": 1200}
     made_by |= {"top_k": 0, "guidance": 1.0, "log_likelihood": -2.345, **sampled}
     labels = {"pitch": 52 + index, "velocity": 100} if labels is None else labels
@@ -93,29 +93,29 @@ def samples(tmp_path):
 
 @pytest.fixture(scope="module")
 def real_set(tmp_path_factory):
-    """A set whose notes came from a folder that is still there, made with the codec of the package."""
+    """A shard set made with the embedded codec, whose recordings still exist."""
     return listening.make_listening_set(tmp_path_factory.mktemp("real"), train=3, valid=3)
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory, real_set):
-    """Two samples of the set, one of them a copy and out of tune, and their scores."""
+    """Two samples with scores: `good` is in tune, `bad` is out of tune and has the tokens of a train note."""
     folder = tmp_path_factory.mktemp("scored")
     manifest = read_manifest(real_set)
-    copied = next(iter(read_shard(real_set / manifest.splits["train"][0].name)))
-    for name, up, tokens in (("good", 0, None), ("bad", 2, copied.tokens)):
+    train_note = next(iter(read_shard(real_set / manifest.splits["train"][0].name)))
+    for name, semitones, tokens in (("good", 0, None), ("bad", 2, train_note.tokens)):
         labels = {"pitch": 57, "velocity": 100}
-        sound = listening.sound_of(57 + up)
+        sound = listening.sound_of(57 + semitones)
         listening.add_sample(folder, name, manifest.codec, sound, labels, tokens, shards=str(real_set))
-    score(folder, notes=2)
+    score_folders([folder], notes=2)
     return folder
 
 
-def text_of(browser):
+def page_text(browser):
     return browser.run("return document.body.innerText")
 
 
-def test_every_player_loads_and_plays_without_a_complaint(browser, samples, real_set):
+def test_every_player_loads_and_plays_without_a_console_error(browser, samples, real_set):
     write_page(samples, shards=real_set, real=2)
     browser.open(samples / "index.html")
     players = browser.wait(WAIT_FOR_PLAYERS)
@@ -156,13 +156,13 @@ def test_space_plays_and_arrows_move(browser, samples):
     browser.wait(WAIT_FOR_PLAYERS)
     browser.run(PLAY_SLOWLY)
     playing = (
-        "return [...document.querySelectorAll('[data-player]')].findIndex((card) => card.classList.contains('playing'))"
+        "return [...document.querySelectorAll('[data-player]')].findIndex((box) => box.classList.contains('playing'))"
     )
     current = (
-        "return [...document.querySelectorAll('[data-player]')].findIndex((card) => card.classList.contains('current'))"
+        "return [...document.querySelectorAll('[data-player]')].findIndex((box) => box.classList.contains('current'))"
     )
     started = (
-        "const look = () => document.querySelector('.playing') ? done(true) : requestAnimationFrame(look); look();"
+        "const check = () => document.querySelector('.playing') ? done(true) : requestAnimationFrame(check); check();"
     )
     browser.press("\ue00d")  # space
     browser.wait(started)
@@ -170,11 +170,11 @@ def test_space_plays_and_arrows_move(browser, samples):
     browser.press("\ue014")  # right: the next one plays, and only it
     assert browser.run(current) == 1
     browser.wait(
-        f"const look = () => (() => {{ {playing} }})() === 1 ? done(true) : requestAnimationFrame(look); look();"
+        f"const check = () => (() => {{ {playing} }})() === 1 ? done(true) : requestAnimationFrame(check); check();"
     )
     browser.press("\ue00d")
     browser.wait(
-        "const look = () => document.querySelector('.playing') ? requestAnimationFrame(look) : done(true); look();"
+        "const check = () => document.querySelector('.playing') ? requestAnimationFrame(check) : done(true); check();"
     )
     browser.press("\ue012", "\ue012")  # left, and no further than the first
     assert browser.run(current) == 0 and browser.run(playing) == -1
@@ -184,7 +184,7 @@ def test_down_and_up_move_between_the_rows_of_a_phone(browser, samples):
     write_page(samples)
     browser.open(samples / "index.html", 390)
     current = (
-        "return [...document.querySelectorAll('[data-player]')].findIndex((card) => card.classList.contains('current'))"
+        "return [...document.querySelectorAll('[data-player]')].findIndex((box) => box.classList.contains('current'))"
     )
     browser.press("\ue015", "\ue015")
     assert browser.run(current) == 2
@@ -192,7 +192,7 @@ def test_down_and_up_move_between_the_rows_of_a_phone(browser, samples):
     assert browser.run(current) == 1
 
 
-def test_a_click_in_a_picture_plays_from_there(browser, samples):
+def test_a_click_in_a_picture_plays_from_that_position(browser, samples):
     write_page(samples)
     browser.open(samples / "index.html")
     browser.wait(WAIT_FOR_PLAYERS)
@@ -205,41 +205,41 @@ def test_a_page_of_one_sample(browser, tmp_path):
     write_page(tmp_path)
     browser.open(tmp_path / "index.html")
     assert browser.wait(PLAY_EACH) == "all played"
-    said = text_of(browser)
-    assert "One note from none" in said and "E3" in said and "pitch 52, velocity 100" in said
-    assert "seed\n3, sample 0" in said and "2.35 a token" in said and browser.complaints() == []
+    text = page_text(browser)
+    assert "One note from none" in text and "E3" in text and "pitch 52, velocity 100" in text
+    assert "seed\n3, sample 0" in text and "2.35 a token" in text and browser.complaints() == []
 
 
-def test_samples_without_labels_or_anything_else_known(browser, tmp_path):
-    save(tmp_path / "found.wav", tone(rate=RATE), RATE)
+def test_a_wav_without_a_token_file_plays(browser, tmp_path):
+    save(tmp_path / "alone.wav", tone(rate=RATE), RATE)
     write_page(tmp_path)
     browser.open(tmp_path / "index.html")
     assert browser.wait(PLAY_EACH) == "all played"
-    assert "found" in text_of(browser) and browser.complaints() == []
+    assert "alone" in page_text(browser) and browser.complaints() == []
 
 
-def test_damaged_files_are_named_and_the_rest_plays(browser, samples):
+def test_damaged_files_are_named_and_the_other_samples_play(browser, samples):
     tokens = samples / "tokens"
     (tokens / "sample_0000.npy").write_bytes((tokens / "sample_0000.npy").read_bytes()[:50])
     (samples / "sample_0000.wav").unlink()
     (samples / "sample_0001.wav").write_bytes(b"RIFF and nothing more")
-    (tokens / "lonely.json").write_text("{}")
+    (tokens / "half.json").write_text("{}")
     written = write_page(samples)
     assert len(written.faults) == 3 and written.samples == 4
     browser.open(samples / "index.html")
     faults = browser.run("return [...document.querySelectorAll('.fault')].map((fault) => fault.innerText)")
-    assert ["lonely.npy: missing" in faults[0], "not a whole .npy" in faults[1], "not audio" in faults[2]] == [True] * 3
+    assert ["half.npy: missing" in faults[0], "not a whole .npy" in faults[1], "not audio" in faults[2]] == [True] * 3
     assert all("\n" not in fault for fault in faults)
     assert browser.wait(PLAY_EACH) == "all played" and len(browser.wait(WAIT_FOR_PLAYERS)) == 1
     assert browser.complaints() == []
 
 
-def test_a_sound_that_vanishes_later_is_said_in_its_card(browser, samples):
+def test_a_wav_deleted_after_the_page_was_written_shows_an_error_in_its_card(browser, samples):
     write_page(samples)
     (samples / "sample_0001.wav").unlink()
     browser.open(samples / "index.html")
     browser.wait(WAIT_FOR_PLAYERS)
-    assert text_of(browser).count("missing or damaged") == 1
+    assert page_text(browser).count("missing or damaged") == 1
 
 
 HOSTILE = '</script><script>window.broken=1</script>"><img src=x onerror="window.broken=1"> {{ 7*7 }} ${`x`} \u202e'
@@ -268,7 +268,7 @@ def test_hostile_names_and_labels_are_only_text(browser, tmp_path):
     browser.open(tmp_path / "index.html")
     assert browser.run("return window.broken") is None
     assert browser.wait(PLAY_EACH) == "all played" and len(browser.wait(WAIT_FOR_PLAYERS)) == 2
-    assert weird in text_of(browser) and "{{ 7*7 }}" in text_of(browser)
+    assert weird in page_text(browser) and "{{ 7*7 }}" in page_text(browser)
     assert browser.run("return document.querySelectorAll('img').length") == 2
     assert browser.complaints() == []
 
@@ -288,58 +288,112 @@ def test_nothing_on_the_page_comes_from_a_network(samples, real_set):
     assert all(address.startswith("data:image/svg+xml,") or (samples / address).is_file() for address in addresses)
 
 
-def test_recordings_that_are_gone_leave_the_round_trip(browser, samples, real_set, tmp_path):
+def test_without_recordings_only_the_round_trips_are_shown(browser, samples, real_set, tmp_path):
     shutil.copytree(real_set, tmp_path / "set")
     listening.set_source(tmp_path / "set", tmp_path / "gone")
     write_page(samples, shards=tmp_path / "set", real=2)
     browser.open(samples / "index.html")
-    said = text_of(browser)
-    assert said.count("Round trip") == 2 and "Original" not in said and "cannot be heard here" in said
+    text = page_text(browser)
+    assert text.count("Round trip") == 2 and "Original" not in text and "cannot be heard here" in text
 
 
-def test_a_set_that_is_not_there_is_said_in_its_section(browser, samples):
+def test_a_missing_shard_set_is_reported_in_its_section(browser, samples):
     write_page(samples)
     browser.open(samples / "index.html")
-    assert "shards/none: no such shard set" in text_of(browser) and len(browser.wait(WAIT_FOR_PLAYERS)) == 3
+    assert "shards/none: no such shard set" in page_text(browser) and len(browser.wait(WAIT_FOR_PLAYERS)) == 3
 
 
-def test_a_set_of_another_codec_is_said_in_its_section(samples, make_set):
+def test_a_set_of_another_codec_is_reported_in_its_section(samples, make_set):
     write_page(samples, shards=make_set(valid=[2]))
     assert "the codes do not fit encodec_mini" in (samples / "index.html").read_text()
 
 
-def test_the_training_curve_is_drawn_and_labelled(browser, samples, tmp_path):
-    run = tmp_path / "runs" / "seen"
-    run.mkdir(parents=True)
+@pytest.fixture
+def run(tmp_path):
+    """A run with 100 train losses and a validation loss."""
+    folder = tmp_path / "runs" / "with-metrics"
+    folder.mkdir(parents=True)
     lines = [{"kind": "train", "step": step, "loss": 6 - step / 50} for step in range(1, 101)]
     lines += [{"kind": "valid", "step": 100, "loss": 4.5}]
-    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def test_the_training_curve_is_drawn_and_labelled(browser, samples, run):
     write_page(samples, run=run)
     browser.open(samples / "index.html", 390)
-    assert "100 steps" in text_of(browser) and "4.500 at step 100" in text_of(browser)
+    text = page_text(browser)
+    assert "100 steps" in text and "4.500 at step 100" in text
+    assert browser.run("return document.querySelector('.chart').getAttribute('role')") == "img"
+    assert "4.500 at step 100" in browser.run("return document.querySelector('.chart').getAttribute('aria-label')")
     assert browser.run("return document.querySelectorAll('.chart .dot').length") == 1
-    assert browser.run("return document.querySelector('.chart .train').getBBox().width") > 900
+    share = """
+      const width = (selector) => document.querySelector(selector).getBoundingClientRect().width;
+      return width('.chart .train path') / width('.chart svg');
+    """
+    assert browser.run(share) > 0.8
+    assert {"train loss", "validation loss", "step", "nats a token"} <= set(browser.run(CHART_TEXTS)[0])
 
 
-def test_scores_stand_at_the_top_in_their_section_and_on_the_cards(browser, scored):
+CHART_TEXTS = """
+const texts = [...document.querySelectorAll(".chart text")];
+return [texts.map((text) => text.textContent), texts.map((text) => {
+  const matrix = text.getScreenCTM();
+  return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(matrix.a, matrix.b);
+}), texts.map((text) => getComputedStyle(text).fill)];
+"""
+
+
+@pytest.mark.parametrize("width", [390, 800, 1440])
+def test_the_text_of_a_curve_is_as_large_as_that_of_the_page(browser, samples, run, width):
+    write_page(samples, run=run)
+    browser.open(samples / "index.html", width)
+    sizes = browser.run(CHART_TEXTS)[1]
+    assert sizes and all(10 <= size <= 16 for size in sizes)  # pixels
+
+
+def test_a_curve_has_the_colours_of_the_scheme(browser, samples, run):
+    write_page(samples, run=run)
+    colours = {}
+    for scheme in ("light", "dark"):
+        browser.open(samples / "index.html", scheme=scheme)
+        lines = ("raw", "train", "valid")
+        strokes = [
+            browser.run(f"return getComputedStyle(document.querySelector('.chart .{line} path')).stroke")
+            for line in lines
+        ]
+        colours[scheme] = [*strokes, *browser.run(CHART_TEXTS)[2]]
+    teal, amber, muted = "rgb(11, 110, 117)", "rgb(152, 90, 8)", "rgb(90, 101, 114)"
+    assert colours["light"][:3] == [teal, teal, amber] and set(colours["light"][3:]) == {muted}
+    assert not set(colours["light"]) & set(colours["dark"])
+
+
+def test_two_curves_share_no_id(samples, run):
+    write_page(samples, run=run, beside=samples)
+    page = (samples / "index.html").read_text()
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert page.count("<svg") > 1 and len(ids) == len(set(ids))
+
+
+def test_scores_are_at_the_top_in_their_section_and_on_the_cards(browser, scored):
     write_page(scored, real=1)
     browser.open(scored / "index.html")
-    said = text_of(browser)
-    assert "Pitch as asked\n50 %" in said and "unseen real notes: 100 %" in said
+    text = page_text(browser)
+    assert "Pitch matches the label\n50 %" in text and "unseen real notes: 100 %" in text
     assert browser.run("return document.querySelectorAll('.score').length") == 6
-    verdicts = browser.run("return [...document.querySelectorAll('.verdict')].map((verdict) => verdict.innerText)")
-    assert verdicts == ["heard B3", "in tune"]  # of bad, good
+    pitches = browser.run("return [...document.querySelectorAll('.pitch')].map((pitch) => pitch.innerText)")
+    assert pitches == ["detected B3", "in tune"]  # of bad, good
     assert browser.complaints() == []
 
 
-def test_the_nearest_train_note_plays_and_the_arrows_pass_it_by(browser, scored):
+def test_the_nearest_train_note_plays_and_the_arrow_keys_skip_it(browser, scored):
     write_page(scored, real=0)
     browser.open(scored / "index.html")
     assert browser.wait(PLAY_EACH) == "all played" and len(browser.wait(WAIT_FOR_PLAYERS)) == 2 + 2
-    assert "Nearest train note A2, 100 % alike" in text_of(browser)
+    assert "Nearest train note A2, 100 % alike" in page_text(browser)
     browser.press("\ue014")
     assert browser.run("return document.querySelector('.current h3, .current b').innerText") == "A3"
-    assert browser.run("return document.querySelectorAll('[data-aside].current').length") == 0
+    assert browser.run("return document.querySelectorAll('[data-secondary].current').length") == 0
 
 
 def test_scores_of_other_samples_are_not_shown(browser, scored, tmp_path):
@@ -347,23 +401,23 @@ def test_scores_of_other_samples_are_not_shown(browser, scored, tmp_path):
     listening.add_sample(tmp_path / "samples", "later", CODEC, tone(rate=RATE), {})
     write_page(tmp_path / "samples", real=0)
     browser.open(tmp_path / "samples" / "index.html")
-    assert "is about other samples" in text_of(browser)
-    assert browser.run("return document.querySelectorAll('.score, .verdict, .headline').length") == 0
+    assert "is about other samples" in page_text(browser)
+    assert browser.run("return document.querySelectorAll('.score, .card .pitch, .headlines').length") == 0
 
 
-def test_two_runs_stand_beside_each_other(browser, scored, samples, tmp_path):
+def test_a_page_can_compare_two_runs(browser, scored, samples, tmp_path):
     shutil.copytree(scored, tmp_path / "first")
     write_page(tmp_path / "first", run=Path("runs/first"), real=0, beside=samples)
     shutil.rmtree(samples)
     browser.open(tmp_path / "first" / "index.html", 390)
-    said = text_of(browser)
-    assert "from first beside none" in " ".join(said.split()) and "samples of first" in said
+    text = page_text(browser)
+    assert "from first compared with none" in " ".join(text.split()) and "samples of first" in text
     assert len(browser.wait(WAIT_FOR_PLAYERS)) == 2 + 2 + 3 and browser.wait(PLAY_EACH) == "all played"
     assert browser.run("const page = document.documentElement; return page.scrollWidth - page.clientWidth") == 0
     assert browser.complaints() == []
 
 
-def test_the_figures_of_both_runs_are_drawn(browser, scored, tmp_path):
+def test_each_score_has_a_bar_for_both_runs(browser, scored, tmp_path):
     shutil.copytree(scored, tmp_path / "first")
     write_page(tmp_path / "first", run=Path("runs/first"), real=0, beside=scored)
     browser.open(tmp_path / "first" / "index.html")
@@ -371,7 +425,7 @@ def test_the_figures_of_both_runs_are_drawn(browser, scored, tmp_path):
         "return [...document.querySelectorAll('.score')[0].querySelectorAll('.bar')].map((b) => b.className)"
     )
     assert kinds == ["bar first", "bar second", "bar floor", "bar floor"]
-    assert "scored0: 50 %, unseen real notes: 100 %" in text_of(browser)
+    assert "scored0: 50 %, unseen real notes: 100 %" in page_text(browser)
 
 
 def test_a_second_call_writes_the_same_page(samples, real_set):
@@ -382,15 +436,15 @@ def test_a_second_call_writes_the_same_page(samples, real_set):
     assert pages[0] == pages[1]
 
 
-@pytest.mark.parametrize(("make", "said"), [(False, "no such folder"), (True, "no samples in it")])
-def test_a_folder_without_samples_is_one_line(tmp_path, make, said):
+@pytest.mark.parametrize(("make", "text"), [(False, "no such folder"), (True, "no samples in it")])
+def test_a_folder_without_samples_is_an_error_of_one_line(tmp_path, make, text):
     folder = tmp_path / "samples"
     if make:
         folder.mkdir()
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=text):
         write_page(folder)
     result = CliRunner().invoke(main, ["page", str(folder)])
-    assert result.exit_code == 2 and said in result.output and not (folder / "index.html").exists()
+    assert result.exit_code == 2 and text in result.output and not (folder / "index.html").exists()
 
 
 def test_the_command_names_the_page_and_the_faults(samples):
@@ -401,8 +455,8 @@ def test_the_command_names_the_page_and_the_faults(samples):
     assert f"{samples / 'index.html'}: 3 samples" in result.stdout.splitlines()[-1]
 
 
-def test_silence_is_a_sample_too(browser, tmp_path):
+def test_a_silent_sample_has_a_player(browser, tmp_path):
     save(tmp_path / "silence.wav", np.zeros(RATE, np.float32), RATE)
     write_page(tmp_path)
     browser.open(tmp_path / "index.html")
-    assert "silence" in text_of(browser) and browser.wait(PLAY_EACH) == "all played"
+    assert "silence" in page_text(browser) and browser.wait(PLAY_EACH) == "all played"
