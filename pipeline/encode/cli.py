@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,89 +18,58 @@ if TYPE_CHECKING:
     from pipeline.encode.run import EncodeOutcome, EncodeRequest
     from pipeline.progress import Progress
 
+option = partial(click.option, show_default=True)
+
 ENCODING_OPTIONS = (
-    click.option(
-        "--codec", type=str, default="encodec_24khz", show_default=True, help="encodec_24khz or encodec_mini."
-    ),
-    click.option(
-        "--bandwidth", type=float, default=1.5, show_default=True, help="kbps: 1.5, 3, 6, 12 or 24; mini: 1.5."
-    ),
-    click.option(
-        "--duration",
-        default=str(NSYNTH_SECONDS),
-        show_default=True,
-        help="Seconds of each note, padded or cut; `full` keeps lengths.",
+    option("--codec", default="encodec_24khz", help="encodec_24khz or encodec_mini."),
+    option("--bandwidth", type=float, default=1.5, help="kbps: 1.5, 3, 6, 12 or 24; mini: 1.5."),
+    option(
+        "--duration", default=str(NSYNTH_SECONDS), help="Seconds of each note, padded or cut; `full` keeps lengths."
     ),
     WEIGHTS,
     DEVICE,
-    click.option(
+    option(
         "--precision",
         type=click.Choice(["float32", "bfloat16"]),
         default="float32",
-        show_default=True,
         help="bfloat16 is faster on processors that have it, and changes a few codes in a hundred.",
     ),
-    click.option("--notes-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="Notes a tar."),
-    click.option(
-        "--valid-fraction",
-        type=float,
-        default=0.02,
-        show_default=True,
-        help="Share of notes whose folder has no split.",
-    ),
-    click.option("--seed", default=0, show_default=True, help="Of the order in which notes are mixed into shards."),
-    click.option(
-        "--min-peak", type=float, default=1e-4, show_default=True, help="Quieter notes are rejected as silent; 0: none."
-    ),
+    option("--notes-per-shard", type=click.IntRange(1), default=1000, help="Notes of a tar."),
+    option("--valid-fraction", type=float, default=0.02, help="Share of valid notes where no folder names a split."),
+    option("--seed", default=0, help="Random seed of the order in which notes are mixed into shards."),
+    option("--min-peak", type=float, default=1e-4, help="Quieter notes are rejected as silent; 0 rejects none."),
 )
 
 
 def encoding_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that decide a set: the fields of `EncodingOptions`."""
-    for option in reversed(ENCODING_OPTIONS):
-        command = option(command)
+    for add_option in reversed(ENCODING_OPTIONS):
+        command = add_option(command)
     return command
 
 
 @click.command()
 @click.argument("audio", type=parse_path)
-@click.option(
-    "--out", type=parse_path, required=True, metavar="SET", help="The shard set: shards/NAME, or s3://BUCKET/NAME."
-)
+@option("--out", type=parse_path, required=True, metavar="SET", help="Shard set: shards/NAME or s3://BUCKET/NAME.")
 @encoding_options
-@click.option(
-    "--workers", type=click.IntRange(1), help="Processes, one thread each.  [default: one a core; 1 on a GPU]"
-)
+@option("--workers", type=click.IntRange(1), help="Processes, one thread each.  [default: one a core; 1 on a GPU]")
 @click.option("--extend", is_flag=True, help="Add the notes that a finished set does not have, as new shards.")
-@click.option(
-    "--check-audio",
-    is_flag=True,
-    help="Read all audio again. Without it, a file is unchanged if its size and time (or ETag) are.",
-)
-@click.option(
+@click.option("--check-audio", is_flag=True, help="Read all audio again, also files whose size and time are the same.")
+@option(
     "--max-rejected",
     type=click.FloatRange(0, 1),
     default=0.01,
-    show_default=True,
     help="Share of files that may be rejected; with more the set is still finished, but the command fails.",
 )
-@click.option(
-    "--rank", type=click.IntRange(0), metavar="I", help="Make only every N-th shard, from the I-th; see --of."
-)
-@click.option("--of", "ranks", type=click.IntRange(1), metavar="N", help="How many ranks make the set together.")
-@click.option(
+@option("--rank", type=click.IntRange(0), metavar="I", help="Make only every N-th shard, from the I-th; see --of.")
+@option("--of", "ranks", type=click.IntRange(1), metavar="N", help="Number of ranks that make the set together.")
+@option(
     "--engine",
     type=click.Choice(["local", "slurm", "ray"]),
     default="local",
-    show_default=True,
-    help="What runs the N ranks: this process one of them, or a cluster all (pip install '.[cluster]').",
+    help="Starts the N ranks: slurm or ray all of them, local only this one (pip install '.[cluster]').",
 )
-@click.option(
-    "--sbatch",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="An option of Slurm's sbatch, as time=2:00:00; can be repeated.",
-)
+@click.option("--sbatch", multiple=True, metavar="KEY=VALUE", help="Option of sbatch, as time=2:00:00; repeatable.")
 def encode(
     audio: Path,
     out: Path,
@@ -182,7 +152,7 @@ def _check_engine(engine: str, rank: int | None, ranks: int | None, sbatch: Sequ
 @click.command()
 @click.argument("audio", type=parse_path)
 @encoding_options
-@click.option("--workers", type=click.IntRange(1), help="To estimate the time for.  [default: as encode]")
+@click.option("--workers", type=click.IntRange(1), help="Processes to estimate the time for.  [default: as encode]")
 def plan(audio: Path, workers: int | None, **options: Any) -> None:
     """Show what `encode` would make of a folder, without encoding it.
 
@@ -201,11 +171,9 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
 
 @click.command()
 @click.argument("folder", metavar="SET", type=parse_path)
-@click.option(
-    "--reencode", "count", type=click.IntRange(0), default=20, show_default=True, help="Notes to encode again."
-)
-@click.option("--audio", type=parse_path, help="Where the set's audio is now.  [default: where it was]")
-@click.option("--seed", default=0, show_default=True, help="Of the choice of notes.")
+@option("--reencode", "count", type=click.IntRange(0), default=20, help="Notes to encode again.")
+@click.option("--audio", type=parse_path, help="Folder of the set's audio.  [default: as when the set was made]")
+@option("--seed", default=0, help="Random seed of the choice of notes.")
 @WEIGHTS
 @DEVICE
 def verify(folder: Path, count: int, audio: Path | None, seed: int, weights: Path | None, device: str) -> None:

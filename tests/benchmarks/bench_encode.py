@@ -1,4 +1,4 @@
-"""Encoding as the tutorial does it against `pipeline encode`: the same files, full-size EnCodec, taking turns.
+"""Encoding as the tutorial does it against `pipeline encode`: the same files, full-size EnCodec, in alternation.
 
 The tutorial's loop is written out plainly: one file at a time through the `encodec` package as it comes, with torch's
 own choice of threads. Both resample by soxr, so that their codes can be compared. EnCodec has random weights of the
@@ -8,9 +8,9 @@ official shapes: speed does not depend on their values. What takes time once (lo
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -83,50 +83,48 @@ def compare(home: Path) -> None:
     encoder = partial(make_encoder, settings, weights, "cpu", folder.root)
     tutorial(model, folder.root / task.notes[0].file.path)  # the first call allocates
 
-    took = dict.fromkeys([TUTORIAL, OURS], 0.0)  # seconds
+    elapsed = dict.fromkeys([TUTORIAL, OURS], 0.0)  # seconds
     peak = 0  # MB
     equal: list[np.ndarray] = []  # (token,) of each note
     for start in range(0, len(task.notes), NOTES_A_ROUND):
         part = replace(task, notes=task.notes[start : start + NOTES_A_ROUND])
-        began = time.perf_counter()
-        theirs = {note.key: tutorial(model, folder.root / note.file.path) for note in part.notes}
-        took[TUTORIAL] += time.perf_counter() - began
-        ours, seconds, memory = encode(encoder, part, settings.batch, workers)
-        took[OURS] += seconds
+        started = time.perf_counter()
+        expected = {note.key: tutorial(model, folder.root / note.file.path) for note in part.notes}
+        elapsed[TUTORIAL] += time.perf_counter() - started
+        encoded, seconds, memory = encode(encoder, part, settings.batch, workers)
+        elapsed[OURS] += seconds
         peak = max(peak, memory)
-        equal += [ours[key] == tokens for key, tokens in theirs.items()]
+        equal += [encoded[key] == tokens for key, tokens in expected.items()]
 
     audio = len(task.notes) * SECONDS
     shares = np.concatenate(equal).reshape(-1, settings.codec.codebooks).mean(axis=0)  # (codebook,)
     click.echo(f"encoding {len(task.notes)} notes of {SECONDS:g} s with full-size EnCodec at {BANDWIDTH:g} kbps")
-    click.echo(f"  {TUTORIAL:<16}{audio / took[TUTORIAL]:6.1f} x real time")
+    click.echo(f"  {TUTORIAL:<16}{audio / elapsed[TUTORIAL]:6.1f} x real time")
     click.echo(
-        f"  {OURS:<16}{audio / took[OURS]:6.1f} x real time, ratio {took[TUTORIAL] / took[OURS]:.2f}, equal codes "
-        f"{', '.join(f'{share:.3%}' for share in shares)}, {workers} workers of {peak} MB"
+        f"  {OURS:<16}{audio / elapsed[OURS]:6.1f} x real time, ratio {elapsed[TUTORIAL] / elapsed[OURS]:.2f}, equal "
+        f"codes {', '.join(f'{share:.3%}' for share in shares)}, {workers} workers of {peak} MB"
     )
 
 
 def encode(
     encoder: partial[BatchEncoder], task: Task, size: int, workers: int
 ) -> tuple[dict[str, np.ndarray], float, int]:
-    """Encode a task, `size` notes at a time: their tokens, the seconds that took with workers that had started, and a
-    worker's peak of memory in MB."""
-    began = 0.0
+    """Encode a task, `size` notes at a time: tokens by key, seconds, and a worker's peak of memory in MB.
 
-    def batches() -> Iterator[Batch]:
-        nonlocal began
-        yield from (Batch((note,)) for note in task.notes[:workers])  # to start the workers
-        began = time.perf_counter()  # one of them is ready; that the others are not quite yet counts against us
-        yield from map(Batch, task.batches(size))
-
+    The clock starts when the first worker has encoded a note; that the others are not quite ready counts against us.
+    """
+    warm_up = [Batch((note,)) for note in task.notes[:workers]]
+    results = encode_batches(encoder, chain(warm_up, map(Batch, task.batches(size))), workers)
+    next(results)
+    started = time.perf_counter()
     tokens = {}
     memory = 0
-    for _, result in encode_batches(encoder, batches(), workers):
+    for _, result in results:
         for note in result.notes:
             assert isinstance(note, Note)
             tokens[note.key] = note.tokens
         memory = max(memory, *map(peak_memory, multiprocessing.active_children()))
-    return tokens, time.perf_counter() - began, memory
+    return tokens, time.perf_counter() - started, memory
 
 
 def peak_memory(process: multiprocessing.process.BaseProcess) -> int:

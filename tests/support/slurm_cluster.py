@@ -1,7 +1,7 @@
-"""A Slurm cluster of this one machine for as long as a block lasts: munged, slurmctld and slurmd in a folder of theirs.
+"""A Slurm cluster of this machine, for a block: munged, slurmctld and slurmd with all their files in one folder.
 
-Debian's `slurm-wlm` and `munge`; slurmd wants to be root. By hand, until it gets SIGTERM:
-`python tests/slurm_cluster.py FOLDER`, then `export SLURM_CONF=FOLDER/slurm.conf`.
+Debian's `slurm-wlm` and `munge`; slurmd needs root. By hand, until it gets SIGTERM:
+`python tests/support/slurm_cluster.py FOLDER`, then `export SLURM_CONF=FOLDER/slurm.conf`.
 """
 
 import getpass
@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-PATIENCE = 30  # seconds until all is up
+PATIENCE = 30  # seconds until all programs answer
 MEMORY = 4000  # MB that jobs may ask for
 CONF = """\
 ClusterName=tests
@@ -102,12 +102,12 @@ def _running(command: list[str], environment: dict[str, str], log: Path) -> Iter
 def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        said = subprocess.run(["sinfo", "--noheader", "--format=%T"], env=environment, capture_output=True, text=True)
-        if said.stdout.split() == ["idle"]:
+        result = subprocess.run(["sinfo", "--noheader", "--format=%T"], env=environment, capture_output=True, text=True)
+        if result.stdout.split() == ["idle"]:
             return
         time.sleep(0.2)
     logs = "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
-    raise RuntimeError(f"Slurm is not up after {PATIENCE} s: {said.stdout} {said.stderr}\n{logs}")
+    raise RuntimeError(f"Slurm is not up after {PATIENCE} s: {result.stdout} {result.stderr}\n{logs}")
 
 
 def _program(name: str) -> str | None:

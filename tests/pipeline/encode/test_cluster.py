@@ -66,16 +66,16 @@ def has_begun(out: Path) -> bool:
 
 def processes_of(job: str, words: str) -> list[int]:
     """Processes of a job whose command line holds `words`."""
-    found = []
+    processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"{JOB_VARIABLE}={job}".encode() in (process / "environ").read_bytes() and words.encode() in (
                 process / "cmdline"
             ).read_bytes().replace(b"\0", b" "):
-                found.append(int(process.name))
+                processes.append(int(process.name))
         except OSError:
             continue  # it has ended
-    return found
+    return processes
 
 
 def encoders(job: str) -> list[int]:
@@ -162,14 +162,14 @@ class Job:
 
     def states(self) -> dict[str, str]:
         """rank -> how Slurm says it is."""
-        said = self.ask("squeue", "--states=all", "--noheader", "--array", "--format=%K %T", "--job", self.number)
-        return dict(line.split() for line in said.splitlines())
+        output = self.run("squeue", "--states=all", "--noheader", "--array", "--format=%K %T", "--job", self.number)
+        return dict(line.split() for line in output.splitlines())
 
     def wait(self) -> dict[str, str]:
         wait_for(lambda: not {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING"} & set(self.states().values()))
         return self.states()
 
-    def ask(self, *command: str) -> str:
+    def run(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
 
@@ -186,7 +186,7 @@ def test_a_slurm_job_that_was_killed_is_completed_by_the_same_command(
     out = tmp_path / "set"
     job = Job(audio, out, slurm)
     wait_for(lambda: has_begun(out))
-    job.ask("scancel", "--full", "--signal=KILL", f"{job.number}_0")
+    job.run("scancel", "--full", "--signal=KILL", f"{job.number}_0")
     assert job.wait()["0"] in ("CANCELLED", "FAILED")
     left = {name: content for name, content in files_of(out).items() if not name.endswith(".part")}
     assert "manifest.json" not in left and left.items() < whole.items()
