@@ -3,7 +3,7 @@
 Reads the manifest and the records; encodes and writes nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def plan_for(
     plan = make_plan(folder.inputs, settings, folder.examples)
     task_digests = match_records(plan, state, settings, digests, rank)
     if manifest is None:
-        _check_same_tasks(out, plan, task_digests, records.values(), digests)
+        _check_same_tasks(state, plan, task_digests, digests)
         return plan, task_digests
     names = {shard.name for shard in manifest.shards}
     finished = [records[name] for name in sorted(names & records.keys())]
@@ -116,7 +116,7 @@ def plan_for(
             f"{out}: is finished, and {folder.root} has {new} notes that are not in it; "
             "add them with --extend, or give another --out"
         )
-    _check_same_tasks(out, plan, task_digests, records.values(), digests)
+    _check_same_tasks(state, plan, task_digests, digests)
     return plan, task_digests
 
 
@@ -148,22 +148,16 @@ def match_records(
     return result
 
 
-def _check_same_tasks(
-    out: Path,
-    plan: Plan,
-    task_digests: Mapping[str, str],
-    records: Iterable[ShardRecord],
-    digests: AudioDigests,
-) -> None:
+def _check_same_tasks(state: SetState, plan: Plan, task_digests: Mapping[str, str], digests: AudioDigests) -> None:
     """Refuse to go on with shards that today's inputs would not give."""
     files = _planned_files(plan)
-    for record in records:
+    for record in state.records.values():
         if task_digests.get(record.shard.name) == record.task_sha256:
             continue
         changed = _changed(record, files, digests)
         fact = f"{changed[0]} is gone or has changed" if changed else "files were added or labels have changed"
         raise UserError(
-            f"{out}: is unfinished and its inputs are not what they were ({fact}); restore them and run again, "
+            f"{state.out}: is unfinished and its inputs are not what they were ({fact}); restore them and run again, "
             "or give another --out"
         )
 
