@@ -84,6 +84,6 @@ def test_every_stage_works_from_the_wheel(python: Path, tmp_path: Path) -> None:
     stage("trainer", "train", "--shards", "set", "--run", "run", *tiny)
     stage("trainer", "sample", "--run", "run", "--out", "samples/tokens", "--count", 2)
     assert "2 WAV" in stage("pipeline", "decode", "samples/tokens", "--out", "samples")
-    assert "Pitch as asked" in stage("pipeline", "score", "samples")
+    assert "Pitch matches the label" in stage("pipeline", "score", "samples")
     assert "index.html" in stage("pipeline", "page", "samples")
     assert (tmp_path / "samples" / "index.html").is_file()

@@ -10,7 +10,9 @@ SAMPLES = click.argument("samples", metavar="SAMPLES", type=click.Path(path_type
 RUN = click.option(
     "--run", type=click.Path(path_type=Path), help="The run's folder, if not the path in the token files."
 )
-SHARDS = click.option("--shards", type=click.Path(path_type=Path), help="The shard set, if not the path there.")
+SHARDS = click.option(
+    "--shards", type=click.Path(path_type=Path), help="The shard set, if not the path in the token files."
+)
 REAL = click.option("--real", type=click.IntRange(0), default=4, show_default=True, help="Real notes on the page.")
 BESIDE = click.option("--beside", type=click.Path(path_type=Path), metavar="SAMPLES", help="Samples to compare with.")
 

@@ -41,7 +41,7 @@ class PageOutcome:
 
     def lines(self) -> Iterator[str]:
         """Yield the report, with the next step in its last line."""
-        yield f"{self.path}: {self.samples} samples. Next: open it in a browser; its last section makes more."
+        yield f"{self.path}: {self.samples} samples. Next: open it in a browser; it ends with the commands for more."
 
 
 @dataclass(frozen=True)
