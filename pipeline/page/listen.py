@@ -28,6 +28,10 @@ class ListenOutcome:
     report: Report
     page: PageOutcome
 
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return self.page.faults
+
     def lines(self) -> Iterator[str]:
         """Report for the command line; only the page's last line says what to do next."""
         for step in (self.decoded, self.report):
