@@ -107,7 +107,7 @@ def sample(run: Path, out: Path, device: str, **settings: Any) -> None:
     Examples:
       python -m trainer sample --run runs/demo --out samples/demo/tokens --count 16 --temperature 0.9
       python -m trainer sample --run runs/demo --out samples/scale/tokens --label pitch=40:76:4 --label velocity=100
-      python -m trainer sample --run runs/demo --out samples/start/tokens --prompt shards/demo:guitar_acoustic_000-060-075
+      python -m trainer sample --run runs/demo --out samples/a/tokens --prompt shards/demo:guitar_acoustic_000-060-100
     """
     from trainer.generate import Sampling
     from trainer.sample import SampleRequest

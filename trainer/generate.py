@@ -66,7 +66,7 @@ class Layer:
         self.arrays = [to_numpy(weight.contiguous()) for weight in weights] if on_cpu else []  # for cpu_kernels.layer
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, rotary: Tensor) -> Tensor:
-        """What attention adds to x, (note, position, width), the positions `new`; their keys and values go into
+        """Compute what attention adds to x, (note, position, width), the positions `new`; their keys and values go into
         `cache`, (keys and values, note, head, position, feature)."""
         norm, qkv_proj, out_proj = self.weights[:3]
         qkv = linear(layer_norm(x, x.shape[-1:], norm), qkv_proj)

@@ -81,7 +81,7 @@ class SampleFolder:
         return next((sample.codec for sample in self.samples if sample.codec), None)
 
     def common(self) -> SampleInfo:
-        """What all token files agree on."""
+        """The fields in which all token files agree."""
         return common(sample.sampled for sample in self.samples if sample.sampled != SampleInfo())
 
     def shards_folder(self) -> Path:
