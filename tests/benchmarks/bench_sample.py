@@ -51,7 +51,8 @@ def main() -> None:
     loop, cached_single, single, cached_many, many, cached_half, half_single, half_many, frames = speeds
     sys.stdout.write(
         f"against cached generate in float32: {single / cached_single:.1f} for one clip, "
-        f"{many / cached_many:.1f} for {NOTES}; in bfloat16 {half_single / cached_single:.1f} and {half_many / cached_many:.1f}\n"
+        f"{many / cached_many:.1f} for {NOTES}; "
+        f"in bfloat16 {half_single / cached_single:.1f} and {half_many / cached_many:.1f}\n"
         f"against cached generate in bfloat16: {half_many / cached_half:.1f}\n"
         f"against the tutorial's loop: {many / loop:.0f}, in bfloat16 {half_many / loop:.0f}, "
         f"with a position a frame {frames / loop:.0f}\n"
