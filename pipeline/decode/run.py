@@ -7,7 +7,7 @@ Knows nothing of audio that is encoded, and nothing of models.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +68,9 @@ def decode_folder(
     source = open_source(folder)
     if with_ecdc:
         check_readable(source.codec)
+        source = replace(source, notes=_write_ecdc_files(source, out))
     codec = load_codec_for(source.codec, folder, weights, device)
-    return decode_source(source, codec, out, progress, form, with_ecdc)
+    return decode_source(source, codec, out, progress, form)
 
 
 def decode_source(
@@ -78,7 +79,6 @@ def decode_source(
     out: Path,
     progress: Progress,
     form: str = "wav",
-    with_ecdc: bool = False,
     on_waveform: Callable[[str, np.ndarray], None] = lambda key, waveform: None,
 ) -> Decoded:
     """Write an audio file for every note of `source`; `codec` is loaded already.
@@ -86,18 +86,14 @@ def decode_source(
     on_waveform: called with the key and the waveform, (sample,) float32, of each note that was decoded, not reused.
     """
     decoded = Decoded(out, form)
-    comments: dict[str, str] = {}  # key -> comment of the file, for notes that are queued
     progress.start(source.count, 0)
-    notes = source.notes
-    if with_ecdc:
-        notes = _write_ecdc_files(notes, source.codec, out)
-    missing = _skip_decoded(notes, source.codec, decoded, comments, progress)
-    for note, waveform in decode_notes(missing, codec):
-        peak = save(out / f"{note.key}.{form}", waveform, codec.spec.sample_rate, comments.pop(note.key))
+    for note, waveform in decode_notes(_skip_decoded(source, decoded, progress), codec):
+        rate = codec.spec.sample_rate
+        peak = save(out / f"{note.key}.{form}", waveform, rate, _comment(note, source.codec))
         if peak > FULL_SCALE:
             decoded.scaled[note.key] = peak
         on_waveform(note.key, waveform)
-        progress.step(1, len(waveform) / codec.spec.sample_rate)
+        progress.step(1, len(waveform) / rate)
     return decoded
 
 
@@ -106,45 +102,40 @@ def decode_notes(notes: Iterable[Note], codec: EnCodec) -> Iterator[tuple[Note, 
 
     Notes of equal length share a call of the codec, so their order may change a little.
     """
+    for batch in _group_by_length(notes):
+        codes = np.stack([unflatten(note.tokens, codec.spec.codebooks) for note in batch])  # (note, codebook, frame)
+        waveforms = codec.decode(torch.from_numpy(codes.astype(np.int64))).cpu().numpy()  # (note, sample)
+        yield from zip(batch, waveforms, strict=True)
+
+
+def _group_by_length(notes: Iterable[Note]) -> Iterator[list[Note]]:
     waiting: dict[int, list[Note]] = {}  # tokens -> notes
     for note in notes:
         batch = waiting.setdefault(len(note.tokens), [])
         batch.append(note)
         if len(batch) == BATCH:
-            yield from _decode_batch(waiting.pop(len(note.tokens)), codec)
+            yield waiting.pop(len(note.tokens))
         elif sum(map(len, waiting.values())) == MAX_WAITING:
-            for batch in waiting.values():
-                yield from _decode_batch(batch, codec)
+            yield from waiting.values()
             waiting.clear()
-    for batch in waiting.values():
-        yield from _decode_batch(batch, codec)
+    yield from waiting.values()
 
 
-def _decode_batch(notes: list[Note], codec: EnCodec) -> Iterator[tuple[Note, np.ndarray]]:
-    codes = np.stack([unflatten(note.tokens, codec.spec.codebooks) for note in notes])  # (note, codebook, frame)
-    waveforms = codec.decode(torch.from_numpy(codes.astype(np.int64))).cpu().numpy()  # (note, sample)
-    yield from zip(notes, waveforms, strict=True)
-
-
-def _skip_decoded(
-    notes: Iterable[Note], codec: Codec, decoded: Decoded, comments: dict[str, str], progress: Progress
-) -> Iterator[Note]:
+def _skip_decoded(source: TokenSource, decoded: Decoded, progress: Progress) -> Iterator[Note]:
     """Stream the notes whose files are missing or were made of other codes; count all of them in `decoded`."""
-    for note in notes:
+    for note in source.notes:
         decoded.notes += 1
-        decoded.seconds += len(note.tokens) / codec.tokens_per_second
-        comment = _comment(note, codec)
-        if read_comment(decoded.out / f"{note.key}.{decoded.form}") == comment:
+        decoded.seconds += len(note.tokens) / source.codec.tokens_per_second
+        if read_comment(decoded.out / f"{note.key}.{decoded.form}") == _comment(note, source.codec):
             decoded.reused += 1
             progress.step(1, 0.0)
         else:
-            comments[note.key] = comment
             yield note
 
 
-def _write_ecdc_files(notes: Iterable[Note], codec: Codec, out: Path) -> Iterator[Note]:
-    for note in notes:
-        write_ecdc(out / f"{note.key}{SUFFIX}", note, codec)
+def _write_ecdc_files(source: TokenSource, out: Path) -> Iterator[Note]:
+    for note in source.notes:
+        write_ecdc(out / f"{note.key}{SUFFIX}", note, source.codec)
         yield note
 
 

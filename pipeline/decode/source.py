@@ -5,12 +5,13 @@ Codes that do not fit the codec block beside them are refused by name. Knows not
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from pipeline.codec.model import EnCodec, load_codec
 from pipeline.codec.spec import CodecError, codec_spec
 from shards.errors import ShardError
-from shards.manifest import MANIFEST, Shard, read_manifest
+from shards.manifest import MANIFEST, read_manifest
 from shards.note import Codec, Note, TokenFile, check_tokens, read_token_file
 from shards.reader import read_shard
 
@@ -19,7 +20,6 @@ from shards.reader import read_shard
 class TokenSource:
     """Notes of one codec, from token files or from a shard set."""
 
-    folder: Path
     codec: Codec
     count: int
     notes: Iterable[Note]
@@ -35,16 +35,16 @@ def open_source(folder: Path) -> TokenSource:
         raise ShardError(f"{folder}: no such folder; give a shard set, or a folder of token files")
     if (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
         manifest = read_manifest(folder)
-        notes = read_notes(manifest.shards, folder, manifest.codec)
+        notes = chain.from_iterable(read_notes(folder / shard.name, manifest.codec) for shard in manifest.shards)
         checked = (_not_empty(note, f"{folder}: {note.key}") for note in notes)
-        return TokenSource(folder, manifest.codec, manifest.ledger.encoded, checked)
+        return TokenSource(manifest.codec, manifest.ledger.encoded, checked)
     files = {path: read_token_file(path) for path in sorted(folder.glob("*.npy"))}
     if not files:
         raise ShardError(f"{folder}: neither token files (NAME.npy with NAME.json) nor a shard set ({MANIFEST}) in it")
-    return token_file_source(folder, files)
+    return token_file_source(files)
 
 
-def token_file_source(folder: Path, files: Mapping[Path, TokenFile]) -> TokenSource:
+def token_file_source(files: Mapping[Path, TokenFile]) -> TokenSource:
     """Make a source of token files that have been read; there is at least one.
 
     Raises:
@@ -55,31 +55,26 @@ def token_file_source(folder: Path, files: Mapping[Path, TokenFile]) -> TokenSou
         if file.codec != codec:
             difference = _difference(file.codec, codec)
             raise ShardError(f"{path}: has another codec than {first.name} ({difference}); put them in two folders")
-    return TokenSource(folder, codec, len(files), [_not_empty(file.note, str(path)) for path, file in files.items()])
+    return TokenSource(codec, len(files), [_not_empty(file.note, str(path)) for path, file in files.items()])
 
 
-def read_notes(shards: Iterable[Shard], folder: Path, codec: Codec) -> Iterator[Note]:
-    """Stream the notes of some shards of the set in `folder`.
+def read_notes(shard: Path, codec: Codec) -> Iterator[Note]:
+    """Stream the notes of a shard.
 
     Raises:
         ShardError: a damaged shard, or codes that do not fit the codec.
     """
-    for shard in shards:
-        for note in read_shard(folder / shard.name):
-            check_tokens(note.tokens, codec, f"{folder / shard.name}: {note.key}")
-            yield note
+    for note in read_shard(shard):
+        check_tokens(note.tokens, codec, f"{shard}: {note.key}")
+        yield note
 
 
-def load_codec_for(
-    codec: Codec, folder: Path, weights: Path | None, device: str, loaded: EnCodec | None = None
-) -> EnCodec:
-    """Load the codec that made the codes in `folder`, unless `loaded` is that codec.
+def load_codec_for(codec: Codec, folder: Path, weights: Path | None, device: str) -> EnCodec:
+    """Load the codec that made the codes in `folder`.
 
     Raises:
         CodecError: its weights are missing, or the weights are those of another codec.
     """
-    if loaded is not None and loaded.spec == codec:
-        return loaded
     spec = codec_spec(codec.name, codec.bandwidth, weights)
     if spec != codec:
         cure = f"{weights} is another file" if weights else "give the right ones with --weights FILE"
@@ -97,7 +92,5 @@ def _not_empty(note: Note, where: str) -> Note:
 
 def _difference(codec: Codec, other: Codec) -> str:
     """Name the first field in which two codecs differ, with both values."""
-    for (name, value), (_, other_value) in zip(codec.to_json().items(), other.to_json().items(), strict=True):
-        if value != other_value:
-            return f"{name} {str(value)[:12]} and {str(other_value)[:12]}"
-    return "no difference"
+    name = next(name for name, value in vars(codec).items() if value != getattr(other, name))
+    return f"{name} {str(getattr(codec, name))[:12]} and {str(getattr(other, name))[:12]}"

@@ -14,7 +14,7 @@ from pipeline.page.page import PageOutcome, write_page
 from pipeline.progress import Progress
 from pipeline.score.measure import measure
 from pipeline.score.references import open_shard_set
-from pipeline.score.report import Report
+from pipeline.score.run import Report
 from pipeline.score.samples import decode_samples, read_samples
 from pipeline.score.scores import write_scores
 from shards.sample_info import TOKENS

@@ -33,10 +33,9 @@ def real_notes(folder: Path, shard_set: ShardSet, count: int) -> RealNotes:
     """Choose `count` notes of the shard set, and write recording and round trip of each into `folder`."""
     if not count:
         return RealNotes("No real notes were requested.")
-    split, notes = shard_set.choose(count)
-    if not notes:
+    split, references = shard_set.choose(count)
+    if not references:
         return RealNotes(f"There are none to compare with: {plain(shard_set.folder)} holds no notes.")
-    references = shard_set.references(notes)
     rate = shard_set.manifest.codec.sample_rate
     intro = _intro(shard_set.manifest, split, references)
     return RealNotes(intro, tuple(_real_note(folder, reference, rate) for reference in references))
@@ -46,8 +45,7 @@ def nearest_notes(folder: Path, shard_set: ShardSet, keys: Collection[str]) -> d
     """Return key -> player of that train note, without pictures; the sound is its round trip, as the model knows it."""
     rate = shard_set.manifest.codec.sample_rate
     players = {}
-    notes = shard_set.find(keys, "train")
-    for note, waveform in zip(notes, shard_set.round_trips(notes), strict=True):
+    for note, waveform in shard_set.find(keys, "train"):
         path = folder / MEDIA / "train" / f"{note.key}.wav"
         save(path, waveform, rate)
         players[note.key] = Player(

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.page.players import MINUS, plain
-from pipeline.score.report import format_value
-from pipeline.score.scores import SAMPLES, Figure, Score, Scores
+from pipeline.score.scores import SAMPLES, Figure, Score, Scores, format_value
 
 HEADLINES = ("pitch", "loudness", "copying")  # keys of the scores at the top of the page
 

@@ -8,6 +8,7 @@ Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, https://arx
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,20 +18,25 @@ COVERAGE = 0.95  # share of the resampled distances within the interval
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over frames that a Gaussian is fitted to; those of several notes add up."""
+    """Sums over frames, which a Gaussian is fitted to; those of several notes add up."""
 
     count: int  # frames
     total: np.ndarray  # (channel,)
     products: np.ndarray  # (channel, channel)
 
+    @cached_property
+    def mean(self) -> np.ndarray:
+        return self.total / self.count
 
-@dataclass(frozen=True)
-class Gaussian:
-    """Mean and covariance of frames; `root` is the covariance's square root, slow to compute and used often."""
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        return self.products / self.count - np.outer(self.mean, self.mean)
 
-    mean: np.ndarray  # (channel,)
-    covariance: np.ndarray  # (channel, channel)
-    root: np.ndarray
+    @cached_property
+    def root(self) -> np.ndarray:
+        """The covariance's square root: slow to compute, and used often."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # no eigenvalue is negative, but for rounding
 
 
 def moments(frames: np.ndarray) -> Moments:
@@ -48,23 +54,15 @@ def pooled(notes: Sequence[Moments]) -> Moments:
     )
 
 
-def fit_gaussian(frames: Moments) -> Gaussian:
-    """Fit the Gaussian that other frames are compared with."""
-    mean, covariance = _mean_and_covariance(frames)
-    values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # no eigenvalue is negative, but for rounding
-    return Gaussian(mean, covariance, root)
-
-
-def frechet(frames: Moments, reference: Gaussian) -> float:
+def frechet(frames: Moments, reference: Moments) -> float:
     """Return |mean - mean'|^2 + tr(S + S' - 2 (S S')^(1/2)): 0 for the same set."""
-    mean, covariance = _mean_and_covariance(frames)
-    eigenvalues = np.linalg.eigvalsh(reference.root @ covariance @ reference.root)
+    eigenvalues = np.linalg.eigvalsh(reference.root @ frames.covariance @ reference.root)
     cross = np.sqrt(np.maximum(eigenvalues, 0)).sum()
-    return float(np.sum((mean - reference.mean) ** 2) + np.trace(covariance + reference.covariance) - 2 * cross)
+    shift = np.sum((frames.mean - reference.mean) ** 2)
+    return float(shift + np.trace(frames.covariance + reference.covariance) - 2 * cross)
 
 
-def interval(notes: Sequence[Moments], reference: Gaussian, seed: int = 0) -> tuple[float, float]:
+def interval(notes: Sequence[Moments], reference: Moments, seed: int = 0) -> tuple[float, float]:
     """Estimate the 95 % interval of the distance to `reference` by a bootstrap over notes.
 
     A resample has fewer different notes, so its distance is larger: its relative spread is put around the distance.
@@ -77,8 +75,3 @@ def interval(notes: Sequence[Moments], reference: Gaussian, seed: int = 0) -> tu
     low, middle, high = np.quantile(distances, [(1 - COVERAGE) / 2, 0.5, (1 + COVERAGE) / 2])
     distance = frechet(pooled(notes), reference)
     return float(distance * low / middle), float(distance * high / middle)
-
-
-def _mean_and_covariance(frames: Moments) -> tuple[np.ndarray, np.ndarray]:
-    mean = frames.total / frames.count
-    return mean, frames.products / frames.count - np.outer(mean, mean)

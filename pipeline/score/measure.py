@@ -5,8 +5,8 @@ A figure that cannot be measured says why. Knows nothing of how figures are stor
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,14 +14,14 @@ from pipeline.audio import AudioError, fit, resample
 from pipeline.codec.distance import mel_distance
 from pipeline.codec.model import EnCodec
 from pipeline.notes.nsynth import MIDI_MAX
-from pipeline.score.frechet import Gaussian, Moments, fit_gaussian, frechet, interval, moments, pooled
+from pipeline.score.frechet import Moments, frechet, interval, moments, pooled
 from pipeline.score.nearest import Nearest
 from pipeline.score.pitch import IN_TUNE, POWER_FLOOR, cents, fundamental, hertz_of, loudness
 from pipeline.score.references import ReferenceNote, ShardSet
-from pipeline.score.samples import SampleFolder
+from pipeline.score.samples import Sample, SampleFolder
 from pipeline.score.scores import SAMPLES, Figure, Measured, Score, Scores
 from shards.errors import UserError
-from shards.note import Codec
+from shards.note import Codec, Note
 
 MAX_LATENTS = 64  # samples whose latents are compared, and train notes beside them
 MIN_RANKS = 3  # values that a rank correlation needs
@@ -29,6 +29,9 @@ UNSEEN, TRAIN, ROUND_TRIP = "unseen real notes", "train notes", "their round tri
 NO_RECORDINGS = "the recordings are gone"
 DECAYED = 40.0  # dB below a note's loudest frame
 WILSON = 1.96  # standard deviations of a normal distribution around 95 % of it
+
+T = TypeVar("T")
+Estimate = tuple[float, float | None, float | None]  # a value, and the ends of its interval if there is one
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,7 @@ class NoteFeatures:
     labels: Mapping[str, Any]
     hertz: float | None
     level: float  # dB
-    tokens: np.ndarray | None = None  # (token,) up to where the note has decayed
-    latents: Moments | None = None
+    tokens: np.ndarray  # (token,) up to where the note has decayed
 
     @property
     def cents(self) -> float | None:
@@ -70,68 +72,63 @@ def measure(
     """
     codec = shard_set.codec
     on_stage("measuring pitch and loudness")
-    features = dict(_sample_features(samples, shard_set))
+    features: dict[str, NoteFeatures] = {}
+    latents: list[Moments] = []
+    for sample, note, waveform in _usable_samples(samples, shard_set):
+        features[sample.name] = note_features(note, waveform, codec.spec)
+        if len(latents) < MAX_LATENTS:
+            latents.append(_latents(waveform, codec))
     if not features:
         raise UserError(
             f"{samples.path}: none of its {len(samples)} samples has both its tokens and its WAV; decode them first"
         )
-    split, chosen = shard_set.choose(notes)
-    unseen = shard_set.references(chosen)
+    split, unseen = shard_set.choose(notes)
     recordings = [
-        None if real.recording is None else note_features(real.note.labels, real.recording, codec.spec)
-        for real in unseen
+        None if real.recording is None else note_features(real.note, real.recording, codec.spec) for real in unseen
     ]
-    round_trips = [note_features(real.note.labels, real.round_trip, codec.spec, real.note.tokens) for real in unseen]
+    round_trips = [note_features(real.note, real.round_trip, codec.spec) for real in unseen]
     pairs = [(before, after) for before, after in zip(recordings, round_trips, strict=True) if before is not None]
     floor = UNSEEN if split != "train" else "real train notes"  # of a set that has no other split
     subjects = {SAMPLES: [*features.values()], floor: [before for before, _ in pairs], ROUND_TRIP: round_trips}
     scores = [_pitch_score(subjects), _loudness_score(subjects)]
 
     on_stage("comparing latents")
-    _, chosen = shard_set.choose(min(len(features), MAX_LATENTS), ("train",))
-    latents = [note.latents for note in features.values() if note.latents is not None]
-    scores.append(_frechet_score(latents, shard_set.references(chosen), unseen, codec))
+    _, train = shard_set.choose(min(len(features), MAX_LATENTS), ("train",))
+    scores.append(_frechet_score(latents, train, unseen, codec))
 
     on_stage("searching for copies")
     queries = [*features.values(), *(round_trips if split != "train" else [])]
-    nearest = shard_set.nearest([note.tokens for note in queries if note.tokens is not None])
+    nearest = shard_set.nearest([query.tokens for query in queries])
     scores.append(_copy_score(nearest[: len(features)], nearest[len(features) :]))
     scores += _codec_scores(pairs, unseen, floor)
 
     measured = {
-        name: Measured(note.hertz, note.cents, note.level, train.note.key if train.note else None, train.agreement)
-        for (name, note), train in zip(features.items(), nearest, strict=False)
+        name: Measured(note.hertz, note.cents, note.level, match.note.key if match.note else None, match.agreement)
+        for (name, note), match in zip(features.items(), nearest, strict=False)
     }
     return Scores(samples.fingerprint(), str(shard_set.folder), tuple(scores), measured)
 
 
-def note_features(
-    labels: Mapping[str, Any], waveform: np.ndarray, codec: Codec, tokens: np.ndarray | None = None
-) -> NoteFeatures:
+def note_features(note: Note, waveform: np.ndarray, codec: Codec) -> NoteFeatures:
     """Measure the pitch and level of one note; find where its tokens are silent."""
-    sounding = None if tokens is None else _sounding_tokens(tokens, waveform, codec)
-    return NoteFeatures(
-        labels, fundamental(waveform, codec.sample_rate), loudness(waveform, codec.sample_rate), sounding
-    )
+    hertz, level = fundamental(waveform, codec.sample_rate), loudness(waveform, codec.sample_rate)
+    return NoteFeatures(note.labels, hertz, level, _sounding_tokens(note.tokens, waveform, codec))
 
 
-def _sample_features(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tuple[str, NoteFeatures]]:
-    """Stream name and features of the samples that have both tokens and WAV; the page says what the others lack."""
-    codec, count = shard_set.codec, 0
+def _usable_samples(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tuple[Sample, Note, np.ndarray]]:
+    """Stream the samples that have both tokens and WAV, with their waveforms; the page says what the others lack."""
+    spec = shard_set.codec.spec
     for sample in samples:
-        if sample.codec is None or sample.tokens is None or not sample.wav.is_file():
+        if sample.file is None or not sample.wav.is_file():
             continue
-        if sample.codec != codec.spec:
+        if sample.file.codec != spec:
             raise UserError(
                 f"{sample.wav}: its tokens are of another codec than those of {shard_set.folder}; give its --shards"
             )
         try:
-            waveform = resample(*sample.waveform(), codec.spec.sample_rate)
+            yield sample, sample.file.note, resample(*sample.waveform(), spec.sample_rate)
         except AudioError:
             continue
-        features = note_features(sample.labels, waveform, codec.spec, sample.tokens)
-        yield sample.name, replace(features, latents=_latents(waveform, codec) if count < MAX_LATENTS else None)
-        count += 1
 
 
 def _pitch_score(subjects: Mapping[str, Sequence[NoteFeatures]]) -> Score:
@@ -141,7 +138,12 @@ def _pitch_score(subjects: Mapping[str, Sequence[NoteFeatures]]) -> Score:
         f"Share of notes whose fundamental is within {IN_TUNE:.0f} cents of the pitch in their label.",
         "share",
         tuple(
-            _share(subject, [_in_tune(note.cents) for note in notes if note.midi("pitch") is not None])
+            _figure(
+                subject,
+                [_in_tune(note.cents) for note in notes if note.midi("pitch") is not None],
+                _share,
+                "no notes with a label",
+            )
             for subject, notes in subjects.items()
         ),
     )
@@ -163,16 +165,24 @@ def _frechet_score(
     """Compare all subjects, through the same encoder, with the same unseen recordings."""
     recordings = [real.recording for real in unseen if real.recording is not None]
     basis = recordings or [real.round_trip for real in unseen]
-    if not basis:
-        figures = [Figure(subject, None, why="the set has no unseen notes") for subject in (SAMPLES, TRAIN, ROUND_TRIP)]
+    subjects = {
+        SAMPLES: samples,
+        TRAIN: [_latents(real.recording, codec) for real in train if real.recording is not None],
+        ROUND_TRIP: [_latents(real.round_trip, codec) for real in train],
+    }
+    if basis:
+        reference = pooled([_latents(waveform, codec) for waveform in basis])
+        figures = [
+            _figure(
+                subject,
+                notes,
+                lambda notes: (frechet(pooled(notes), reference), *interval(notes, reference)),
+                NO_RECORDINGS,
+            )
+            for subject, notes in subjects.items()
+        ]
     else:
-        subjects = {
-            SAMPLES: samples,
-            TRAIN: [_latents(real.recording, codec) for real in train if real.recording is not None],
-            ROUND_TRIP: [_latents(real.round_trip, codec) for real in train],
-        }
-        reference = fit_gaussian(pooled([_latents(waveform, codec) for waveform in basis]))
-        figures = [_distance(subject, notes, reference) for subject, notes in subjects.items()]
+        figures = [Figure(subject, None, why="the set has no unseen notes") for subject in subjects]
     compared_with = "unseen notes" if recordings else "the round trip of unseen notes, as the recordings are gone"
     return Score(
         "frechet",
@@ -185,13 +195,22 @@ def _frechet_score(
 
 
 def _copy_score(samples: Sequence[Nearest], unseen: Sequence[Nearest]) -> Score:
+    figures = [
+        _figure(
+            subject,
+            [match.agreement for match in matches if match.note is not None],
+            _median,
+            "nothing to compare with",
+        )
+        for subject, matches in ((SAMPLES, samples), (UNSEEN, unseen))
+    ]
     return Score(
         "copying",
         "Similarity to a train note",
         "Share of tokens, while a note sounds, that agree with the most similar train note: the median of the notes. "
         "A figure far above that of unseen real notes means that the model repeats its examples.",
         "share",
-        (_median(SAMPLES, samples), _median(UNSEEN, unseen)),
+        tuple(figures),
     )
 
 
@@ -211,33 +230,43 @@ def _codec_scores(
         "Pitch after the codec",
         f"Share of real notes whose fundamental moves by less than {IN_TUNE:.0f} cents on the way through the codec.",
         "share",
-        (_share(subject, same, NO_RECORDINGS),),
+        (_figure(subject, same, _share, NO_RECORDINGS),),
     )
     distances = [
         float(mel_distance(torch.from_numpy(real.round_trip)[None], torch.from_numpy(real.recording)[None]))
         for real in unseen
         if real.recording is not None
     ]
-    mean = float(np.mean(distances)) if distances else None
     yield Score(
         "codec_distance",
         "Spectrum after the codec",
         "Mean difference of log-mel spectra at six window lengths between real notes and their round trip; 0 is none.",
         "distance",
-        (Figure(subject, mean, len(distances), why="" if distances else NO_RECORDINGS),),
+        (_figure(subject, distances, lambda distances: (float(np.mean(distances)), None, None), NO_RECORDINGS),),
     )
 
 
-def _share(subject: str, hits: Sequence[bool], why: str = "no notes with a label") -> Figure:
+def _figure(subject: str, notes: Sequence[T], estimate: Callable[[Sequence[T]], Estimate], why: str) -> Figure:
+    """Estimate a figure of some notes; without notes, say `why` there are none."""
+    if not notes:
+        return Figure(subject, None, why=why)
+    value, low, high = estimate(notes)
+    return Figure(subject, value, len(notes), low, high)
+
+
+def _share(hits: Sequence[bool]) -> Estimate:
     """Return a share with its Wilson interval."""
     count = len(hits)
-    if not count:
-        return Figure(subject, None, why=why)
     share = sum(hits) / count
     centre = share + WILSON**2 / (2 * count)
     reach = WILSON * math.sqrt(share * (1 - share) / count + WILSON**2 / (4 * count**2))
     scale = 1 + WILSON**2 / count
-    return Figure(subject, share, count, max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale))
+    return share, max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def _median(values: Sequence[float]) -> Estimate:
+    """Return the median; its interval is the whole range."""
+    return float(np.median(values)), min(values), max(values)
 
 
 def _correlation(subject: str, notes: Sequence[NoteFeatures]) -> Figure:
@@ -249,21 +278,6 @@ def _correlation(subject: str, notes: Sequence[NoteFeatures]) -> Figure:
     if len(pairs) < MIN_RANKS or len(set(velocities)) < 2 or len(set(levels)) < 2:
         return Figure(subject, None, len(pairs), why="too few notes of different velocities")
     return Figure(subject, float(stats.spearmanr(velocities, levels).statistic), len(pairs))
-
-
-def _distance(subject: str, notes: Sequence[Moments], reference: Gaussian) -> Figure:
-    if not notes:
-        return Figure(subject, None, why=NO_RECORDINGS)
-    low, high = interval(notes, reference)
-    return Figure(subject, frechet(pooled(notes), reference), len(notes), low, high)
-
-
-def _median(subject: str, nearest: Sequence[Nearest]) -> Figure:
-    """Return the median agreement; its interval is the whole range."""
-    agreements = [train.agreement for train in nearest if train.note is not None]
-    if not agreements:
-        return Figure(subject, None, why="nothing to compare with")
-    return Figure(subject, float(np.median(agreements)), len(agreements), min(agreements), max(agreements))
 
 
 def _latents(waveform: np.ndarray, codec: EnCodec) -> Moments:

@@ -5,6 +5,7 @@ Compares tokens at equal positions and knows nothing of what they mean.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -23,20 +24,14 @@ class Nearest:
 
 def find_nearest(collection: Iterable[Note], queries: Sequence[np.ndarray]) -> list[Nearest]:
     """Find the nearest note to each query, (token,) each; the first of equally near ones. Streams the collection."""
-    best = [Nearest(None, -1.0)] * len(queries)
-    block: list[Note] = []
-    for note in collection:
-        if block and (len(block) == BLOCK or len(note.tokens) != len(block[0].tokens)):
+    best = [Nearest(None, 0.0)] * len(queries)
+    for length, notes in groupby(collection, key=lambda note: len(note.tokens)):
+        while length and (block := list(islice(notes, BLOCK))):
             best = _compare_block(block, queries, best)
-            block = []
-        if len(note.tokens):
-            block.append(note)
-    if block:
-        best = _compare_block(block, queries, best)
-    return [Nearest(nearest.note, max(nearest.agreement, 0.0)) for nearest in best]
+    return best
 
 
-def _compare_block(block: list[Note], queries: Sequence[np.ndarray], best: list[Nearest]) -> list[Nearest]:
+def _compare_block(block: Sequence[Note], queries: Sequence[np.ndarray], best: Sequence[Nearest]) -> list[Nearest]:
     """Compare with notes of equal length; return the better of `best` and the block for each query."""
     tokens = np.stack([note.tokens for note in block])  # (note, token)
     result = []
@@ -44,6 +39,6 @@ def _compare_block(block: list[Note], queries: Sequence[np.ndarray], best: list[
         length = min(len(query), tokens.shape[1])
         agreement = (tokens[:, :length] == query[:length]).mean(axis=1) if length else np.zeros(len(block))
         index = int(agreement.argmax())
-        better = agreement[index] > nearest.agreement
+        better = nearest.note is None or agreement[index] > nearest.agreement
         result.append(Nearest(block[index], float(agreement[index])) if better else nearest)
     return result

@@ -24,16 +24,16 @@ def fundamental(samples: np.ndarray, sample_rate: int) -> float | None:
     import librosa
 
     window = samples[int(PITCH_START * sample_rate) : int(PITCH_END * sample_rate)].astype(np.float32)
-    if len(window) < FRAME or not np.any(window):
+    if len(window) < FRAME:
         return None
-    tracked = librosa.yin(
+    level = librosa.feature.rms(y=window, frame_length=FRAME, hop_length=HOP)[0]  # (frame,)
+    if not level.any():
+        return None
+    hertz = librosa.yin(
         window, fmin=MIN_HERTZ, fmax=MAX_HERTZ, sr=sample_rate, frame_length=FRAME, hop_length=HOP,
         trough_threshold=TROUGH,
-    )  # fmt: skip
-    level = librosa.feature.rms(y=window, frame_length=FRAME, hop_length=HOP)[0][: len(tracked)]
-    order = np.argsort(tracked)
-    weight = np.cumsum(level[order])
-    return float(tracked[order][np.searchsorted(weight, weight[-1] / 2)])
+    )  # (frame,)  # fmt: skip
+    return float(np.quantile(hertz, 0.5, weights=level, method="inverted_cdf"))
 
 
 def cents(hertz: float, other: float) -> float:

@@ -44,30 +44,31 @@ class ShardSet:
     folder: Path
     manifest: Manifest
     codec: EnCodec
-    _candidates: dict[str, list[Note]] = field(default_factory=dict)  # split -> its first notes
+    _candidates: dict[str, list[tuple[Note, Path | None]]] = field(default_factory=dict)  # split -> notes, recordings
     _notes: dict[str, Note] = field(default_factory=dict)  # key -> note, of those that were searched for
-    _shard_of: dict[str, Shard] = field(default_factory=dict)  # key -> shard, of the candidates
-    _recordings: dict[str, dict[str, Path]] = field(default_factory=dict)  # shard name -> key -> path
     _round_trips: dict[str, np.ndarray] = field(default_factory=dict)  # key -> waveform
     _references: dict[str, ReferenceNote] = field(default_factory=dict)  # key -> note
 
     def notes(self, split: str) -> Iterator[Note]:
         """Stream a split, without the notes that have no tokens. Raises ShardError."""
-        return (note for _, note in self._read(split))
+        for shard in self.manifest.splits.get(split, ()):
+            yield from self._read(shard)
 
-    def choose(self, count: int, splits: Sequence[str] = UNSEEN_FIRST) -> tuple[str, list[Note]]:
+    def choose(self, count: int, splits: Sequence[str] = UNSEEN_FIRST) -> tuple[str, list[ReferenceNote]]:
         """Choose notes, evenly spread over the pitches, of the first split that has any; ("", []) if none has.
+
+        They are decoded, and their recordings are read. Again: from memory.
 
         Raises:
             ShardError: damaged shards, or codes that do not fit the set's codec.
         """
         for split in splits:
             if split not in self._candidates:
-                self._read_candidates(split)
+                self._candidates[split] = sorted(islice(self._with_recordings(split), CANDIDATES), key=_by_pitch)
             notes = self._candidates[split]
             if notes:
                 few = min(count, len(notes))
-                return split, [notes[(2 * index + 1) * len(notes) // (2 * few)] for index in range(few)]
+                return split, [self._reference(*notes[(2 * i + 1) * len(notes) // (2 * few)]) for i in range(few)]
         return "", []
 
     def nearest(self, queries: Sequence[np.ndarray], split: str = "train") -> list[Nearest]:
@@ -76,63 +77,43 @@ class ShardSet:
         self._notes.update((result.note.key, result.note) for result in results if result.note is not None)
         return results
 
-    def find(self, keys: Collection[str], split: str) -> list[Note]:
-        """Read the notes of these keys."""
+    def find(self, keys: Collection[str], split: str) -> list[tuple[Note, np.ndarray]]:
+        """Read the notes of these keys, and decode them: each with its round trip."""
         if any(key not in self._notes for key in keys):
             self._notes.update((note.key, note) for note in self.notes(split) if note.key in keys)
-        return [self._notes[key] for key in keys if key in self._notes]
+        return [(self._notes[key], self._round_trip(self._notes[key])) for key in keys if key in self._notes]
 
-    def round_trips(self, notes: Sequence[Note]) -> list[np.ndarray]:
-        """Decode notes: (sample,) float32 each. What was decoded before comes from memory.
+    def _read(self, shard: Shard) -> Iterator[Note]:
+        return (note for note in read_notes(self.folder / shard.name, self.manifest.codec) if len(note.tokens))
 
-        The codec decodes one note at a time: in a batch, the last bits of a waveform depend on the size of the batch.
-        """
-        for note in notes:
-            if note.key not in self._round_trips:
-                self._round_trips.update((note.key, waveform) for _, waveform in decode_notes([note], self.codec))
-        return [self._round_trips[note.key] for note in notes]
-
-    def references(self, notes: Sequence[Note]) -> list[ReferenceNote]:
-        """Decode notes that `choose` has returned, and read their recordings. Again: from memory."""
-        for note, round_trip in zip(notes, self.round_trips(notes), strict=True):
-            if note.key not in self._references:
-                self._references[note.key] = self._reference(note, round_trip)
-        return [self._references[note.key] for note in notes]
-
-    def _read(self, split: str) -> Iterator[tuple[Shard, Note]]:
+    def _with_recordings(self, split: str) -> Iterator[tuple[Note, Path | None]]:
+        """Stream each note with the path of its recording; a shard's record lists the files that it was made of."""
+        audio = Path(str(self.manifest.audio.get("source", "")))
         for shard in self.manifest.splits.get(split, ()):
-            for note in read_notes([shard], self.folder, self.manifest.codec):
-                if len(note.tokens):
-                    yield shard, note
-
-    def _read_candidates(self, split: str) -> None:
-        candidates = list(islice(self._read(split), CANDIDATES))
-        self._shard_of.update((note.key, shard) for shard, note in candidates)
-        notes = [note for _, note in candidates]
-        self._candidates[split] = sorted(notes, key=lambda note: (str(note.labels.get("pitch")).zfill(3), note.key))
-
-    def _reference(self, note: Note, round_trip: np.ndarray) -> ReferenceNote:
-        path = self._recording(note.key)
-        if path is None or not path.is_file():
-            return ReferenceNote(note, round_trip)
-        rate = self.codec.spec.sample_rate
-        try:
-            recording = load(path, rate, len(round_trip) / rate)
-        except AudioError as error:
-            return ReferenceNote(note, round_trip, fault=error.message)
-        return ReferenceNote(note, round_trip, fit(recording, len(round_trip)))
-
-    def _recording(self, key: str) -> Path | None:
-        """Find the recording of a note by the record of its shard, which lists the files that the shard was made of."""
-        shard = self._shard_of[key]
-        if shard.name not in self._recordings:
             try:
                 inputs = read_shard_record(self.folder / shard.record_name).inputs
             except (ShardError, OSError):
                 inputs = {}  # a set that was made without records of its inputs
-            audio = Path(str(self.manifest.audio.get("source", "")))
-            self._recordings[shard.name] = {parse_path_name(path).key: audio / path for path in inputs}
-        return self._recordings[shard.name].get(key)
+            paths = {parse_path_name(path).key: audio / path for path in inputs}
+            yield from ((note, paths.get(note.key)) for note in self._read(shard))
+
+    def _round_trip(self, note: Note) -> np.ndarray:
+        """Decode one note alone: in a batch, the last bits of a waveform depend on the size of the batch."""
+        if note.key not in self._round_trips:
+            [(_, self._round_trips[note.key])] = decode_notes([note], self.codec)
+        return self._round_trips[note.key]
+
+    def _reference(self, note: Note, path: Path | None) -> ReferenceNote:
+        if note.key not in self._references:
+            round_trip, recording, fault = self._round_trip(note), None, None
+            if path is not None and path.is_file():
+                rate = self.codec.spec.sample_rate
+                try:
+                    recording = fit(load(path, rate, len(round_trip) / rate), len(round_trip))
+                except AudioError as error:
+                    fault = error.message
+            self._references[note.key] = ReferenceNote(note, round_trip, recording, fault)
+        return self._references[note.key]
 
 
 def open_shard_set(
@@ -145,4 +126,11 @@ def open_shard_set(
         CodecError: its codec cannot be loaded.
     """
     manifest = read_manifest(folder)
-    return ShardSet(folder, manifest, load_codec_for(manifest.codec, folder, weights, device, codec))
+    if codec is None or codec.spec != manifest.codec:
+        codec = load_codec_for(manifest.codec, folder, weights, device)
+    return ShardSet(folder, manifest, codec)
+
+
+def _by_pitch(candidate: tuple[Note, Path | None]) -> tuple[str, str]:
+    note, _ = candidate
+    return str(note.labels.get("pitch")).zfill(3), note.key

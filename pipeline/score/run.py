@@ -1,16 +1,38 @@
-"""Score folders of samples: read, measure, write `scores.json`, report.
+"""Score folders of samples: read, measure, write `scores.json`, report the folders side by side.
 
 Knows nothing of the page, and nothing of how figures are measured.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from pipeline.score.measure import measure
 from pipeline.score.references import ShardSet, open_shard_set
-from pipeline.score.report import Report
 from pipeline.score.samples import read_samples
-from pipeline.score.scores import write_scores
+from pipeline.score.scores import Figure, Scores, format_value, write_scores
+
+GAP = 3  # spaces between columns
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of several folders: folder -> scores."""
+
+    folders: Mapping[str, Scores]
+
+    def lines(self) -> Iterator[str]:
+        """Report for the command line: each score with its floors, a column for each folder."""
+        table = [["", *self.folders]] if len(self.folders) > 1 else []
+        for scores in zip(*(scores.scores for scores in self.folders.values()), strict=True):  # of each folder
+            columns = [{figure.of: _cell(score.kind, figure) for figure in score.figures} for score in scores]
+            table.append([scores[0].title])
+            table += [[f"  {of}", *(cells.get(of, "") for cells in columns)] for of in dict.fromkeys(chain(*columns))]
+        widths = [max(map(len, column)) + GAP for column in zip_longest(*table, fillvalue="")]
+        for row in table:
+            yield "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip()
+        yield f"Next: python -m pipeline page {next(iter(self.folders))}"
 
 
 def score_folders(
@@ -38,3 +60,12 @@ def score_folders(
         scores[str(folder)] = measure(samples, shard_sets[path], notes, on_stage)
         write_scores(folder, scores[str(folder)])
     return Report(scores)
+
+
+def _cell(kind: str, figure: Figure) -> str:
+    if figure.value is None:
+        return figure.why
+    interval = ""
+    if figure.low is not None and figure.high is not None:
+        interval = f", {format_value(kind, figure.low)} to {format_value(kind, figure.high)}"
+    return f"{format_value(kind, figure.value)}  ({figure.count} notes{interval})"

@@ -1,13 +1,7 @@
 """A folder of samples: NAME.wav beside tokens/NAME.npy and tokens/NAME.json, as `make samples` writes it.
 
-One process that decodes, scores and shows samples reads each file once and loads the codec once:
-
-    samples = read_samples(folder)                            # all token files, no WAVs
-    codec = load_codec_for(samples.token_source().codec, folder, weights, device)
-    decode_samples(samples, codec, progress)                  # writes the missing WAVs, caches their waveforms
-    shard_set = open_shard_set(samples.shards_folder(), codec=codec)
-    scores = measure(samples, shard_set, notes=40)            # and then write_scores(folder, scores)
-    waveforms = [sample.waveform() for sample in samples]     # cached, for the page; so are `shard_set.references`
+In one process that decodes, scores and shows samples, each file is read once: `decode_samples` and `Sample.waveform`
+cache the waveforms in memory.
 
 A damaged token file becomes a sample with a fault, and the other samples stay usable. Memory grows with the number of
 samples by their tokens (1.2 KB for 4 s) and by the waveforms of the first MAX_CACHED of them (384 KB for 4 s, so at
@@ -28,7 +22,7 @@ from pipeline.decode.run import Decoded, decode_source
 from pipeline.decode.source import TokenSource, token_file_source
 from pipeline.progress import Progress
 from shards.errors import ShardError, UserError
-from shards.note import Codec, Note, TokenFile, read_token_file
+from shards.note import Codec, TokenFile, read_token_file
 from shards.sample_info import TOKENS, SampleInfo, common
 
 MAX_CACHED = 1_000  # waveforms
@@ -38,17 +32,23 @@ Waveform = tuple[np.ndarray, int]  # (sample,) float32, and its rate in Hz
 
 @dataclass
 class Sample:
-    """One sample; without tokens and codec if its token file is missing or damaged."""
+    """One sample, a WAV or a token file or both."""
 
     name: str
     wav: Path  # may be missing
-    labels: Mapping[str, Any] = field(default_factory=dict)  # the labels that it was conditioned on
-    sampled: SampleInfo = field(default_factory=SampleInfo)
-    tokens: np.ndarray | None = None  # (frame * codebook,)
-    codec: Codec | None = None
-    fault: str | None = None
+    file: TokenFile | None = None  # None: missing or damaged
+    fault: str | None = None  # of the token file
     cache: bool = True  # keep the waveform in memory
     _waveform: Waveform | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """The labels that it was conditioned on."""
+        return self.file.note.labels if self.file else {}
+
+    @property
+    def sampled(self) -> SampleInfo:
+        return self.file.sampled or SampleInfo() if self.file else SampleInfo()
 
     def waveform(self) -> Waveform:
         """Return the waveform that the WAV file holds, from memory if it is cached. Raises AudioError."""
@@ -78,7 +78,7 @@ class SampleFolder:
 
     def codec(self) -> Codec | None:
         """The codec of the first token file that could be read."""
-        return next((sample.codec for sample in self.samples if sample.codec), None)
+        return next((sample.file.codec for sample in self.samples if sample.file), None)
 
     def common(self) -> SampleInfo:
         """The fields in which all token files agree."""
@@ -101,19 +101,19 @@ class SampleFolder:
         files = {}
         for sample in self.samples:
             path = folder / f"{sample.name}.npy"
-            if sample.tokens is not None and sample.codec is not None:
-                files[path] = TokenFile(Note(sample.name, sample.tokens), sample.codec)
+            if sample.file:
+                files[path] = sample.file
             elif path.exists():
                 raise ShardError(str(sample.fault))
         if not files:
             raise ShardError(f"{folder}: no token files in it (NAME.npy with NAME.json)")
-        return token_file_source(folder, files)
+        return token_file_source(files)
 
     def fingerprint(self) -> str:
         """sha256 of the samples' names and tokens: tells whether scores belong to these samples."""
         digest = hashlib.sha256()
         for sample in self.samples:
-            tokens = b"" if sample.tokens is None else sample.tokens.tobytes()
+            tokens = sample.file.note.tokens.tobytes() if sample.file else b""
             digest.update(f"{sample.name!r} {len(tokens)}\n".encode() + tokens)
         return digest.hexdigest()
 
@@ -131,14 +131,11 @@ def read_samples(folder: Path) -> SampleFolder:
     names |= {path.stem for path in folder.glob("*.wav")}
     if not names:
         raise UserError(f"{folder}: no samples in it (NAME.wav, and tokens/NAME.npy); `make samples` makes them")
-    samples = [
-        _read(tokens / f"{name}.npy", folder / f"{name}.wav")
-        if tokens.is_dir()
-        else Sample(name, folder / f"{name}.wav")
-        for name in sorted(names)
-    ]
-    for sample in samples[MAX_CACHED:]:
-        sample.cache = False
+    samples = [Sample(name, folder / f"{name}.wav") for name in sorted(names)]
+    for index, sample in enumerate(samples):
+        sample.cache = index < MAX_CACHED
+        if tokens.is_dir():
+            _read_token_file(sample, tokens / f"{sample.name}.npy")
     return SampleFolder(folder, tuple(samples))
 
 
@@ -156,11 +153,10 @@ def decode_samples(samples: SampleFolder, codec: EnCodec, progress: Progress) ->
     return decode_source(samples.token_source(), codec, samples.path, progress, on_waveform=cache_waveform)
 
 
-def _read(path: Path, wav: Path) -> Sample:
+def _read_token_file(sample: Sample, path: Path) -> None:
     try:
-        file = read_token_file(path)
+        sample.file = read_token_file(path)
     except ShardError as error:
-        return Sample(path.stem, wav, fault=error.message)
+        sample.fault = error.message
     except OSError as error:
-        return Sample(path.stem, wav, fault=f"{path}: cannot be read ({error.strerror})")
-    return Sample(path.stem, wav, file.note.labels, file.sampled or SampleInfo(), file.note.tokens, file.codec)
+        sample.fault = f"{path}: cannot be read ({error.strerror})"

@@ -1,6 +1,6 @@
 """Scores of a folder of samples, and their file `scores.json`.
 
-Knows nothing of how figures are measured and shown.
+Knows nothing of how figures are measured and reported.
 """
 
 import math
@@ -16,7 +16,7 @@ from shards.note import json_object
 FILE = "scores.json"
 VERSION = 1
 SAMPLES = "samples"  # subject of a figure; the others are floors
-KINDS = ("share", "correlation", "distance")  # of scores
+FORMATS = {"share": "{:.0%}", "correlation": "{:.2f}", "distance": "{:.3g}"}  # kind of a score -> its figures
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Score:
     key: str
     title: str
     meaning: str
-    kind: str  # one of KINDS
+    kind: str  # a key of FORMATS
     figures: tuple[Figure, ...]  # the samples first, if the score is about samples
 
 
@@ -61,6 +61,11 @@ class Scores:
     shards: str
     scores: tuple[Score, ...]
     samples: dict[str, Measured] = field(default_factory=dict)
+
+
+def format_value(kind: str, value: float) -> str:
+    """Format a figure of a score of this kind."""
+    return FORMATS[kind].format(value).replace("%", " %")
 
 
 def write_scores(folder: Path, scores: Scores) -> None:
@@ -97,7 +102,7 @@ def read_scores(samples: SampleFolder) -> Scores | None:
 
 def _score(value: Any) -> Score:
     key, title, meaning, kind = (str(value[name]) for name in ("key", "title", "meaning", "kind"))
-    if kind not in KINDS:
+    if kind not in FORMATS:
         raise ValueError(kind)
     return Score(key, title, meaning, kind, tuple(map(_figure, value["figures"])))
 

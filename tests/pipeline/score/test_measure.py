@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from pipeline.__main__ import main
 from pipeline.audio import save
 from pipeline.score.measure import NoteFeatures
-from pipeline.score.report import Report
-from pipeline.score.run import score_folders
+from pipeline.score.run import Report, score_folders
 from pipeline.score.samples import read_samples
 from pipeline.score.scores import FILE, SAMPLES, read_scores
 from shards.errors import ShardError, UserError
@@ -138,7 +137,7 @@ def test_samples_without_labels_have_no_score_of_them(tmp_path, world):
 
 @pytest.mark.parametrize("label", [10**400, -1, 1e300, True, "60", None, [60]])
 def test_labels_outside_of_midi_count_as_absent(label):
-    note = NoteFeatures({"pitch": label}, 261.6, -20.0)
+    note = NoteFeatures({"pitch": label}, 261.6, -20.0, np.zeros(0, np.int16))
     assert note.midi("pitch") is None and note.cents is None
 
 
