@@ -2,8 +2,7 @@
 
 import sys
 import time
-from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from tqdm import tqdm
 
@@ -30,34 +29,21 @@ class NoteBar:
         self._began = 0.0
 
     def start(self, total: int, done: int) -> None:
-        interval = INTERVAL[not sys.stderr.isatty()]
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            unit=" notes",
-            desc=self._verb,
-            leave=False,
-            smoothing=0.05,
-            mininterval=interval,
-        )
+        options = {"unit": " notes", "leave": False, "smoothing": 0.05, "mininterval": _interval()}
+        self._bar = tqdm(desc=self._verb, total=total, initial=done, **options)
         self._began = time.monotonic()
 
     def step(self, notes: int, seconds: float) -> None:
         assert self._bar is not None, "start comes first"
         self._audio += seconds
-        self._bar.set_postfix_str(f"{self.speed():.0f}x real time", refresh=False)
+        speed = self._audio / max(time.monotonic() - self._began, 1e-9)
+        self._bar.set_postfix_str(f"{speed:.0f}x real time", refresh=False)
         self._bar.update(notes)
 
-    def speed(self) -> float:
-        """Return the seconds of audio per second since the start."""
-        return self._audio / max(time.monotonic() - self._began, 1e-9)
-
-    def __enter__(self) -> "NoteBar":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -65,14 +51,16 @@ class NoteBar:
 class StageBar:
     """A bar for work in named stages whose number is unknown: shows the stage and the time it takes."""
 
-    def __enter__(self) -> "StageBar":
-        self._bar = tqdm(leave=False, bar_format="{desc} {elapsed}", mininterval=INTERVAL[not sys.stderr.isatty()])
+    def __enter__(self) -> Self:
+        self._bar = tqdm(leave=False, bar_format="{desc} {elapsed}", mininterval=_interval())
         return self
 
     def start(self, stage: str) -> None:
         self._bar.set_description_str(stage)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+def _interval() -> float:
+    return INTERVAL[not sys.stderr.isatty()]

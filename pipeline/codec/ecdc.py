@@ -18,15 +18,13 @@ from shards.note import Codec, Note
 SUFFIX = ".ecdc"
 HEADER = struct.Struct("!4sBI")  # magic, version, bytes of JSON
 MAGIC, VERSION = b"ECDC", 0
-READABLE = ("encodec_24khz",)  # models whose files the package decodes
+READABLE = "encodec_24khz"  # the model whose files the package decodes
 
 
 def check_readable(codec: Codec) -> None:
     """Raise CodecError if the `encodec` package does not decode files of this codec."""
-    if codec.name not in READABLE:
-        raise CodecError(
-            f"{codec.name}: the encodec package reads .ecdc files of {' and '.join(READABLE)} only; leave --ecdc out"
-        )
+    if codec.name != READABLE:
+        raise CodecError(f"{codec.name}: the encodec package reads .ecdc files of {READABLE} only; leave --ecdc out")
 
 
 def write_ecdc(path: Path, note: Note, codec: Codec) -> None:

@@ -49,7 +49,8 @@ class Score:
     load_seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        figures = asdict(self)
+        return {"kept" if name == "pitch_accuracy" else name: value for name, value in figures.items()}
 
     def lines(self) -> Iterator[str]:
         yield f"fundamental kept within {PITCH_TOLERANCE:g} cents  {self.pitch_accuracy:.1%} of {self.pitched}"

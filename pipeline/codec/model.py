@@ -6,8 +6,6 @@ The only file that imports the `encodec` package. Knows nothing of audio files, 
 EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022, https://arxiv.org/abs/2210.13438
 """
 
-from __future__ import annotations
-
 import pickle
 import sys
 import types
@@ -16,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,13 @@ LATENT_CHANNELS = 128
 TRAINING_BUFFERS = ("cluster_size", "embed_avg", "inited")  # of a codebook; encoding and decoding do not read them
 
 
+@dataclass(eq=False)
 class EnCodec:
-    """A loaded codec; `spec` describes it in manifests and token files."""
+    """A loaded codec."""
 
-    def __init__(self, model: nn.Module, spec: Codec, device: torch.device) -> None:
-        self.model = model
-        self.spec = spec
-        self.device = device
+    model: Any  # an encodec.EncodecModel
+    spec: Codec  # describes it in manifests and token files
+    device: torch.device
 
     @torch.inference_mode()
     def encode(self, samples: Tensor) -> Tensor:
@@ -49,25 +48,24 @@ class EnCodec:
 
         A part of a hop at the end counts as a frame.
         """
-        model: Any = self.model  # an encodec.EncodecModel
-        codes: Tensor = model.quantizer.encode(self.latents(samples.to(self.device)), model.frame_rate, model.bandwidth)
+        latents = self.latents(samples.to(self.device))
+        codes: Tensor = self.model.quantizer.encode(latents, self.model.frame_rate, self.model.bandwidth)
         return codes.transpose(0, 1)  # the package has codebooks first
 
     def latents(self, samples: Tensor) -> Tensor:
         """Run the encoder, without quantization: (note, sample) -> (note, channel, frame)."""
-        encoder: Any = self.model.encoder
         waves = samples[:, None]  # (note, channel, sample)
-        latents: Tensor = encode_in_pieces(encoder, waves) if self.device.type == "cpu" else encoder(waves)
-        return latents
+        encoder = self.model.encoder
+        return encode_in_pieces(encoder, waves) if self.device.type == "cpu" else encoder(waves)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Decode (note, codebook, frame) -> (note, sample) float32, frames * hop samples."""
-        return self.model.decode([(codes.to(self.device), None)])[:, 0]  # type: ignore[operator]
+        return self.model.decode([(codes.to(self.device), None)])[:, 0]
 
     def entries(self) -> Tensor:
         """Entries of the codebooks: (codebook, entry, channel)."""
-        return torch.stack([layer._codebook.embed for layer in self.model.quantizer.vq.layers])  # type: ignore[union-attr]
+        return torch.stack([layer._codebook.embed for layer in self.model.quantizer.vq.layers])
 
 
 def load_codec(

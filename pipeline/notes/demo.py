@@ -154,11 +154,7 @@ def _prepare_folder(out: Path, recipe: Recipe, paths: set[Path]) -> None:
         raise UserError(f"{out}: is a file, and the notes need a folder; choose another name")
     has_recipe = (out / RECIPE).exists()
     if has_recipe:
-        earlier = _read_recipe(out / RECIPE)
-        for field, value in asdict(recipe).items():
-            if earlier.get(field) != value:
-                fact = f"was made with {field} {earlier.get(field)}, not {value}"
-                raise UserError(f"{out}: {fact}; choose another folder, or remove it")
+        _check_recipe(out, recipe)
     for folder, folders, names in os.walk(out):  # stops at the first foreign file, however large the folder is
         folders.sort()
         for name in sorted(names):
@@ -170,11 +166,15 @@ def _prepare_folder(out: Path, recipe: Recipe, paths: set[Path]) -> None:
         write_json(out / RECIPE, asdict(recipe))
 
 
-def _read_recipe(path: Path) -> dict[str, object]:
+def _check_recipe(out: Path, recipe: Recipe) -> None:
+    """Raise UserError unless the notes in `out` are of this recipe."""
     try:
-        recipe = json.loads(path.read_bytes())
+        earlier = json.loads((out / RECIPE).read_bytes())
     except ValueError:
-        recipe = None
-    if not isinstance(recipe, dict):
-        raise UserError(f"{path}: is not the recipe of demo notes; choose another folder or remove it")
-    return recipe
+        earlier = None
+    if not isinstance(earlier, dict):
+        raise UserError(f"{out / RECIPE}: is not the recipe of demo notes; choose another folder or remove it")
+    for field, value in asdict(recipe).items():
+        if earlier.get(field) != value:
+            fact = f"was made with {field} {earlier.get(field)}, not {value}"
+            raise UserError(f"{out}: {fact}; choose another folder, or remove it")

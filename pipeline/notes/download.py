@@ -131,9 +131,7 @@ def _fetch_once(archive: Archive, part: Path, offset: int, progress: Progress) -
             )
         progress(start - offset)
         size = start
-        with part.open("r+b" if start else "wb") as file:
-            file.truncate(start)
-            file.seek(start)
+        with part.open("ab" if start else "wb") as file:
             while size < archive.size and (chunk := response.read(min(CHUNK, archive.size - size))):
                 file.write(chunk)
                 size += len(chunk)

@@ -48,13 +48,10 @@ class Codebooks:
             if len(dead):
                 average = len(residual) / len(entries)  # latents a step, so that a new entry has time to be chosen
                 uses[dead] = average
-                sums[dead] = average * residual[_sample_by_error(error, len(dead), generator)]
+                weights = error.square().sum(1) + TINY
+                sums[dead] = average * residual[torch.multinomial(weights, len(dead), True, generator=generator)]
             torch.div(sums, uses[:, None], out=entries)
             residual = error
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the arguments of `Codebooks(**state)`."""
-        return {"entries": self.entries, "uses": self.uses, "sums": self.sums}
 
 
 def fit_codebooks(latents: Tensor, codebooks: int, size: int, per_step: int, generator: torch.Generator) -> Codebooks:
@@ -102,11 +99,6 @@ def nearest(points: Tensor, entries: Tensor) -> Tensor:
     return torch.cat([(squares - 2 * part @ entries.T).argmin(1) for part in torch.split(points, CHUNK)])
 
 
-def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
-    """Return `quantized`, with the gradient of `latents`."""
-    return latents + (quantized - latents).detach()
-
-
 def commitment_loss(latents: Tensor, codebooks: Codebooks) -> Tensor:
     """Squared distance of latents from their entries, relative to the entries' variance: (frame, channel) -> scalar.
 
@@ -132,9 +124,3 @@ def koleo_loss(latents: Tensor, codebooks: Codebooks, is_sounding: Tensor) -> Te
     distances = squares[:, None] + squares - 2 * scaled @ scaled.T  # squared
     itself = torch.eye(len(scaled), dtype=torch.bool, device=scaled.device)
     return -0.5 * (distances.masked_fill(itself, torch.inf).amin(1).clamp(min=0) + MIN_DISTANCE).log().mean()
-
-
-def _sample_by_error(errors: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Sample points with a probability proportional to their squared error: (point, channel) -> (count,)."""
-    weights = errors.square().sum(1) + TINY
-    return torch.multinomial(weights, count, replacement=True, generator=generator)

@@ -7,7 +7,7 @@ import hashlib
 import pickle
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,8 +29,8 @@ from shards.summary import perplexity
 
 WEIGHTS_SUFFIX = ".safetensors"
 VALID_NOTES = 24  # at even distances in the valid split
-VALID_INTERVAL = 600.0  # seconds
-SAVE_INTERVAL = 60.0  # seconds
+VALID_INTERVAL = 600.0  # seconds of training
+SAVE_INTERVAL = 60.0  # seconds of training
 LOG_INTERVAL = 50  # steps
 CHECKPOINT = "checkpoint.pt"
 BAR = "{desc}: {percentage:5.1f}%|{bar}| {elapsed}{postfix}"
@@ -114,7 +114,7 @@ def train_codec(
         return figures
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_timer, valid_timer = _Timer(SAVE_INTERVAL), _Timer(VALID_INTERVAL)
+    saved_at = validated_at = seconds
     with (
         SummaryWriter(folder, purge_step=trainer.step) as log,
         tqdm(total=100, unit="%", desc="train-codec", bar_format=BAR) as bar,
@@ -129,10 +129,12 @@ def train_codec(
                 bar.set_postfix_str(f"{trainer.stage}, step {trainer.step}, loss {terms['loss']:.3f}")
                 for name, value in {**terms, "rate": trainer.learning_rate()}.items():
                     log.add_scalar(f"train/{name}", value, trainer.step)
-            if valid_timer.is_due():
+            if seconds >= validated_at + VALID_INTERVAL:
                 validate()
-            if save_timer.is_due():
+                validated_at = seconds
+            if seconds >= saved_at + SAVE_INTERVAL:
                 save()
+                saved_at = seconds
         trainer.progress = 1.0
         save()
         figures = validate()
@@ -197,18 +199,3 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
                 f"{path}: begun with other {name}; delete its folder to start again, or choose another --out"
             )
     return checkpoint
-
-
-@dataclass
-class _Timer:
-    """Timer that is due once in `interval` seconds."""
-
-    interval: float
-    last: float = field(default_factory=time.monotonic)
-
-    def is_due(self) -> bool:
-        now = time.monotonic()
-        if now - self.last < self.interval:
-            return False
-        self.last = now
-        return True

@@ -26,14 +26,7 @@ from torch import Tensor, nn
 from pipeline.codec.distance import MEL_WINDOWS, is_sounding, mel_distance, pitch_distance, waveform_error
 from pipeline.codec.model import MINI_CODEBOOKS, EnCodec, untrained_mini
 from pipeline.codec.spec import CODEBOOK_SIZE, HOP
-from pipeline.codec.training.codebooks import (
-    Codebooks,
-    commitment_loss,
-    count_uses,
-    fit_codebooks,
-    koleo_loss,
-    straight_through,
-)
+from pipeline.codec.training.codebooks import Codebooks, commitment_loss, count_uses, fit_codebooks, koleo_loss
 from pipeline.codec.training.crops import Notes, crop_batch
 from pipeline.codec.training.initialization import initialise
 from pipeline.codec.training.muon import Muon
@@ -140,7 +133,7 @@ class CodecTrainer:
             "stage": self.stage,
             "model": self.model.state_dict(),
             "average": self.ema_model.state_dict(),
-            "books": None if self.codebooks is None else self.codebooks.state(),
+            "books": self.codebooks and vars(self.codebooks),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
@@ -157,15 +150,14 @@ class CodecTrainer:
 
     def _encode(self, original: Tensor) -> tuple[Tensor, Tensor]:
         """(crop, sample) -> latents, (frame of all crops, channel), and the decoder's input, (crop, channel, frame)."""
-        if self.stage == "decoder":
-            with torch.no_grad():
-                latents = _flatten(self.ema_model.encoder(original[:, None]))
-        else:
-            latents = _flatten(self.model.encoder(original[:, None]))
+        is_frozen = self.stage == "decoder"
+        with torch.set_grad_enabled(not is_frozen):
+            latents = _flatten((self.ema_model if is_frozen else self.model).encoder(original[:, None]))
         if self.codebooks is None:
             return latents, _unflatten(latents, len(original))
         quantized, _ = self.codebooks.quantize(latents.detach())
-        return latents, _unflatten(straight_through(latents, quantized), len(original))
+        quantized = latents + (quantized - latents).detach()  # straight-through: the gradient of `latents`
+        return latents, _unflatten(quantized, len(original))
 
     def _loss_terms(self, original: Tensor, decoded: Tensor, latents: Tensor) -> dict[str, Tensor]:
         random = np.random.default_rng((self.recipe.seed, self.step, 1))

@@ -51,6 +51,15 @@ def test_figures_are_of_so_many_notes_as_asked_for(unseen: Path) -> None:
     assert figures["notes"] == 2 and len(figures["used"]) == 2
 
 
+def test_the_json_has_the_field_names_that_scripts_read(shipped: Score) -> None:
+    figures = shipped.to_json()
+    assert set(figures) - {"audio", "codec"} == {
+        "notes", "pitched", "kept", "distance", "distance_one", "silence", "used", "perplexity", "perplexity_sounding",
+        "load_seconds",
+    }  # fmt: skip
+    assert figures["kept"] == shipped.pitch_accuracy
+
+
 def test_only_notes_with_a_right_fundamental_count_for_it(tmp_path: Path) -> None:
     write_note(tmp_path / "guitar_acoustic_000-060-100.wav", tone(60, 4.0))
     write_note(tmp_path / "guitar_acoustic_000-062-100.wav", tone(64, 4.0))  # its name is wrong
