@@ -87,3 +87,6 @@ def test_every_stage_works_from_the_wheel(python: Path, tmp_path: Path) -> None:
     assert "Pitch matches the label" in stage("pipeline", "score", "samples")
     assert "index.html" in stage("pipeline", "page", "samples")
     assert (tmp_path / "samples" / "index.html").is_file()
+    shutil.copytree(tmp_path / "samples" / "tokens", tmp_path / "again" / "tokens")
+    assert "index.html" in stage("pipeline", "listen", "again")
+    assert (tmp_path / "again" / "index.html").read_bytes()
