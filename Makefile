@@ -10,7 +10,7 @@ PRESET ?= small
 N      ?= 16
 
 # Folders are called shards, trainer, tests too: without this, make would find them up to date.
-.PHONY: help setup data shards train samples demo test test-long bench lint clean
+.PHONY: help setup data shards train samples demo test pytest test-long bench lint clean
 
 help:
 	@echo "make demo                         everything on this machine alone: plucked notes to samples you can hear"
@@ -60,7 +60,11 @@ demo: setup
 	@$(MAKE) --no-print-directory samples RUN=demo N=8
 
 # --- what must hold ---------------------------------------------------------------------------------------------------
-test: lint
+# Side by side: mypy has one thread, and tests often wait for a process.
+test: .venv/installed-dev
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: .venv/installed-dev
 	@$(PY) -m pytest --numprocesses auto --dist loadfile
 
 test-long: .venv/installed-dev
