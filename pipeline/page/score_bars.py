@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.page.players import MINUS, plain
-from pipeline.score.scores import SAMPLES, Figure, Score, Scores, format_value
+from pipeline.score.scores import SAMPLES, Figure, Kind, Score, Scores, format_value
 
 HEADLINES = ("pitch", "loudness", "copying")  # keys of the scores at the top of the page
 
@@ -83,11 +83,11 @@ def _length(value: float | None, full: float | None) -> float | None:
     return None if value is None or not full else min(max(value / full, 0.0), 1.0)
 
 
-def _format_value(kind: str, figure: Figure) -> str:
+def _format_value(kind: Kind, figure: Figure) -> str:
     return "none" if figure.value is None else format_value(kind, figure.value).replace("-", MINUS)
 
 
-def _with_interval(kind: str, figure: Figure) -> str:
+def _with_interval(kind: Kind, figure: Figure) -> str:
     if figure.value is None:
         return plain(figure.why)
     text = _format_value(kind, figure)

@@ -18,7 +18,7 @@ from pipeline.score.frechet import Moments, frechet, interval, moments, pooled
 from pipeline.score.nearest import Nearest
 from pipeline.score.pitch import IN_TUNE, POWER_FLOOR, cents, fundamental, hertz_of, loudness
 from pipeline.score.references import ReferenceNote, ShardSet
-from pipeline.score.samples import Sample, SampleFolder
+from pipeline.score.samples import SampleFolder
 from pipeline.score.scores import SAMPLES, Figure, Measured, Score, Scores
 from shards.errors import UserError
 from shards.note import Codec, Note
@@ -74,8 +74,8 @@ def measure(
     on_stage("measuring pitch and loudness")
     features: dict[str, NoteFeatures] = {}
     latents: list[Moments] = []
-    for sample, note, waveform in _usable_samples(samples, shard_set):
-        features[sample.name] = note_features(note, waveform, codec.spec)
+    for note, waveform in _usable_samples(samples, shard_set):
+        features[note.key] = note_features(note, waveform, codec.spec)
         if len(latents) < MAX_LATENTS:
             latents.append(_latents(waveform, codec))
     if not features:
@@ -115,7 +115,7 @@ def note_features(note: Note, waveform: np.ndarray, codec: Codec) -> NoteFeature
     return NoteFeatures(note.labels, hertz, level, _sounding_tokens(note.tokens, waveform, codec))
 
 
-def _usable_samples(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tuple[Sample, Note, np.ndarray]]:
+def _usable_samples(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tuple[Note, np.ndarray]]:
     """Stream the samples that have both tokens and WAV, with their waveforms; the page says what the others lack."""
     spec = shard_set.codec.spec
     for sample in samples:
@@ -126,26 +126,22 @@ def _usable_samples(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tupl
                 f"{sample.wav}: its tokens are of another codec than those of {shard_set.folder}; give its --shards"
             )
         try:
-            yield sample, sample.file.note, resample(*sample.waveform(), spec.sample_rate)
+            yield sample.file.note, resample(*sample.waveform(), spec.sample_rate)
         except AudioError:
             continue
 
 
 def _pitch_score(subjects: Mapping[str, Sequence[NoteFeatures]]) -> Score:
+    hits = {
+        subject: [_in_tune(note.cents) for note in notes if note.midi("pitch") is not None]
+        for subject, notes in subjects.items()
+    }
     return Score(
         "pitch",
         "Pitch matches the label",
         f"Share of notes whose fundamental is within {IN_TUNE:.0f} cents of the pitch in their label.",
         "share",
-        tuple(
-            _figure(
-                subject,
-                [_in_tune(note.cents) for note in notes if note.midi("pitch") is not None],
-                _share,
-                "no notes with a label",
-            )
-            for subject, notes in subjects.items()
-        ),
+        tuple(_figure(subject, notes, _share, "no notes with a label") for subject, notes in hits.items()),
     )
 
 
@@ -166,23 +162,16 @@ def _frechet_score(
     recordings = [real.recording for real in unseen if real.recording is not None]
     basis = recordings or [real.round_trip for real in unseen]
     subjects = {
-        SAMPLES: samples,
+        SAMPLES: samples if basis else [],  # a set without unseen notes has no train notes either
         TRAIN: [_latents(real.recording, codec) for real in train if real.recording is not None],
         ROUND_TRIP: [_latents(real.round_trip, codec) for real in train],
     }
-    if basis:
-        reference = pooled([_latents(waveform, codec) for waveform in basis])
-        figures = [
-            _figure(
-                subject,
-                notes,
-                lambda notes: (frechet(pooled(notes), reference), *interval(notes, reference)),
-                NO_RECORDINGS,
-            )
-            for subject, notes in subjects.items()
-        ]
-    else:
-        figures = [Figure(subject, None, why="the set has no unseen notes") for subject in subjects]
+    reference = pooled([_latents(waveform, codec) for waveform in basis])
+
+    def distance(notes: Sequence[Moments]) -> Estimate:
+        return frechet(pooled(notes), reference), *interval(notes, reference)
+
+    why = NO_RECORDINGS if basis else "the set has no unseen notes"
     compared_with = "unseen notes" if recordings else "the round trip of unseen notes, as the recordings are gone"
     return Score(
         "frechet",
@@ -190,27 +179,22 @@ def _frechet_score(
         f"Fréchet distance of the encoder's latents from those of {len(basis)} {compared_with}. Lower is better; "
         "a perfect model of the train notes would reach the floor, and more notes lower every figure.",
         "distance",
-        tuple(figures),
+        tuple(_figure(subject, notes, distance, why) for subject, notes in subjects.items()),
     )
 
 
 def _copy_score(samples: Sequence[Nearest], unseen: Sequence[Nearest]) -> Score:
-    figures = [
-        _figure(
-            subject,
-            [match.agreement for match in matches if match.note is not None],
-            _median,
-            "nothing to compare with",
-        )
+    subjects = {
+        subject: [match.agreement for match in matches if match.note is not None]
         for subject, matches in ((SAMPLES, samples), (UNSEEN, unseen))
-    ]
+    }
     return Score(
         "copying",
         "Similarity to a train note",
         "Share of tokens, while a note sounds, that agree with the most similar train note: the median of the notes. "
         "A figure far above that of unseen real notes means that the model repeats its examples.",
         "share",
-        tuple(figures),
+        tuple(_figure(subject, values, _median, "nothing to compare with") for subject, values in subjects.items()),
     )
 
 
@@ -285,7 +269,7 @@ def _latents(waveform: np.ndarray, codec: EnCodec) -> Moments:
     import torch
 
     with torch.inference_mode():
-        frames = codec.model.encoder(torch.from_numpy(waveform).to(codec.device)[None, None])[0]  # type: ignore[operator]
+        frames = codec.model.encoder(torch.from_numpy(waveform).to(codec.device)[None, None])[0]
     return moments(frames.cpu().numpy())  # (channel, frame)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.score.measure import measure
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import read_samples
-from pipeline.score.scores import Figure, Scores, format_value, write_scores
+from pipeline.score.scores import Figure, Kind, Scores, format_value, write_scores
 
 GAP = 3  # spaces between columns
 
@@ -62,7 +62,7 @@ def score_folders(
     return Report(scores)
 
 
-def _cell(kind: str, figure: Figure) -> str:
+def _cell(kind: Kind, figure: Figure) -> str:
     if figure.value is None:
         return figure.why
     interval = ""

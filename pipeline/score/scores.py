@@ -3,10 +3,13 @@
 Knows nothing of how figures are measured and reported.
 """
 
-import math
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
 
 from pipeline.score.samples import SampleFolder
 from shards.errors import ShardError
@@ -16,7 +19,8 @@ from shards.note import json_object
 FILE = "scores.json"
 VERSION = 1
 SAMPLES = "samples"  # subject of a figure; the others are floors
-FORMATS = {"share": "{:.0%}", "correlation": "{:.2f}", "distance": "{:.3g}"}  # kind of a score -> its figures
+Kind = Literal["share", "correlation", "distance"]
+FORMATS: dict[Kind, str] = {"share": "{:.0%}", "correlation": "{:.2f}", "distance": "{:.3g}"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Score:
     key: str
     title: str
     meaning: str
-    kind: str  # a key of FORMATS
+    kind: Kind
     figures: tuple[Figure, ...]  # the samples first, if the score is about samples
 
 
@@ -46,7 +50,7 @@ class Score:
 class Measured:
     """Measurements of one sample."""
 
-    hertz: float | None  # fundamental, if it has a pitch
+    hertz: Annotated[float, Meta(gt=0, le=sys.float_info.max)] | None  # fundamental, if it has a pitch
     cents: float | None  # from the pitch in its label, if it has that label
     loudness: float  # dB
     nearest: str | None  # key of the most similar train note
@@ -63,7 +67,7 @@ class Scores:
     samples: dict[str, Measured] = field(default_factory=dict)
 
 
-def format_value(kind: str, value: float) -> str:
+def format_value(kind: Kind, value: float) -> str:
     """Format a figure of a score of this kind."""
     return FORMATS[kind].format(value).replace("%", " %")
 
@@ -84,41 +88,12 @@ def read_scores(samples: SampleFolder) -> Scores | None:
         return None
     value = json_object(path.read_bytes(), str(path))
     cure = f"run `python -m pipeline score {samples.path}` again"
+    if value.get("version") != VERSION:
+        raise ShardError(f"{path}: version {value.get('version')!r}, but this program reads {VERSION}; {cure}")
     try:
-        if value["version"] != VERSION:
-            raise ShardError(f"{path}: version {value['version']!r}, but this program reads {VERSION}; {cure}")
-        scores = Scores(
-            str(value["fingerprint"]),
-            str(value["shards"]),
-            tuple(map(_score, value["scores"])),
-            {name: _measured(sample) for name, sample in value["samples"].items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ShardError(f"{path}: is damaged ({type(error).__name__}); {cure}") from error
+        scores = msgspec.convert(value, Scores)
+    except msgspec.ValidationError as error:
+        raise ShardError(f"{path}: is damaged ({error}); {cure}") from error
     if scores.fingerprint != samples.fingerprint():
         raise ShardError(f"{path}: is about other samples than those in the folder; {cure}")
     return scores
-
-
-def _score(value: Any) -> Score:
-    key, title, meaning, kind = (str(value[name]) for name in ("key", "title", "meaning", "kind"))
-    if kind not in FORMATS:
-        raise ValueError(kind)
-    return Score(key, title, meaning, kind, tuple(map(_figure, value["figures"])))
-
-
-def _figure(value: Any) -> Figure:
-    number, low, high = (_number(value[name]) for name in ("value", "low", "high"))
-    return Figure(str(value["of"]), number, int(value["count"]), low, high, str(value["why"]))
-
-
-def _measured(value: Any) -> Measured:
-    hertz = _number(value["hertz"])
-    if hertz is not None and not 0 < hertz < math.inf:
-        raise ValueError(hertz)
-    nearest = None if value["nearest"] is None else str(value["nearest"])
-    return Measured(hertz, _number(value["cents"]), float(value["loudness"]), nearest, float(value["agreement"]))
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
