@@ -6,9 +6,10 @@ Reads a run's metrics and nothing else of it. Knows no HTML: the SVG has classes
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from xml.etree import ElementTree
 
@@ -186,11 +187,11 @@ def _average_groups(points: Points) -> list[tuple[float, float]]:
     """At most POINTS means of neighbouring points."""
     size = math.ceil(len(points) / POINTS) or 1
     groups = [points[first : first + size] for first in range(0, len(points), size)]
-    return [(_mean(step for step, _ in group), _mean(loss for _, loss in group)) for group in groups]
+    return [(fmean(step for step, _ in group), fmean(loss for _, loss in group)) for group in groups]
 
 
 def _mean_of_last(points: Points) -> float:
-    return _mean(loss for _, loss in points[-max(1, round(SMOOTHING * len(points))) :])
+    return fmean(loss for _, loss in points[-max(1, round(SMOOTHING * len(points))) :])
 
 
 def _smooth(points: Points) -> list[tuple[float, float]]:
@@ -199,10 +200,5 @@ def _smooth(points: Points) -> list[tuple[float, float]]:
     smooth = []
     for index, (step, _) in enumerate(points):
         side = min(reach, index, len(points) - 1 - index)
-        smooth.append((step, _mean(loss for _, loss in points[index - side : index + side + 1])))
+        smooth.append((step, fmean(loss for _, loss in points[index - side : index + side + 1])))
     return smooth
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)

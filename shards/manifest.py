@@ -11,7 +11,7 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.note import Codec, json_object
+from shards.note import Codec, json_object, to_dataclass
 from shards.storage import is_remote, read_bytes
 
 FORMAT = "codec-token-shards"
@@ -95,32 +95,12 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: format {value.get('format')!r} version {value.get('version')!r}, but this program reads "
             f"{FORMAT!r} version {VERSION}; encode again"
         )
-    codec = Codec.from_json(value.get("codec"), str(path))
-    try:
-        manifest = Manifest(
-            codec=codec,
-            audio=dict(value["audio"]),
-            plan=dict(value["plan"]),
-            fingerprint=str(value["fingerprint"]),
-            splits={
-                split: tuple(_shard(shard, split) for shard in shards)
-                for split, shards in dict(value["splits"]).items()
-            },
-            labels=tuple(map(str, value["labels"])),
-            ledger=Ledger(**{key: int(count) for key, count in value["ledger"].items()}),
-            versions=dict(value["versions"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ShardError(f"{path}: is damaged ({type(error).__name__}: {error}); encode again") from error
+    manifest = to_dataclass(Manifest, value, f"{path}:", "encode again")
+    for split, shards in manifest.splits.items():
+        for shard in shards:  # a plain file name of its split is never a path, a URL or a command
+            match = SHARD_NAME.fullmatch(shard.name)
+            if match is None or match["split"] != split:
+                raise ShardError(f"{path}: is damaged ({shard.name!r} is no name of a {split} shard); encode again")
     if manifest.ledger.inputs != manifest.ledger.encoded + manifest.ledger.rejected:
         raise ShardError(f"{path}: its ledger does not add up ({manifest.ledger}); encode again")
     return manifest
-
-
-def _shard(value: dict[str, Any], split: str) -> Shard:
-    """Parse a shard's entry; its name must be a plain file name of its split, never a path, a URL or a command."""
-    name = value["name"]
-    match = SHARD_NAME.fullmatch(name)
-    if match is None or match["split"] != split:
-        raise ValueError(f"{name!r} is not the name of a {split} shard")
-    return Shard(name, int(value["notes"]), int(value["tokens"]), int(value["bytes"]), str(value["sha256"]))

@@ -6,20 +6,24 @@ The trainer appends to it, and the curves and the page read it. Knows nothing of
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 METRICS = "metrics.jsonl"
-KINDS = ("train", "valid")
-LARGEST = 2**63  # of whole numbers
+LARGEST = 2**63 - 1  # of whole numbers, so that they can be drawn
+
+Kind = Literal["train", "valid"]
+Number = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)] | float
 
 
 @dataclass(frozen=True)
 class MetricsLine:
     """The numbers of one step."""
 
-    kind: str  # train: one update; valid: an evaluation after it
-    step: int
-    values: dict[str, float]
+    kind: Kind  # train: one update; valid: an evaluation after it
+    step: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+    values: dict[str, Number]
 
     def to_line(self) -> str:
         return json.dumps({"kind": self.kind, "step": self.step, **self.values}) + "\n"
@@ -34,12 +38,8 @@ class MetricsLine:
         values: Any = json.loads(line)
         if not isinstance(values, dict):
             raise ValueError("no JSON object")
-        kind, step = values.pop("kind", None), values.pop("step", None)
-        if kind not in KINDS or type(step) is not int or not {*map(type, values.values())} <= {int, float}:
-            raise ValueError("no kind, no step, or a value that is not a number")
-        if not 0 <= step < LARGEST or any(abs(value) > LARGEST for value in values.values() if type(value) is int):
-            raise ValueError("a number that cannot be drawn")
-        return cls(kind, step, values)
+        fields = {name: values.pop(name, None) for name in ("kind", "step")}
+        return msgspec.convert({**fields, "values": values}, cls)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ Knows no audio, no model and no tar.
 
 import io
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from shards.errors import ShardError
@@ -21,6 +22,9 @@ from shards.sample_info import SampleInfo
 NPY_HEADER = 128  # bytes before the numbers of an .npy file of one dimension
 NPY_ERRORS = (ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenError)  # numpy's, for a damaged header
 
+T = TypeVar("T")
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -28,11 +32,11 @@ class Codec:
 
     name: str  # encodec_24khz, encodec_mini
     weights_sha256: str
-    sample_rate: int  # Hz
-    bandwidth: float  # kbps
-    codebooks: int  # codes a frame
-    codebook_size: int  # values a code can have
-    frame_rate: int  # frames a second
+    sample_rate: Positive  # Hz
+    bandwidth: Annotated[float, msgspec.Meta(gt=0)]  # kbps
+    codebooks: Positive  # codes a frame
+    codebook_size: Positive  # values a code can have
+    frame_rate: Positive  # frames a second
 
     @property
     def hop(self) -> int:
@@ -45,22 +49,6 @@ class Codec:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Any, name: str) -> "Codec":
-        """Undo `to_json`. `name` of the file begins the error.
-
-        Raises:
-            ShardError: no object, a field that is missing, of another type, or not a positive number.
-        """
-        if not isinstance(value, dict):
-            raise ShardError(f"{name}: has no codec block, so its codes cannot be decoded; encode or sample it again")
-        for item in fields(cls):
-            entry = value.get(item.name)
-            types: Any = (int, float) if item.type is float else item.type
-            if not isinstance(entry, types) or isinstance(entry, bool) or (item.type is not str and not entry > 0):
-                raise ShardError(f"{name}: the codec block's {item.name} is {entry!r}; encode or sample it again")
-        return cls(**{item.name: value[item.name] for item in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -160,6 +148,18 @@ def json_object(data: bytes, name: str) -> dict[str, Any]:
     return value
 
 
+def to_dataclass(kind: type[T], value: Any, name: str, cure: str) -> T:
+    """Convert parsed JSON to a dataclass by the types of its fields; other fields are ignored.
+
+    Raises:
+        ShardError: a field that is missing, of another type, or out of its range. `name` begins it, `cure` ends it.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ShardError(f"{name} is damaged ({error}); {cure}") from error
+
+
 def write_token_file(folder: Path, note: Note, codec: Codec, sampled: SampleInfo | None = None) -> Path:
     """Write KEY.npy and KEY.json (labels, origin of a sample, codec) into `folder`; return the path of KEY.npy.
 
@@ -185,7 +185,7 @@ def read_token_file(path: Path) -> TokenFile:
         if not file.is_file():
             raise ShardError(f"{file}: missing; a token file is a pair, {path.name} and {json_path.name}")
     labels = json_object(json_path.read_bytes(), str(json_path))
-    codec = Codec.from_json(labels.pop("codec", None), str(json_path))
+    codec = to_dataclass(Codec, labels.pop("codec", None), f"{json_path}: its codec block", "encode or sample it again")
     sampled = labels.pop("sampled", None)
     tokens = npy_array(path.read_bytes(), str(path))
     check_tokens(tokens, codec, str(path))

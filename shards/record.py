@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.manifest import SHARD_NAME, Shard
@@ -122,16 +124,9 @@ def read_shard_record(path: Path) -> ShardRecord:
     """
     value = json_object(read_bytes(path), str(path))
     try:
-        return ShardRecord(
-            shard=Shard(*(value[name] for name in ("name", "notes", "tokens", "bytes", "sha256"))),
-            rejected=tuple(Rejection(**rejection) for rejection in value["rejected"]),
-            labels=tuple(value["labels"]),
-            inputs=dict(value["inputs"]),
-            settings=dict(value["settings"]),
-            task_sha256=str(value["task_sha256"]),
-            longest=int(value["longest"]) if "longest" in value else None,
-            label_counts=LabelCounts.from_json(value["label_counts"]) if "label_counts" in value else None,
-        )
+        if "label_counts" in value:
+            value["label_counts"] = LabelCounts.from_json(value["label_counts"])
+        return msgspec.convert({**value, "shard": value}, ShardRecord)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ShardError(f"{path}: is damaged ({type(error).__name__}: {error}); delete it and run again") from error
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import msgspec
+
 TOKENS = "tokens"  # folder of a sample folder's token files; the audio files and the page are beside it
 
 
@@ -51,9 +53,7 @@ def common(infos: Iterable[SampleInfo]) -> SampleInfo:
 
 def _checked(value: Any, kind: Any) -> Any:
     """The value if it has the field's type; a whole number is a float too."""
-    if isinstance(value, bool) or not isinstance(value, kind | int if kind == float | None else kind):
-        return None
     try:
-        return float(value) if kind == float | None and value is not None else value
-    except OverflowError:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.files import atomic_write
-from shards.metrics import METRICS, MetricsLine, read_metrics
+from shards.metrics import METRICS, Kind, MetricsLine, read_metrics
 from trainer.errors import ConfigError
 
 BOARD_INTERVAL = 10  # steps between values in TensorBoard and Weights & Biases
@@ -31,8 +31,8 @@ class MetricsWriter:
         self._file = path.open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Write the numbers of a step; `kind` is "train" or "valid"."""
+    def write(self, kind: Kind, step: int, values: dict[str, float]) -> None:
+        """Write the numbers of a step."""
         self._file.write(MetricsLine(kind, step, values).to_line())
         if kind == "valid" or step % BOARD_INTERVAL == 0:
             for name, value in values.items():

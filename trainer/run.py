@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shards.files import write_json
 from shards.manifest import Manifest
 from shards.note import Codec, json_object
@@ -60,16 +62,7 @@ def read_run(run: Path) -> RunInfo:
         raise TrainError(f"{run}: no such run; `python -m trainer train --run {run}` makes one")
     value = json_object(path.read_bytes(), str(path))
     try:
-        return RunInfo(
-            Config.from_json(value["config"]),
-            tuple((since, steps) for since, steps in value["plans"]),
-            value["shards"],
-            value["notes_sha256"],
-            Codec.from_json(value["codec"], str(path)),
-            Vocabulary.from_json(value["vocabulary"]),
-            value["window"],
-            [(tuple(values), count) for values, count in value["combinations"]],
-        )
+        return msgspec.convert({**value, "config": Config.from_json(value["config"])}, RunInfo)
     except (KeyError, TypeError, ValueError) as error:
         raise TrainError(f"{path}: is damaged ({type(error).__name__}: {error}); start another run") from error
 

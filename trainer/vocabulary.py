@@ -58,12 +58,6 @@ class Vocabulary:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Vocabulary":
-        """Undo `to_json`."""
-        labels = tuple((name, tuple(values)) for name, values in value["labels"])
-        return cls(value["codebooks"], value["codebook_size"], value["shared"], labels)
-
 
 def label_value(labels: Mapping[str, Any], name: str) -> Any:
     """The value of a note's label, or NONE if it has none; lists and objects count as none."""

@@ -106,9 +106,9 @@ def encode(
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini --engine ray --of 4
       python -m shards inspect shards/demo
     """
-    from pipeline.encode.options import EncodingOptions
     from pipeline.encode.ranks import Rank
     from pipeline.encode.run import EncodeRequest
+    from pipeline.encode.settings import EncodingOptions
     from pipeline.progress import NoteBar
 
     _check_engine(engine, rank, ranks, sbatch)
@@ -163,7 +163,7 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
       python -m pipeline plan data/NSYNTH_GUITAR_MP3 --codec encodec_24khz
     """
     from pipeline.encode.estimate import estimate_set
-    from pipeline.encode.options import EncodingOptions
+    from pipeline.encode.settings import EncodingOptions
 
     for line in estimate_set(audio, EncodingOptions(**options), workers).lines():
         click.echo(line)

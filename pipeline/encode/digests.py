@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audio import AudioError
-from pipeline.encode.stop import StoppedError
+from pipeline.encode.ranks import StoppedError
 from pipeline.notes.folder import EMPTY, AudioFile, AudioFolder
 from shards.errors import UserError
 from shards.files import atomic_write
@@ -56,28 +56,25 @@ class AudioDigests:
         Local files are hashed to find out. Files under a URL are not, unless the server does not say their size.
         """
         files = tuple(files)
-        unclear = [file for file in files if not is_remote(self.root) or file.size is None]
-        checked = {file.path: file for file in self.hash_files(unclear)}
-        return tuple(checked.get(file.path, file) for file in files)
+        faults = self.hash_files(file for file in files if not is_remote(self.root) or file.size is None)
+        return tuple(replace(file, fault=faults[file.path]) if file.path in faults else file for file in files)
 
-    def hash_files(self, files: Iterable[AudioFile]) -> list[AudioFile]:
-        """Hash those of `files` whose digest is not known. Returns all of them, with the fault of the unreadable ones.
+    def hash_files(self, files: Iterable[AudioFile]) -> dict[str, tuple[str, str]]:
+        """Hash those of `files` whose digest is not known. Returns the fault of those that cannot be read, by path.
 
         Raises:
             UserError: a file under a URL is gone or cannot be read.
         """
-        files = list(files)
         unknown = [file for file in files if file.fault is None and file.path not in self._digests]
         faults: dict[str, tuple[str, str]] = {}
         if unknown:
             with ThreadPoolExecutor(HASHERS) as hashers:
-                results = hashers.map(self._hash, unknown)
-                for file, result in zip(unknown, results, strict=True):
+                for file, result in zip(unknown, hashers.map(self._hash, unknown), strict=True):
                     if isinstance(result, AudioError):
                         faults[file.path] = (result.reason, result.detail)
                     else:
                         self.add(file, result)
-        return [replace(file, fault=faults[file.path]) if file.path in faults else file for file in files]
+        return faults
 
     def save(self, writer: str = "") -> None:
         """Write the cache, with what other ranks have added to it meanwhile; whole, or if that fails not at all.

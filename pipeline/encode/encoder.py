@@ -15,9 +15,9 @@ from pipeline.audio import AudioError, load
 from pipeline.codec.model import EnCodec, load_codec
 from pipeline.codec.precision import with_precision
 from pipeline.encode.digests import gone_since, hash_file
-from pipeline.encode.plan import PlannedNote
+from pipeline.encode.plan import Batch, PlannedNote
 from pipeline.encode.settings import Settings
-from pipeline.encode.workers import Batch, BatchResult
+from pipeline.encode.workers import BatchResult
 from shards.note import Note, flatten
 from shards.record import Rejection
 from shards.storage import is_remote, local_copy

@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.encode.encoder import Encoder, load_encoder
-from pipeline.encode.options import EncodingOptions, default_batch, default_workers
-from pipeline.encode.plan import Plan, PlannedNote, make_plan
+from pipeline.encode.plan import Plan, PlannedNote, Task, make_plan
 from pipeline.encode.run import format_counts, rejection_lines
-from pipeline.encode.settings import Settings
-from pipeline.encode.workers import Batch
+from pipeline.encode.settings import EncodingOptions, Settings, default_batch, default_workers
 from pipeline.notes.folder import scan_folder
 from shards.note import Note
 from shards.writer import estimate_bytes
@@ -105,8 +103,7 @@ def estimate_set(audio: Path, options: EncodingOptions, workers: int | None = No
 
 def _measure(notes: list[PlannedNote], encoder: Encoder) -> tuple[list[Note], float]:
     """Encode some notes, after a batch to warm up: those that could be, and the seconds that took."""
-    size = encoder.settings.batch
-    batches = [Batch(tuple(notes[start : start + size])) for start in range(0, len(notes), size)]
+    batches = list(Task("", 0, tuple(notes)).batches(encoder.settings.batch))
     encoder.encode(batches[0])
     started = time.perf_counter()
     encoded = [note for batch in batches for note in encoder.encode(batch).notes if isinstance(note, Note)]

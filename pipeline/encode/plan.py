@@ -7,7 +7,7 @@ tasks. Knows nothing of what is in the set's folder already.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.encode.settings import Settings
@@ -27,6 +27,14 @@ class PlannedNote:
     file: AudioFile
 
 
+@dataclass
+class Batch:
+    """The notes of one call of the codec."""
+
+    notes: tuple[PlannedNote, ...]
+    rejected: dict[int, Rejection] = field(default_factory=dict)  # index -> of notes whose file is not opened again
+
+
 @dataclass(frozen=True)
 class Task:
     """One shard to be made, from these notes in this order."""
@@ -43,10 +51,10 @@ class Task:
     def files(self) -> list[AudioFile]:
         return [note.file for note in self.notes]
 
-    def batches(self, size: int) -> Iterator[tuple[PlannedNote, ...]]:
+    def batches(self, size: int) -> Iterator[Batch]:
         """Cut the notes for the calls of the codec."""
         for start in range(0, len(self.notes), size):
-            yield self.notes[start : start + size]
+            yield Batch(self.notes[start : start + size])
 
     def digest(self, settings: Settings, digests: Sequence[str]) -> str:
         """sha256 of all that decides the shard's bytes. `digests`: of its notes' audio files, in their order."""
@@ -178,15 +186,14 @@ def _splits(notes: Sequence[PlannedNote], settings: Settings, is_first: bool) ->
     Only a small new set in which no note has hashed to valid moves the note nearest to the limit there.
     """
     of_folders = [split_of(note.file.path.split("/")[:-1]) for note in notes]
-    splits = [split or _hashed_split(note, settings) for split, note in zip(of_folders, notes, strict=True)]
+    splits = [
+        split or ("valid" if _hash_fraction(note) < settings.valid_fraction else "train")
+        for split, note in zip(of_folders, notes, strict=True)
+    ]
     hashed = [index for index, split in enumerate(of_folders) if split is None]
     if is_first and settings.valid_fraction > 0 and "valid" not in splits and len(hashed) > 1:
         splits[min(hashed, key=lambda index: _hash_fraction(notes[index]))] = "valid"
     return splits
-
-
-def _hashed_split(note: PlannedNote, settings: Settings) -> str:
-    return "valid" if _hash_fraction(note) < settings.valid_fraction else "train"
 
 
 def _hash_fraction(note: PlannedNote) -> float:

@@ -13,11 +13,9 @@ import numpy as np
 
 from pipeline.codec.spec import CodecError, codec_spec
 from pipeline.encode.encoder import Encoder, load_encoder
-from pipeline.encode.plan import PlannedNote, make_plan
+from pipeline.encode.plan import Batch, PlannedNote, make_plan
 from pipeline.encode.run import format_shares
-from pipeline.encode.settings import Settings
-from pipeline.encode.state import check_backend
-from pipeline.encode.workers import Batch
+from pipeline.encode.settings import Settings, blocks_of, check_backend
 from pipeline.notes.folder import scan_folder
 from pipeline.progress import Progress
 from shards.errors import ShardError
@@ -99,7 +97,11 @@ def reencode(
         UserError: the audio is not there, or the codec that made the set is not.
     """
     manifest = read_manifest(folder)
-    settings = _settings_of(folder, manifest)
+    check_backend(manifest.audio, folder)
+    try:
+        settings = Settings.from_json(blocks_of(manifest))
+    except KeyError as error:
+        raise ShardError(f"{folder}: does not say its {error}, so it was not made by `pipeline encode`") from error
     if codec_spec(settings.codec.name, settings.codec.bandwidth, weights) != settings.codec:
         raise CodecError(f"{settings.codec.name}: the set was made with other weights; name them with --weights FILE")
     source = scan_folder(audio or parse_path(manifest.audio["source"]))
@@ -116,14 +118,6 @@ def mean_shares(comparisons: Sequence[Comparison]) -> list[float]:
     """The share of equal codes by codebook, over notes that could be compared."""
     shares = [comparison.shares for comparison in comparisons if comparison.shares]
     return np.mean(shares, axis=0).tolist() if shares else []
-
-
-def _settings_of(folder: Path, manifest: Manifest) -> Settings:
-    check_backend(manifest.audio, folder)
-    try:
-        return Settings.from_json({"codec": manifest.codec.to_json(), "audio": manifest.audio, "plan": manifest.plan})
-    except KeyError as error:
-        raise ShardError(f"{folder}: does not say its {error}, so it was not made by `pipeline encode`") from error
 
 
 def _sample_notes(folder: Path, manifest: Manifest, count: int, seed: int) -> Iterator[tuple[str, Note]]:

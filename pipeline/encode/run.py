@@ -17,14 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.encode.digests import AudioDigests
-from pipeline.encode.lock import lock_set
-from pipeline.encode.options import EncodingOptions, default_batch, default_workers
 from pipeline.encode.plan import Plan, Task, fingerprint, hash_inputs
-from pipeline.encode.ranks import Rank
-from pipeline.encode.settings import Settings
+from pipeline.encode.ranks import Rank, lock_set, stop_on_signals
+from pipeline.encode.settings import EncodingOptions, Settings, default_batch, default_workers
 from pipeline.encode.state import match_records, plan_for, read_set_state, settings_for
-from pipeline.encode.stop import stop_on_signals
-from pipeline.encode.workers import Batch, BatchEncoder, BatchResult, encode_batches
+from pipeline.encode.workers import BatchEncoder, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.progress import Progress
 from shards.errors import UserError
@@ -85,8 +82,7 @@ class EncodeOutcome:
         if self.ignored:
             yield f"Left out, not audio by name: {format_counts(self.ignored)}."
         if self.rejected:
-            reasons = format_counts(count_reasons(self.rejected))
-            yield f"Rejected {ledger.rejected} of {ledger.inputs} files ({reasons}):"
+            yield f"Rejected {ledger.rejected} of {ledger.inputs} files ({_format_reasons(self.rejected)}):"
             yield from (f"  {line}" for line in rejection_lines(self.rejected, f" in {out / REJECTED}"))
         how = f" at {self.speed:.0f}x real time" if self.tasks_run else ", finished before: nothing to do"
         how = f", finished by {self.finished_by}" if self.finished_by else how
@@ -134,15 +130,15 @@ def _encode(
     state = read_set_state(out)
     settings = settings_for(state, settings)
     folder = replace(folder, inputs=digests.find_faults(folder.inputs))
-    plan, task_digests = plan_for(state, folder, settings, request.extend, digests, rank)
-    undone = {task.shard_name for task in plan.tasks if not state.is_done(task, task_digests)}
+    plan, done = plan_for(state, folder, settings, request.extend, digests, rank)
+    undone = state.undone(plan, done)
     if not undone and state.manifest is not None:
-        records = [state.records[task.shard_name] for task in plan.tasks]
-        if state.manifest.fingerprint == fingerprint(settings, _hash_inputs(plan, records, digests)):
+        records = [done[task.shard_name] for task in plan.tasks]
+        if state.manifest.fingerprint == fingerprint(settings, hash_inputs(plan, _digests(plan, records))):
             return EncodeOutcome(request, state.manifest, _rejected(plan, records), folder.ignored, tasks_run=0)
 
     device = options.find_device()
-    if state.is_new:
+    if state.manifest is None and not state.records:
         settings = replace(settings, batch=default_batch(settings, device))
     own = rank.tasks(plan.tasks)
     todo = [task for task in own if task.shard_name in undone]
@@ -151,24 +147,21 @@ def _encode(
     total = sum(len(task.notes) for task in own)
     progress.start(total, total - sum(len(task.notes) for task in todo))
     started = time.monotonic()
-    tokens = 0
-    batches = (Batch(notes) for task in todo for notes in task.batches(settings.batch))
+    batches = (batch for task in todo for batch in task.batches(settings.batch))
     encoder = partial(make_encoder, settings, options.weights, device, folder.root)
     with closing(encode_batches(encoder, batches, request.workers or default_workers(device))) as results:
         for task in todo:
-            record = _run_task(out, task, settings, results, digests, progress, rank.writer)
-            task_digests[task.shard_name] = record.task_sha256
-            tokens += record.shard.tokens
+            done[task.shard_name] = _run_task(out, task, settings, results, digests, progress, rank.writer)
+    tokens = sum(done[task.shard_name].shard.tokens for task in todo)
     speed = tokens / settings.codec.tokens_per_second / max(time.monotonic() - started, 1e-9)
 
     state = read_set_state(out)  # other ranks may have done more meanwhile
-    task_digests = match_records(plan, state, settings, digests, rank, task_digests)
-    left = sum(not state.is_done(task, task_digests) for task in plan.tasks)
-    if left:
+    done = match_records(plan, state, settings, digests, rank, done)
+    if left := len(state.undone(plan, done)):
         return EncodeOutcome(request, None, (), folder.ignored, len(todo), left, speed)
-    records = [state.records[task.shard_name] for task in plan.tasks]
+    records = [done[task.shard_name] for task in plan.tasks]
     rejected = _rejected(plan, records)
-    manifest = _finish(request, folder, settings, device, plan, _hash_inputs(plan, records, digests), records, rejected)
+    manifest = _finish(request, folder, settings, device, plan, records, rejected)
     return EncodeOutcome(request, manifest, rejected, folder.ignored, len(todo), speed=speed)
 
 
@@ -183,7 +176,7 @@ def _run_task(
     out: Path,
     task: Task,
     settings: Settings,
-    results: Iterator[tuple[Batch, BatchResult]],
+    results: Iterator[BatchResult],
     digests: AudioDigests,
     progress: Progress,
     writer: str,
@@ -191,8 +184,8 @@ def _run_task(
     """Collect the task's notes, write its tar, then the record that declares it done."""
     notes: list[Note] = []
     rejected: list[Rejection] = []
-    for _ in task.batches(settings.batch):
-        batch, result = next(results)
+    for batch in task.batches(settings.batch):
+        result = next(results)
         encoded = [note for note in result.notes if isinstance(note, Note)]
         notes += encoded
         rejected += [rejection for rejection in result.notes if isinstance(rejection, Rejection)]
@@ -222,7 +215,6 @@ def _finish(
     settings: Settings,
     device: str,
     plan: Plan,
-    inputs_sha256: str,
     records: Sequence[ShardRecord],
     rejected: tuple[Rejection, ...],
 ) -> Manifest:
@@ -239,14 +231,15 @@ def _finish(
         for record in records:
             (out / record.shard.record_name).unlink(missing_ok=True)
             (out / record.shard.name).unlink(missing_ok=True)
-        reasons = format_counts(count_reasons(rejected))
         raise UserError(
-            f"{request.audio}: none of its {plan.inputs} files can be encoded ({reasons}); see {out / REJECTED}"
+            f"{request.audio}: none of its {plan.inputs} files can be encoded ({_format_reasons(rejected)}); "
+            f"see {out / REJECTED}"
         )
     splits: dict[str, list[Shard]] = {}
     for task, record in zip(plan.tasks, records, strict=True):
         splits.setdefault(task.split, []).append(record.shard)
     blocks = settings.to_json()
+    inputs_sha256 = hash_inputs(plan, _digests(plan, records))
     manifest = Manifest(
         codec=settings.codec,
         audio={**blocks["audio"], "source": str(folder.root)},
@@ -261,10 +254,12 @@ def _finish(
     return manifest
 
 
-def _hash_inputs(plan: Plan, records: Sequence[ShardRecord], digests: AudioDigests) -> str:
-    """`hash_inputs`, with the digests of other ranks' files from their records."""
-    tasks = zip(plan.tasks, records, strict=True)
-    return hash_inputs(plan, [digests.of(task.files, record.inputs) for task, record in tasks])
+def _digests(plan: Plan, records: Iterable[ShardRecord]) -> list[list[str]]:
+    """Digests of each task's audio files, from the record of the task."""
+    return [
+        [record.inputs[file.display_path] for file in task.files]
+        for task, record in zip(plan.tasks, records, strict=True)
+    ]
 
 
 def _rejected(plan: Plan, records: Iterable[ShardRecord]) -> tuple[Rejection, ...]:
@@ -281,9 +276,8 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__, **installed}
 
 
-def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
-    """reason -> how many, most frequent first."""
-    return dict(Counter(rejection.reason for rejection in rejected).most_common())
+def _format_reasons(rejected: Iterable[Rejection]) -> str:
+    return format_counts(dict(Counter(rejection.reason for rejection in rejected).most_common()))
 
 
 def rejection_lines(rejected: Sequence[Rejection], rest: str = "") -> Iterator[str]:

@@ -1,19 +1,25 @@
-"""Settings of a shard set: all that decides its bytes apart from the audio, to and from the manifest's blocks.
+"""Settings of a shard set: all that decides its bytes apart from the audio, and the options they are made of.
 
-Knows nothing of options, devices or files.
+Loads no codec: its weights file is hashed, and torch is imported only to find a device.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.audio import LONGEST, RESAMPLER
+from pipeline.codec.spec import codec_spec
 from pipeline.notes.nsynth import NSYNTH_SECONDS
 from shards.errors import UserError
+from shards.manifest import Manifest
 from shards.note import Codec
 
 PRECISIONS = ("float32", "bfloat16")
 BACKEND = "torch"  # the only one there is; named in the blocks so that digests of older sets hold
+GPU_BATCH = 16  # notes in one call of the codec
+CPU_BATCH = 4  # as many share one reading of the LSTM's weights
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,81 @@ class Settings:
             **{name: audio[name] for name in ("duration", "min_peak", "precision", "batch")},
             **{name: plan[name] for name in ("notes_per_shard", "valid_fraction", "seed")},
         )
+
+
+def blocks_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """The blocks of a finished set, as `Settings.to_json` writes them."""
+    return {"codec": manifest.codec.to_json(), "audio": manifest.audio, "plan": manifest.plan}
+
+
+def check_backend(audio: Mapping[str, Any], file: Path) -> None:
+    """Refuse to encode as a set whose `audio` block names a backend that is no longer there."""
+    if (backend := audio.get("backend", BACKEND)) != BACKEND:
+        raise UserError(
+            f"{file}: was encoded by {backend}, which is no longer supported, and {BACKEND} gives other codes; decode "
+            "it or train on it as it is, or encode the folder under a new name"
+        )
+
+
+@dataclass(frozen=True)
+class EncodingOptions:
+    """The options that decide a set, and where on this machine its codec is found and runs."""
+
+    codec: str
+    bandwidth: float  # kbps
+    duration: str  # seconds, or "full"
+    weights: Path | None
+    device: str
+    min_peak: float
+    precision: str
+    notes_per_shard: int
+    valid_fraction: float
+    seed: int
+
+    def settings(self) -> Settings:
+        """Settings of a set, but for the batch, which depends on the device.
+
+        Raises:
+            UserError: a value that makes no sense.
+            CodecError: no such codec, or its weights cannot be read.
+        """
+        return Settings(
+            codec=codec_spec(self.codec, self.bandwidth, self.weights),
+            duration=_seconds(self.duration),
+            min_peak=self.min_peak,
+            precision=self.precision,
+            notes_per_shard=self.notes_per_shard,
+            valid_fraction=self.valid_fraction,
+            seed=self.seed,
+        )
+
+    def find_device(self) -> str:
+        """The device on which the codec runs. Raises UserError."""
+        if self.device == "cpu":
+            return self.device
+        from pipeline.codec.model import resolve_device  # imports torch
+
+        return str(resolve_device(self.device))
+
+
+def default_batch(settings: Settings, device: str) -> int:
+    """Notes in one call of the codec, for a new set."""
+    if settings.duration is None:
+        return 1  # lengths differ
+    return CPU_BATCH if device == "cpu" else GPU_BATCH
+
+
+def default_workers(device: str) -> int:
+    """A process a core; a GPU has one."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+
+
+def _seconds(duration: str) -> float | None:
+    if duration == "full":
+        return None
+    try:
+        return float(duration)
+    except ValueError as error:
+        raise UserError(f"duration {duration}: give seconds, such as 4.0, or `full`") from error

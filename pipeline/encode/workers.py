@@ -4,20 +4,21 @@ Results come in the order of the batches, however many workers there are. Knows 
 and does not import torch: only the workers do.
 """
 
-import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from queue import LifoQueue
+from typing import Protocol
 
-from pipeline.encode.plan import PlannedNote
+from pipeline.encode.plan import Batch
 from shards.errors import UserError
 from shards.note import Note
 from shards.record import Rejection
@@ -25,14 +26,7 @@ from shards.record import Rejection
 READ_SECONDS = 60.0  # for one file; a longer read is a hang
 TRIES = 2  # crashes of a worker after which the file is rejected
 AHEAD = 32  # batches a worker that may be done before the oldest one is: bounds memory
-
-
-@dataclass
-class Batch:
-    """The notes of one call of the codec."""
-
-    notes: tuple[PlannedNote, ...]
-    rejected: dict[int, Rejection] = field(default_factory=dict)  # index -> of notes whose file is not opened again
+START_OR_END = threading.Lock()  # multiprocessing starts and joins processes in one thread at a time
 
 
 @dataclass(frozen=True)
@@ -49,26 +43,6 @@ class BatchEncoder(Protocol):
     def encode(self, batch: Batch, on_read: Callable[[int | None], None]) -> BatchResult: ...
 
 
-@dataclass
-class _Job:
-    number: int
-    batch: Batch
-    crashes: dict[int, int] = field(default_factory=dict)  # index of a note -> workers that crashed reading it
-
-
-@dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    job: _Job | None = None
-    reading: int | None = None  # index in the batch of the file that is open now
-
-    def send(self, job: _Job) -> None:
-        self.job = job
-        with suppress(OSError):  # it has crashed; receiving from it finds that out
-            self.pipe.send(job.batch)
-
-
 @dataclass(frozen=True)
 class _Failure:
     """An exception in a worker."""
@@ -82,100 +56,119 @@ def encode_batches(
     batches: Iterable[Batch],
     workers: int,
     read_seconds: float = READ_SECONDS,
-) -> Generator[tuple[Batch, BatchResult], None, None]:
-    """Encode `batches` with so many processes; yields each with its result, in their order.
+) -> Generator[BatchResult, None, None]:
+    """Encode `batches` with so many processes; yields the result of each, in their order.
 
     `make_encoder` is pickled and called in each process.
 
     Raises:
         UserError: a worker was killed, or crashed while no file was open.
     """
-    # A plain fork would copy the locks of this process's threads. The fork server imports torch once, so that each new
-    # worker starts at once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.encode.encoder"])
-    jobs = map(_Job, itertools.count(), batches)
-    retries: deque[_Job] = deque()  # of workers that crashed
-    done: dict[int, tuple[Batch, BatchResult]] = {}
-    pool: list[_Worker] = []
-    sent = yielded = 0  # jobs
+    pool = [_Worker(make_encoder, read_seconds) for _ in range(workers)]
+    idle: LifoQueue[_Worker] = LifoQueue()  # a worker that has a process comes before one that must start it
+    for worker in reversed(pool):
+        idle.put(worker)
+
+    def encode(batch: Batch) -> BatchResult:
+        worker = idle.get()
+        try:
+            return worker.encode(batch)
+        finally:
+            idle.put(worker)
+
+    threads = ThreadPoolExecutor(workers)  # each waits for one process
+    results: deque[Future[BatchResult]] = deque()
     try:
-        while True:
-            idle = [worker for worker in pool if worker.job is None]
-            while idle or len(pool) < workers:
-                if retries:
-                    job = retries.popleft()
-                elif sent - yielded < AHEAD * workers and (new := next(jobs, None)) is not None:
-                    job = new
-                    sent += 1
-                else:
-                    break
-                if not idle:
-                    pool.append(_start_worker(context, make_encoder, read_seconds))
-                (idle.pop() if idle else pool[-1]).send(job)
-            busy = {worker.pipe: worker for worker in pool if worker.job is not None}
-            if not busy:
-                return
-            for pipe in wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]
-                assert worker.job is not None
-                try:
-                    message = worker.pipe.recv()
-                except (EOFError, OSError):
-                    pool.remove(worker)
-                    _handle_crash(worker, worker.job, read_seconds)
-                    retries.append(worker.job)
-                    continue
-                if isinstance(message, _Failure):
-                    raise UserError(message.text) if message.is_user_error else RuntimeError(message.text)
-                if isinstance(message, BatchResult):
-                    done[worker.job.number] = worker.job.batch, message
-                    worker.job = None
-                else:
-                    worker.reading = message
-            while yielded in done:
-                yield done.pop(yielded)
-                yielded += 1
+        for batch in batches:
+            results.append(threads.submit(encode, batch))
+            while results and (results[0].done() or len(results) >= AHEAD * workers):
+                yield results.popleft().result()
+        while results:
+            yield results.popleft().result()
     finally:
         for worker in pool:
-            worker.process.kill()  # safe: workers hold no state
-        for worker in pool:
-            worker.process.join()
-            worker.pipe.close()
+            worker.kill()
+        threads.shutdown(cancel_futures=True)
 
 
-def _start_worker(context: Any, make_encoder: Callable[[], BatchEncoder], read_seconds: float) -> _Worker:
-    parent_pipe, worker_pipe = context.Pipe()
-    process = context.Process(target=_serve, args=(worker_pipe, make_encoder, read_seconds), daemon=True)
-    process.start()
-    worker_pipe.close()  # so that the pipe ends when the worker does
-    return _Worker(process, parent_pipe)
+class _Worker:
+    """One process, started when it is first needed and again after each crash."""
 
+    def __init__(self, make_encoder: Callable[[], BatchEncoder], read_seconds: float) -> None:
+        self._make_encoder = make_encoder
+        self._read_seconds = read_seconds
+        self._process: BaseProcess | None = None
+        self._is_killed = False
 
-def _handle_crash(worker: _Worker, job: _Job, read_seconds: float) -> None:
-    """Count the crash for the file that the worker was reading; reject the file if it has crashed `TRIES` workers.
+    def encode(self, batch: Batch) -> BatchResult:
+        """Encode the batch in the process, and after a crash again in a new one.
 
-    Raises:
-        UserError: no file was open, or the system killed the worker.
-    """
-    worker.process.join()
-    worker.pipe.close()
-    code = worker.process.exitcode or 0
-    cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    if code == -signal.SIGKILL:
-        raise UserError(
-            f"a worker was killed ({cause}), most likely because memory ran out; run again with fewer --workers, "
-            "finished shards are kept"
-        )
-    index = worker.reading
-    if index is None:
-        names = ", ".join(note.file.display_path for note in job.batch.notes[:1])
-        raise UserError(f"a worker died ({cause}) while it encoded {names}; run again, finished shards are kept")
-    job.crashes[index] = job.crashes.get(index, 0) + 1
-    if job.crashes[index] == TRIES:
-        is_hang = code == -signal.SIGALRM
-        detail = f"not read within {read_seconds:g} s" if is_hang else f"crashes the decoder ({cause})"
-        job.batch.rejected[index] = Rejection(job.batch.notes[index].file.display_path, "damaged", detail)
+        Raises:
+            UserError: the encoder's own, or as in `_handle_crash`.
+        """
+        crashes: Counter[int] = Counter()  # index of a note -> processes that crashed reading it
+        while True:
+            if self._process is None:
+                self._start()
+            reading: int | None = None  # index in the batch of the file that is open now
+            try:
+                self._pipe.send(batch)
+                while not isinstance(message := self._pipe.recv(), BatchResult | _Failure):
+                    reading = message
+            except (EOFError, OSError):
+                self._handle_crash(batch, reading, crashes)
+                continue
+            if isinstance(message, _Failure):
+                raise UserError(message.text) if message.is_user_error else RuntimeError(message.text)
+            return message
+
+    def kill(self) -> None:
+        """End the process; safe at any moment, because it holds no state."""
+        with START_OR_END:
+            self._is_killed = True
+            if self._process is not None:
+                self._process.kill()
+                self._process.join()
+
+    def _start(self) -> None:
+        # A plain fork would copy the locks of this process's threads. The fork server imports torch once, so that each
+        # new worker starts at once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipeline.encode.encoder"])
+        with START_OR_END:
+            if self._is_killed:
+                raise CancelledError
+            self._pipe, pipe = context.Pipe()
+            arguments = (pipe, self._make_encoder, self._read_seconds)
+            self._process = context.Process(target=_serve, args=arguments, daemon=True)
+            self._process.start()
+            pipe.close()  # so that the pipe ends when the process does
+
+    def _handle_crash(self, batch: Batch, reading: int | None, crashes: Counter[int]) -> None:
+        """Count the crash for the file that the process was reading; reject the file at its last try.
+
+        Raises:
+            UserError: no file was open, or the system killed the process.
+        """
+        with START_OR_END:
+            assert self._process is not None
+            self._process.join()
+            code = self._process.exitcode or 0
+            self._process = None
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL:
+            raise UserError(
+                f"a worker was killed ({cause}), most likely because memory ran out; run again with fewer --workers, "
+                "finished shards are kept"
+            )
+        if reading is None:
+            first = batch.notes[0].file.display_path
+            raise UserError(f"a worker died ({cause}) while it encoded {first}; run again, finished shards are kept")
+        crashes[reading] += 1
+        if crashes[reading] == TRIES:
+            is_hang = code == -signal.SIGALRM
+            detail = f"not read within {self._read_seconds:g} s" if is_hang else f"crashes the decoder ({cause})"
+            batch.rejected[reading] = Rejection(batch.notes[reading].file.display_path, "damaged", detail)
 
 
 def _serve(pipe: Connection, make_encoder: Callable[[], BatchEncoder], read_seconds: float) -> None:

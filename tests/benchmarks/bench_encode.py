@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.codec.model import untrained_24khz
-from pipeline.encode.options import EncodingOptions, default_batch, default_workers
-from pipeline.encode.plan import Task, make_plan
+from pipeline.encode.plan import Batch, Task, make_plan
 from pipeline.encode.run import make_encoder
-from pipeline.encode.workers import Batch, BatchEncoder, encode_batches
+from pipeline.encode.settings import EncodingOptions, default_batch, default_workers
+from pipeline.encode.workers import BatchEncoder, encode_batches
 from pipeline.notes.folder import scan_folder
 from shards.note import Note
 
@@ -114,12 +114,12 @@ def encode(
     The clock starts when the first worker has encoded a note; that the others are not quite ready counts against us.
     """
     warm_up = [Batch((note,)) for note in task.notes[:workers]]
-    results = encode_batches(encoder, chain(warm_up, map(Batch, task.batches(size))), workers)
+    results = encode_batches(encoder, chain(warm_up, task.batches(size)), workers)
     next(results)
     started = time.perf_counter()
     tokens = {}
     memory = 0
-    for _, result in results:
+    for result in results:
         for note in result.notes:
             assert isinstance(note, Note)
             tokens[note.key] = note.tokens

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.audio import AudioError, load
-from pipeline.encode.plan import PlannedNote
-from pipeline.encode.workers import Batch, BatchResult, encode_batches
+from pipeline.encode.plan import Batch, PlannedNote
+from pipeline.encode.workers import BatchResult, encode_batches
 from pipeline.notes.folder import AudioFile
 from shards.note import Note
 from shards.record import Rejection
@@ -79,7 +79,7 @@ def read_mutants(folder: Path, suffix: str, count: int, seed: int) -> Counter[st
     batches = [Batch(tuple(notes[start : start + 25])) for start in range(0, count, 25)]
     return Counter(
         "accepted" if isinstance(outcome, Note) else outcome.reason
-        for _, result in encode_batches(partial(Reader, folder), batches, 2, READ_SECONDS)
+        for result in encode_batches(partial(Reader, folder), batches, 2, READ_SECONDS)
         for outcome in result.notes
     )
 

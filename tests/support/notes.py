@@ -11,8 +11,9 @@ import soundfile
 from pipeline.codec.model import EnCodec, load_codec
 from pipeline.encode.digests import hash_file
 from pipeline.encode.encoder import Encoder
-from pipeline.encode.options import EncodingOptions
-from pipeline.encode.workers import Batch, BatchResult
+from pipeline.encode.plan import Batch
+from pipeline.encode.settings import EncodingOptions
+from pipeline.encode.workers import BatchResult
 from pipeline.notes.nsynth import NSYNTH_RATE
 from shards.storage import is_remote
 
@@ -60,20 +61,18 @@ def options(**changes: Any) -> EncodingOptions:
 ENCODED: dict[Any, BatchResult] = {}  # the codec runs once for the same bytes and settings
 
 
-def encode_in_this_process(
-    make_encoder: partial[Any], batches: Iterable[Batch], workers: int
-) -> Iterator[tuple[Batch, BatchResult]]:
+def encode_in_this_process(make_encoder: partial[Any], batches: Iterable[Batch], workers: int) -> Iterator[BatchResult]:
     """Replace `pipeline.encode.workers.encode_batches` by one process whose codec is loaded once."""
     settings, _, _, root = make_encoder.args
     encoder = Encoder(_codec(), settings, root)
     for batch in batches:
         if is_remote(root):
-            yield batch, encoder.encode(batch)
+            yield encoder.encode(batch)
             continue
         content = (settings, *((note.file.path, hash_file(root / note.file.path)) for note in batch.notes))
         if content not in ENCODED:
             ENCODED[content] = encoder.encode(batch)
-        yield batch, ENCODED[content]
+        yield ENCODED[content]
 
 
 @cache

@@ -176,7 +176,7 @@ def other_geometry(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "fact"),
     [
-        (no_codec_block, r"b\.json: has no codec block"),
+        (no_codec_block, r"b\.json: its codec block is damaged"),
         (out_of_range, r"b\.npy: codes from 1024 to 1024"),
         (odd_length, r"b\.npy: 23 tokens are no multiple"),
         (of_floats, r"b\.npy: holds float64"),

@@ -12,9 +12,8 @@ import torch
 from pipeline.audio import load
 from pipeline.codec.model import EnCodec, load_codec
 from pipeline.encode.encoder import Encoder
-from pipeline.encode.plan import PlannedNote, make_plan
+from pipeline.encode.plan import Batch, PlannedNote, make_plan
 from pipeline.encode.settings import Settings
-from pipeline.encode.workers import Batch
 from pipeline.notes.folder import scan_folder
 from shards.note import Note, unflatten
 from shards.record import Rejection

@@ -17,8 +17,7 @@ from click.testing import CliRunner
 
 from pipeline.__main__ import main
 from pipeline.codec.spec import weights_file
-from pipeline.encode.lock import lock_set
-from pipeline.encode.ranks import Rank
+from pipeline.encode.ranks import Rank, lock_set
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from shards.errors import UserError
 from shards.manifest import read_manifest
@@ -163,7 +162,7 @@ def test_a_set_goes_on_with_the_batch_it_was_begun_with(
 ) -> None:
     encode(audio, out)
     whole = files_of(out)
-    monkeypatch.setattr("pipeline.encode.options.CPU_BATCH", 16)
+    monkeypatch.setattr("pipeline.encode.settings.CPU_BATCH", 16)
     assert encode(audio, out).tasks_run == 0
     for name in ("manifest.json", "train-00000.json"):
         (out / name).unlink()

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.encode.plan import PlannedNote
-from pipeline.encode.workers import Batch, BatchResult, encode_batches
+from pipeline.encode.plan import Batch, PlannedNote
+from pipeline.encode.workers import BatchResult, encode_batches
 from pipeline.notes.folder import AudioFile
 from shards.errors import UserError
 from shards.note import Note
@@ -62,7 +62,7 @@ def batches(*names: str, size: int = 1) -> list[Batch]:
 
 
 def run(todo: list[Batch], workers: int = 2, read_seconds: float = 20.0) -> list[str]:
-    results = [result for _, result in encode_batches(Actor, todo, workers, read_seconds)]
+    results = list(encode_batches(Actor, todo, workers, read_seconds))
     return [
         outcome.key if isinstance(outcome, Note) else f"{outcome.file}: {outcome.reason} ({outcome.detail})"
         for result in results
@@ -130,7 +130,7 @@ def test_what_a_library_writes_to_stderr_in_a_worker_is_not_seen(capfd: pytest.C
 
 def test_workers_are_gone_when_the_results_are_closed(tmp_path: Path) -> None:
     results = encode_batches(Actor, batches(*(f"note-{index}" for index in range(20))), 2)
-    _, result = next(results)
+    result = next(results)
     assert isinstance(result.notes[0], Note)
     results.close()
     assert not _children()
