@@ -74,7 +74,7 @@ class NoteFile:
             ShardError: not a plain KEY.npy + KEY.json pair of flat int16 codes and a JSON object.
         """
         start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
-        file = os.open(self.path, os.O_RDONLY)  # a file object would take half as long again as the read
+        file = os.open(self.path, os.O_RDONLY)  # per note; a file object costs more
         try:
             data = os.pread(file, stop - start, start)
         finally:
