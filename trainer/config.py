@@ -46,6 +46,7 @@ class ModelConfig:
     labels: Names = ()  # label names that condition the model; those that the set lacks are left out
 
     def __post_init__(self) -> None:
+        _check(self)
         if self.shared_vocabulary and self.position == "frame":
             raise ConfigError("model.position: a shared vocabulary goes with position=token")
         if self.shared_vocabulary and self.labels:
@@ -61,6 +62,9 @@ class DataConfig:
     window: Natural = 0  # tokens from a note's start; 0: the longest note of the set
     workers: Natural = 0  # loader processes a rank; 0: read in the training process, which takes it about 0.1 ms a note
     label_dropout: Share = 0.1  # probability that a label is hidden, so that one model samples with and without it
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class TrainConfig:
     keep: Positive = 2  # newest checkpoints that stay, beside the best
 
     def __post_init__(self) -> None:
+        _check(self)
         if sum(map(bool, (self.steps, self.epochs, self.minutes))) != 1:
             raise ConfigError(
                 f"train.steps = {self.steps}, train.epochs = {self.epochs}, train.minutes = {self.minutes:g}: "
@@ -202,3 +207,10 @@ def _convert(key: str, value: Any, strict: bool = True) -> Any:
     except msgspec.ValidationError:
         rule = TYPES[key].__metadata__[0].description
         raise ConfigError(f"{key} = {value!r}: must be {rule}") from None
+
+
+def _check(section: Any) -> None:
+    """Refuse a section with a value outside its type, whoever has made it."""
+    name = next(name for name, kind in SECTIONS.items() if isinstance(section, kind))
+    for item in fields(section):
+        _convert(f"{name}.{item.name}", getattr(section, item.name))

@@ -134,7 +134,7 @@ def _encode(
     undone = state.undone(plan, done)
     if not undone and state.manifest is not None:
         records = [done[task.shard_name] for task in plan.tasks]
-        if state.manifest.fingerprint == fingerprint(settings, hash_inputs(plan, _digests(plan, records))):
+        if state.manifest.fingerprint == fingerprint(settings, _hash_inputs(plan, records, digests)):
             return EncodeOutcome(request, state.manifest, _rejected(plan, records), folder.ignored, tasks_run=0)
 
     device = options.find_device()
@@ -161,7 +161,7 @@ def _encode(
         return EncodeOutcome(request, None, (), folder.ignored, len(todo), left, speed)
     records = [done[task.shard_name] for task in plan.tasks]
     rejected = _rejected(plan, records)
-    manifest = _finish(request, folder, settings, device, plan, records, rejected)
+    manifest = _finish(request, folder, settings, device, plan, _hash_inputs(plan, records, digests), records, rejected)
     return EncodeOutcome(request, manifest, rejected, folder.ignored, len(todo), speed=speed)
 
 
@@ -215,6 +215,7 @@ def _finish(
     settings: Settings,
     device: str,
     plan: Plan,
+    inputs_sha256: str,
     records: Sequence[ShardRecord],
     rejected: tuple[Rejection, ...],
 ) -> Manifest:
@@ -239,7 +240,6 @@ def _finish(
     for task, record in zip(plan.tasks, records, strict=True):
         splits.setdefault(task.split, []).append(record.shard)
     blocks = settings.to_json()
-    inputs_sha256 = hash_inputs(plan, _digests(plan, records))
     manifest = Manifest(
         codec=settings.codec,
         audio={**blocks["audio"], "source": str(folder.root)},
@@ -254,12 +254,10 @@ def _finish(
     return manifest
 
 
-def _digests(plan: Plan, records: Iterable[ShardRecord]) -> list[list[str]]:
-    """Digests of each task's audio files, from the record of the task."""
-    return [
-        [record.inputs[file.display_path] for file in task.files]
-        for task, record in zip(plan.tasks, records, strict=True)
-    ]
+def _hash_inputs(plan: Plan, records: Iterable[ShardRecord], digests: AudioDigests) -> str:
+    """`hash_inputs`, with the digests of other ranks' files from their records."""
+    tasks = zip(plan.tasks, records, strict=True)
+    return hash_inputs(plan, [digests.of(task.files, record.inputs) for task, record in tasks])
 
 
 def _rejected(plan: Plan, records: Iterable[ShardRecord]) -> tuple[Rejection, ...]:

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from pipeline.score.samples import SampleFolder
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.note import json_object
+from shards.note import json_object, to_dataclass
 
 FILE = "scores.json"
 VERSION = 1
@@ -90,10 +89,7 @@ def read_scores(samples: SampleFolder) -> Scores | None:
     cure = f"run `python -m pipeline score {samples.path}` again"
     if value.get("version") != VERSION:
         raise ShardError(f"{path}: version {value.get('version')!r}, but this program reads {VERSION}; {cure}")
-    try:
-        scores = msgspec.convert(value, Scores)
-    except msgspec.ValidationError as error:
-        raise ShardError(f"{path}: is damaged ({error}); {cure}") from error
+    scores = to_dataclass(Scores, value, f"{path}:", cure)
     if scores.fingerprint != samples.fingerprint():
         raise ShardError(f"{path}: is about other samples than those in the folder; {cure}")
     return scores

@@ -139,3 +139,14 @@ def test_a_shared_vocabulary_is_refused_with_a_position_a_frame() -> None:
 def test_a_run_needs_an_end() -> None:
     with pytest.raises(ConfigError, match="exactly one"):
         TrainConfig()
+
+
+def test_settings_are_checked_when_made_in_code_too() -> None:
+    for make in (
+        lambda: ModelConfig(width=0),
+        lambda: DataConfig(batch=-1),
+        lambda: TrainConfig(steps=1, lr=float("nan")),
+        lambda: TrainConfig(steps=1, schedule="linear"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigError, match="must be"):
+            make()

@@ -73,6 +73,19 @@ def test_where_the_audio_lies_decides_no_codes(audio: Path, tmp_path: Path) -> N
     assert read_manifest(tmp_path / "first").fingerprint == read_manifest(tmp_path / "other").fingerprint
 
 
+def test_files_whose_printed_names_are_alike_are_hashed_apart(tmp_path: Path) -> None:
+    hashes = set()
+    for number, pitches in enumerate([(50, 60), (50, 50), (60, 60)]):
+        audio = tmp_path / str(number)
+        for name, pitch in zip((os.fsdecode(b"caf\xe9.wav"), "caf\\xe9.wav"), pitches, strict=True):
+            write_note(audio / "notes-train" / "plain.wav", tone(pitch)).rename(audio / "notes-train" / name)
+        outcome = encode(audio, tmp_path / f"set{number}")
+        assert outcome.manifest is not None
+        hashes.add(outcome.manifest.plan["inputs_sha256"])
+        assert encode(audio, tmp_path / f"set{number}").tasks_run == 0
+    assert len(hashes) == 3
+
+
 def test_a_finished_set_is_returned_as_it_is(audio: Path, out: Path) -> None:
     encode(audio, out)
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
