@@ -1,20 +1,45 @@
 """Audio file -> samples at a codec's rate; samples -> WAV or FLAC file.
 
-Reads the formats of libsndfile (MP3, WAV, FLAC, OGG), mixes to mono, resamples, pads or trims. A damaged file raises an
-`AudioError` that says what is wrong with it; a file that crashes or hangs libsndfile is left to the caller.
-Knows nothing of codecs, names or shards.
+Reads the formats of libsndfile (MP3, WAV, FLAC, OGG) to their end, and with the package `av` those of FFmpeg, mixes to
+mono, resamples, pads or trims. A damaged file raises an `AudioError` that says what is wrong with it; a file that
+crashes or hangs a decoder is left to the caller. Knows nothing of codecs, names or shards.
 """
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pipeline.container import Contents, describe_content, find_contents
 from shards.errors import UserError
 from shards.files import atomic_write
 
 SUFFIXES = frozenset({".mp3", ".wav", ".flac", ".ogg"})  # in any case
+FFMPEG_SUFFIXES = frozenset(
+    {
+        *(
+            ".3gp",
+            ".aac",
+            ".ac3",
+            ".aif",
+            ".aifc",
+            ".aiff",
+            ".amr",
+            ".ape",
+            ".au",
+            ".caf",
+            ".m4a",
+            ".m4b",
+            ".mka",
+            ".mp2",
+        ),
+        *(".mp4", ".oga", ".opus", ".spx", ".tta", ".webm", ".wma", ".wv"),
+    }
+)
 RESAMPLER = "soxr HQ"
 
 MAX_CHANNELS = 2
@@ -23,6 +48,13 @@ MAX_PEAK = 10.0  # peak, where 1 is full scale; more is a damaged float file, or
 SHORTEST = 0.02  # seconds of sound in the file; anything less is no note
 LONGEST = 120.0  # seconds of a note that keeps its length: a codec's memory grows with it
 TAIL = 0.1  # seconds read beyond what is kept, so that resampling has no edge there
+BLOCK = 1 << 17  # samples decoded at a time
+
+INDEXED = frozenset({"aiff", "ape", "asf", "au", "caf", "matroska", "mov", "tta", "wv"})  # state their length
+CODEC_DELAY = 0.2  # seconds by which a length that FFmpeg states may differ from the samples of a whole file
+
+CANCELLED = 100.0  # 20 dB: channels that have so much more power than their mix cancel each other
+ONSET = 0.01  # a note begins where it reaches this share of its peak, or of full scale if that is less
 
 FULL_SCALE = 1.0  # peak of samples that fit into a file
 PCM_PEAK = 32_767  # of 16-bit samples
@@ -38,23 +70,31 @@ class AudioError(UserError):
         self.detail = detail
 
 
-def load(path: Path, sample_rate: int, duration: float | None = None) -> np.ndarray:
+def load(path: Path, sample_rate: int, duration: float | None = None, trim: bool = False) -> np.ndarray:
     """Read one file as mono: (sample,) float32 at `sample_rate`.
 
-    With a `duration` in seconds the result is cut or padded with zeros to it; without, it has the file's length.
+    With a `duration` in seconds the result is cut or padded with zeros to it, and no more of the file is read and
+    judged; without, it has the file's length. `trim`: leave out the silence before the note begins.
 
     Raises:
-        AudioError: not audio, too many channels, damaged, no or hardly any samples, NaN or absurd ones, or
-            too many to keep.
+        AudioError: not audio, too many channels or channels that cancel, damaged, no or hardly any samples, NaN or
+            absurd ones, too many to keep, or a note that begins after the duration.
     """
-    samples, rate = load_at_file_rate(path) if duration is None else _read(path, duration + TAIL)
-    samples = resample(samples, rate, sample_rate)
-    return samples if duration is None else fit(samples, round(duration * sample_rate))
+    if duration is None:
+        return resample(*load_at_file_rate(path, trim), sample_rate)
+    samples, rate = _read(path, duration + TAIL, _find_onset(path)[0] if trim else 0)
+    window = samples[: math.ceil(duration * rate)]
+    if not trim and len(window) < len(samples) and _peak(window) < ONSET * FULL_SCALE:
+        onset, level = _find_onset(path)
+        if _peak(window) < level:
+            detail = f"at {onset / rate:.2f} s of which the first {duration:g} s are kept; cut its start, or use --trim"
+            raise AudioError(path, "begins late", detail)
+    return fit(resample(samples, rate, sample_rate), round(duration * sample_rate))
 
 
-def load_at_file_rate(path: Path) -> tuple[np.ndarray, int]:
+def load_at_file_rate(path: Path, trim: bool = False) -> tuple[np.ndarray, int]:
     """Read one whole file as mono: (sample,) float32, and the file's own rate in Hz. Raises AudioError."""
-    samples, rate = _read(path, LONGEST)
+    samples, rate = _read(path, LONGEST, _find_onset(path)[0] if trim else 0)
     if len(samples) > LONGEST * rate:
         raise AudioError(path, "too long", f"more than {LONGEST:g} s; cut it, or give a duration in seconds")
     return samples, rate
@@ -72,40 +112,167 @@ def fit(samples: np.ndarray, length: int) -> np.ndarray:
     return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
-def _read(path: Path, seconds: float) -> tuple[np.ndarray, int]:
-    """Read up to `seconds` and one sample more of a file: (sample,) float32, and the file's own rate."""
-    import soundfile
-
-    try:
-        file = soundfile.SoundFile(os.fsencode(path))  # bytes, because a name need not be UTF-8
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise AudioError(path, "not audio", _reason(error)) from error
-    with file:
-        rate, channels = file.samplerate, file.channels
-        if channels > MAX_CHANNELS:
-            raise AudioError(path, "too many channels", f"{channels}, at most {MAX_CHANNELS}")
-        if not RATES[0] <= rate <= RATES[1]:
-            raise AudioError(path, "not audio", f"its header says {rate} Hz")
-        # a buffer of our own size, because the length in a header is a guess (MP3) or wrong (damage)
-        frames = np.empty((math.ceil(seconds * rate) + 1, channels), np.float32)  # (sample, channel)
-        try:
-            frames = file.read(out=frames)
-        except soundfile.SoundFileError as error:
-            raise AudioError(path, "damaged", _reason(error)) from error
+def _read(path: Path, seconds: float, start: int) -> tuple[np.ndarray, int]:
+    """Read up to `seconds` and one sample more from sample `start` on: (sample,) float32, and the file's own rate."""
+    with _open(path) as (rate, blocks):
+        stop = start + math.ceil(seconds * rate) + 1
+        read, count = [np.zeros((0, 1), np.float32)], 0
+        for block in blocks:
+            read.append(block[max(0, start - count) : stop - count])
+            count += len(block)
+            if count >= stop:
+                break
+    frames = np.concatenate(read[1:] or read)  # (sample, channel)
     if not len(frames):
         raise AudioError(path, "decodes to nothing", "no samples")
     if len(frames) < SHORTEST * rate:
         raise AudioError(path, "too short", f"{len(frames) / rate * 1000:.2g} ms, at least {SHORTEST * 1000:g}")
     if not np.isfinite(frames).all():
         raise AudioError(path, "non-finite samples", f"{int((~np.isfinite(frames)).sum())} are NaN or infinite")
-    peak = float(np.abs(frames).max())
-    if peak > MAX_PEAK:
+    if (peak := _peak(frames)) > MAX_PEAK:
         raise AudioError(path, "too loud", f"its peak is {peak:.3g} times full scale")
-    return frames.mean(axis=1), rate
+    mono = frames.mean(axis=1)
+    power, mix_power = float(np.square(frames).mean()), float(np.square(mono).mean())
+    if power > 0 and power >= CANCELLED * mix_power:
+        decibels = 10 * math.log10(power / mix_power) if mix_power else math.inf
+        raise AudioError(path, "channels cancel", f"their mix is {decibels:.0f} dB below them; swap one channel's sign")
+    return mono, rate
+
+
+def _find_onset(path: Path) -> tuple[int, float]:
+    """The sample at which the note begins, and the level that it reaches there. Reads the whole file."""
+    first, peaks = 0, [(0, 0.0)]  # running maxima: (sample, peak)
+    with _open(path) as (_, blocks):
+        for block in blocks:
+            maxima = np.fmax.accumulate(np.abs(block.mean(axis=1)))
+            steps = np.flatnonzero(np.diff(maxima, prepend=np.float32(peaks[-1][1])) > 0)
+            peaks += [(first + int(index), float(maxima[index])) for index in steps if maxima[index] > peaks[-1][1]]
+            first += len(block)
+    level = ONSET * min(FULL_SCALE, peaks[-1][1])
+    return next(sample for sample, peak in peaks if peak >= level), level
+
+
+def _peak(samples: np.ndarray) -> float:
+    return float(np.abs(samples).max(initial=0.0))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """The file's rate in Hz, and its samples in blocks: (sample, channel) float32.
+
+    An end that is missing raises behind the last block, so who stops earlier does not hear of it.
+    """
+    if path.suffix.lower() in FFMPEG_SUFFIXES:
+        with _open_by_ffmpeg(path) as opened:
+            yield opened
+        return
+    import soundfile
+
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(soundfile.SoundFile(os.fsencode(path)))  # bytes: a name need not be UTF-8
+            if file.format == "MP3" and (description := describe_content(path)):
+                raise AudioError(path, "not audio", description)  # the decoder finds MP3 frames in anything
+            _check_form(path, file.samplerate, file.channels)
+            contents = find_contents(path, file.format, file.frames)
+            parts = [stack.enter_context(part) for part in contents.parts]
+            files = [stack.enter_context(soundfile.SoundFile(part)) for part in parts] or [file]
+        except (soundfile.SoundFileError, OSError, TypeError) as error:
+            raise _unopened(path, error) from error
+        if {(part.samplerate, part.channels) for part in files} != {(file.samplerate, file.channels)}:
+            raise AudioError(path, "damaged", "its streams differ in rate or channels")
+        yield file.samplerate, _decode(path, files, contents)
+
+
+def _decode(path: Path, files: list[Any], contents: Contents) -> Iterator[np.ndarray]:
+    import soundfile
+
+    count = -contents.skip  # samples
+    error = None
+    for file in files:
+        file.seekable = lambda: False  # else soundfile seeks behind each read, which a patched FLAC cannot at its end
+        size = BLOCK
+        while size == BLOCK and error is None:
+            block = np.full((BLOCK, file.channels), np.nan, np.float32)
+            try:
+                size = len(file.read(out=block))
+            except soundfile.SoundFileError as caught:
+                error = _reason(caught)
+                size = int((~np.isnan(block[:, 0])).sum())  # the block is filled up to the error
+            yield block[max(0, -count) : size]
+            count += size
+    _check_end(path, count, contents.stated, contents.fault or (error if contents.stated is None else None))
+
+
+@contextmanager
+def _open_by_ffmpeg(path: Path) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(f"{path}: is read by FFmpeg; pip install '.[audio]'") from error
+    with ExitStack() as stack:
+        try:
+            container = stack.enter_context(av.open(stack.enter_context(path.open("rb"))))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise AudioError(path, "damaged", _reason(error)) from error
+        if not container.streams.audio:
+            raise AudioError(path, "not audio", "there is no sound in it")
+        stream = container.streams.audio[0]
+        _check_form(path, stream.rate or 0, stream.channels)
+        yield stream.rate, _decode_by_ffmpeg(path, container, stream)
+
+
+def _decode_by_ffmpeg(path: Path, container: Any, stream: Any) -> Iterator[np.ndarray]:
+    import av
+
+    count, fault = 0, None
+    resampler = av.AudioResampler("flt", stream.layout, stream.rate)  # another format, the same rate
+    try:
+        for frame in container.decode(stream):
+            for converted in resampler.resample(frame):
+                block = converted.to_ndarray().reshape(-1, stream.channels)
+                yield block
+                count += len(block)
+    except (av.FFmpegError, ValueError) as caught:
+        fault = _reason(caught)
+    stated = None
+    formats = set(container.format.name.split(","))
+    if "ogg" in formats:
+        fault = find_contents(path, "OGG", count).fault
+    if INDEXED & formats and container.duration:
+        seconds = container.duration / av.time_base
+        stated, fault = round(seconds * stream.rate), None
+        if count / stream.rate > seconds - CODEC_DELAY:
+            return
+    _check_end(path, count, stated, fault)
+
+
+def _check_end(path: Path, count: int, stated: int | None, fault: str | None) -> None:
+    """Raise AudioError if a file of `count` samples, whose header states another number, has lost its end."""
+    if fault is not None:
+        raise AudioError(path, "damaged", fault)
+    if stated is not None and count < stated:
+        raise AudioError(path, "damaged", f"{count} of {stated} samples")
+
+
+def _check_form(path: Path, rate: int, channels: int) -> None:
+    if channels > MAX_CHANNELS:
+        raise AudioError(path, "too many channels", f"{channels}, at most {MAX_CHANNELS}")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(path, "not audio", f"its header says {rate} Hz")
+
+
+def _unopened(path: Path, error: Exception) -> AudioError:
+    try:
+        return AudioError(path, "not audio", describe_content(path) or _reason(error))
+    except OSError as unreadable:
+        return AudioError(path, "unreadable", unreadable.strerror or str(unreadable))
 
 
 def _reason(error: Exception) -> str:
-    text = getattr(error, "error_string", str(error))  # libsndfile's own words, without the path
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)  # without the path
+    if "File does not exist" in text or "not recognised" in text:  # the first is what libsndfile says of MP3s
+        return "it is of no kind that is known"
     return text.strip().rstrip(".") or type(error).__name__
 
 

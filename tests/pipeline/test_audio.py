@@ -57,6 +57,64 @@ def test_stereo_is_mixed_by_the_mean(tmp_path: Path) -> None:
     assert np.allclose(load(path, CODEC_RATE), (left + right) / 2, atol=1e-7)
 
 
+def both(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two channels: (sample, channel)."""
+    return np.stack([left, right], axis=1)
+
+
+@pytest.mark.parametrize("right", [-tone(), -0.9 * tone(), -tone() + 0.01 * tone(61)])
+def test_channels_that_cancel_are_refused_by_name(tmp_path: Path, right: np.ndarray) -> None:
+    path = write_note(tmp_path / "a.wav", both(tone(), right), subtype="FLOAT")
+    with pytest.raises(AudioError) as caught:
+        load(path, RATE, 4.0)
+    assert caught.value.reason == "channels cancel"
+
+
+@pytest.mark.parametrize("right", [tone(), 0 * tone(), -0.5 * tone(), tone(61), -0.8 * tone()])
+def test_channels_that_hardly_cancel_are_mixed(tmp_path: Path, right: np.ndarray) -> None:
+    path = write_note(tmp_path / "a.wav", both(tone(), right), subtype="FLOAT")
+    assert np.allclose(load(path, RATE), (tone() + right) / 2, atol=1e-7)
+
+
+def late_note(path: Path, silence: float, floor: float = 0.0, peak: float = 0.5) -> Path:
+    """A note behind seconds of silence, or of noise."""
+    noise = np.random.default_rng(0).uniform(-floor, floor, round(silence * RATE))
+    return write_note(path, np.concatenate([noise, tone(peak=peak)]), subtype="FLOAT")
+
+
+@pytest.mark.parametrize("floor", [0.0, 2e-4, 4e-3])
+def test_a_note_that_begins_after_the_duration_is_refused_with_the_second_at_which_it_begins(
+    tmp_path: Path, floor: float
+) -> None:
+    with pytest.raises(AudioError) as caught:
+        load(late_note(tmp_path / "a.wav", 5.0, floor), CODEC_RATE, 4.0)
+    assert caught.value.reason == "begins late"
+    assert caught.value.detail.startswith("at 5.00 s")
+
+
+@pytest.mark.parametrize(
+    ("silence", "floor", "peak"),
+    [(0.9, 0.0, 0.5), (5.0, 0.02, 0.5), (5.0, 6e-3, 0.5), (5.0, 1e-5, 5e-4), (5.0, 0.0, 0.0)],
+)
+def test_a_quiet_beginning_is_not_a_late_one(tmp_path: Path, silence: float, floor: float, peak: float) -> None:
+    path = late_note(tmp_path / "a.wav", silence, floor, peak)
+    assert np.array_equal(load(path, RATE, 1.0), soundfile.read(path, dtype="float32")[0][:RATE])
+
+
+@pytest.mark.parametrize("duration", [1.0, None])
+@pytest.mark.parametrize("silence", [0.0, 0.3, 5.0, 130.0])
+def test_trimming_leaves_the_note_and_what_follows(tmp_path: Path, silence: float, duration: float | None) -> None:
+    path = late_note(tmp_path / "a.wav", silence, 1e-4)
+    onset = np.flatnonzero(np.abs(tone()) >= 0.005)[0]
+    trimmed = load(path, RATE, duration, trim=True)
+    assert np.array_equal(trimmed[: len(tone()) - onset], tone()[onset:])
+
+
+def test_trimming_leaves_silence_alone(tmp_path: Path) -> None:
+    path = write_note(tmp_path / "a.wav", np.zeros(RATE))
+    assert len(load(path, RATE, trim=True)) == RATE
+
+
 @pytest.mark.parametrize(
     ("samples", "how", "reason"),
     [
