@@ -9,11 +9,12 @@ from pipeline.encode.cli import encode, plan, verify
 from pipeline.notes.cli import demo_notes, download
 from pipeline.page.cli import listen, page
 from pipeline.score.cli import score
+from shards.program import Program
 
 COMMANDS = (demo_notes, download, encode, plan, verify, decode, score, page, listen, train_codec_command, score_codec)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def main() -> None:
     """Encode a folder of notes to a shard set of EnCodec tokens; decode, score and show sampled tokens."""
 

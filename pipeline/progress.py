@@ -1,12 +1,9 @@
 """Progress of a run: the interface, and bars on stderr with notes/s and the speed in multiples of real time."""
 
-import sys
 import time
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from tqdm import tqdm
-
-INTERVAL = 0.1, 15.0  # seconds between updates of the bar: a terminal, a log file
+from shards.console import is_terminal, progress_bar
 
 
 class Progress(Protocol):
@@ -24,13 +21,12 @@ class NoteBar:
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
-        self._bar: tqdm | None = None
+        self._bar: Any = None
         self._audio = 0.0  # seconds
         self._began = 0.0
 
     def start(self, total: int, done: int) -> None:
-        options = {"unit": " notes", "leave": False, "smoothing": 0.05, "mininterval": _interval()}
-        self._bar = tqdm(desc=self._verb, total=total, initial=done, **options)
+        self._bar = progress_bar(desc=self._verb, total=total, initial=done, unit=" notes", leave=False, smoothing=0.05)
         self._began = time.monotonic()
 
     def step(self, notes: int, seconds: float) -> None:
@@ -52,15 +48,12 @@ class StageBar:
     """A bar for work in named stages whose number is unknown: shows the stage and the time it takes."""
 
     def __enter__(self) -> Self:
-        self._bar = tqdm(leave=False, bar_format="{desc} {elapsed}", mininterval=_interval())
+        self._bar = progress_bar(leave=False, bar_format="{desc} {elapsed}")
         return self
 
     def start(self, stage: str) -> None:
-        self._bar.set_description_str(stage)
+        self._bar.set_description_str(stage, refresh=is_terminal())
+        self._bar.update(0)  # in a log file, if it is time
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-
-
-def _interval() -> float:
-    return INTERVAL[not sys.stderr.isatty()]

@@ -1,17 +1,18 @@
 """`python -m shards`: the commands inspect and verify. Parses options, calls one function, prints its lines."""
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
+from shards.console import echo, echo_json
+from shards.program import Program
 from shards.storage import parse_path
 
 SET = click.argument("folder", metavar="SET", type=parse_path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def main() -> None:
     """Shard sets: folders of notes as EnCodec tokens, written once by `python -m pipeline encode`."""
 
@@ -33,10 +34,10 @@ def inspect(folder: Path, as_json: bool, plot: Path | None) -> None:
     if plot is not None:
         plot_usage(summary, plot)
     if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False))
+        echo_json(summary)
         return
     for line in [f"Drew {plot}."] * (plot is not None) + summary_lines(folder, summary):
-        click.echo(line)
+        echo(line)
 
 
 @main.command()
@@ -56,12 +57,12 @@ def verify(folder: Path) -> None:
     faults = 0
     for fault in find_faults(folder):
         faults += 1
-        click.echo(fault, err=True)
+        echo(fault, err=True)
     if faults:
-        click.echo(f"{folder}: {faults} fault{'s' * (faults > 1)} found.", err=True)
+        echo(f"{folder}: {faults} fault{'s' * (faults > 1)} found.", err=True)
         sys.exit(1)
     manifest = read_manifest(folder)
-    click.echo(
+    echo(
         f"{folder}: whole. {len(list(manifest.shards))} shards, {manifest.ledger.encoded} notes, every byte as written."
     )
 

@@ -3,7 +3,15 @@
 click prints them as `Error: ...` and exits with 2, so no command needs a handler of its own.
 """
 
+import errno
+import os
+from typing import IO, Any
+
 import click
+
+from shards.console import STDOUT, echo
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of a network
 
 
 class UserError(click.ClickException):
@@ -11,6 +19,16 @@ class UserError(click.ClickException):
 
     exit_code = 2
 
+    def show(self, file: IO[Any] | None = None) -> None:
+        echo(f"Error: {self.message}", err=True)
+
 
 class ShardError(UserError):
     """A shard set or a token file that is missing, unfinished, damaged, or not of the format it claims."""
+
+
+def system_error(error: OSError, cure: str = "make room, or name another folder") -> UserError:
+    """An error of the system as one line: the file if it is known, the fact, and for a full disk the cure."""
+    file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    is_cured = error.errno in (*NO_ROOM, errno.EACCES, errno.EPERM) and error.filename != STDOUT
+    return UserError(f"{file}{error.strerror or error}" + (f"; {cure}" if is_cured else ""))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from shards.console import quote
 from shards.curve import save_figure
 from shards.manifest import REJECTED, Manifest, read_manifest
 from shards.note import json_object, unflatten
@@ -111,7 +112,8 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
         f"  ledger    {ledger['inputs']} inputs = {ledger['encoded']} encoded + {ledger['rejected']} rejected"
         + (f" ({rejected})" if rejected else "")
     )
-    return [*lines, f"Next: python -m trainer train --shards {folder} --run runs/{folder.absolute().name}"]
+    run = Path("runs", folder.absolute().name)
+    return [*lines, f"Next: python -m trainer train --shards {quote(folder)} --run {quote(run)}"]
 
 
 def plot_usage(summary: dict[str, Any], path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from shards.console import echo
 from shards.device import DEVICE_HELP
+from shards.program import Program
 from shards.storage import parse_path
 
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help=DEVICE_HELP)
@@ -17,7 +19,7 @@ RUN = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 def main() -> None:
     """Train small autoregressive models on shard sets, and sample them."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -130,12 +132,12 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
     from shards.curve import plot_runs
 
     plot_runs(runs, out)
-    click.echo(f"Drew {out}.")
+    echo(f"Drew {out}.")
 
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        click.echo(line)
+        echo(line)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from shards.console import quote
 from shards.files import PART, atomic_write
 from trainer.errors import TrainError
 
@@ -87,7 +88,9 @@ def find_checkpoint(run: Path, step: int | None) -> Path:
     """
     steps = saved_steps(run)
     if not steps:
-        raise TrainError(f"{run}: has no checkpoint yet; `python -m trainer train --run {run}` makes them")
+        raise TrainError(
+            f"{run}: has no checkpoint yet; `python -m trainer train --shards SET --run {quote(run)}` makes them"
+        )
     if step is not None and step not in steps:
         raise TrainError(f"{run}: has no checkpoint of step {step}, only of {', '.join(map(str, steps))}")
     return checkpoint_path(run, steps[-1] if step is None else step)

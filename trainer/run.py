@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from shards.console import quote
 from shards.files import write_json
 from shards.manifest import Manifest
 from shards.note import Codec, json_object
@@ -59,7 +60,7 @@ def read_run(run: Path) -> RunInfo:
     """
     path = run / RUN_FILE
     if not path.is_file():
-        raise TrainError(f"{run}: no such run; `python -m trainer train --run {run}` makes one")
+        raise TrainError(f"{run}: no such run; `python -m trainer train --shards SET --run {quote(run)}` makes one")
     value = json_object(path.read_bytes(), str(path))
     try:
         return msgspec.convert({**value, "config": Config.from_json(value["config"])}, RunInfo)
@@ -80,7 +81,7 @@ def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks) -> RunI
         log.warning("%s: its notes have no label %s, so the model learns without it.", folder, name)
     if not sum(notes.counts):
         raise TrainError(
-            f"{folder}: has no train split to learn from; `python -m shards inspect {folder}` shows what it has"
+            f"{folder}: has no train split to learn from; `python -m shards inspect {quote(folder)}` shows what it has"
         )
     order = Order(notes.counts, config.train.seed, config.data.batch)
     steps = config.train.steps or config.train.epochs * order.steps_per_epoch  # 0: as many as fit in the minutes

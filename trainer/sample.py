@@ -3,14 +3,13 @@
 Knows no codec and no audio.
 """
 
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from shards.console import progress_bar, quote
 from shards.note import Note, write_token_file
 from shards.sample_info import TOKENS, SampleInfo
 from trainer.checkpoint import find_checkpoint, read_checkpoint
@@ -50,11 +49,14 @@ class Outcome:
     memory: int  # bytes, the most that the process has used
 
     def lines(self) -> list[str]:
-        decode = f"decode {self.out} --out {self.out}"
+        out, folder = quote(self.out), quote(self.out.parent)
+        is_listened_to = self.out.name == TOKENS
+        hint = f"`listen`, `score` and `page` read samples from a folder {TOKENS}: --out {quote(self.out / TOKENS)}."
         return [
             f"Sampled {len(self.files)} notes from step {self.step} of {self.run} into {self.out} "
             f"({self.log_likelihood:.3f} nats a token, {self.memory / 1e6:,.0f} MB of memory).",
-            f"Next: python -m pipeline {f'listen {self.out.parent}' if self.out.name == TOKENS else decode}",
+            *([] if is_listened_to else [hint]),
+            f"Next: python -m pipeline {f'listen {folder}' if is_listened_to else f'decode {out} --out {out}'}",
         ]
 
 
@@ -87,8 +89,8 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
         prompt_tokens=prompt_length or None,
     )
     files, likelihood_sum = [], 0.0
-    bar_style = {"unit": "token", "unit_scale": True, "file": sys.stderr, "leave": False}
-    with tqdm(total=count * (info.window - prompt_length), **bar_style) as bar:
+    total = count * (info.window - prompt_length)
+    with progress_bar(total=total, unit="token", unit_scale=True, leave=False) as bar:
         for first in range(0, count, BATCH):
             indices = range(first, min(first + BATCH, count))
             label_ids = [info.vocabulary.label_ids(labels[index]) for index in indices]

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
+from shards.console import echo_above_bar, progress_bar, quote
 from shards.manifest import read_manifest
+from shards.sample_info import TOKENS
 from trainer.checkpoint import Checkpoint, checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
@@ -38,7 +39,6 @@ from trainer.vocabulary import Vocabulary
 TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
 EVALUATIONS = 5  # of a run whose settings do not say how often
 NAMED_NOTES = 8  # notes of a batch that an error names
-BAR_INTERVAL = 0.5, 15.0  # seconds between updates of the progress bar: a terminal, a log file
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ class Outcome:
                 f"Stopped at step {self.step} of {self.steps}, saved in {self.checkpoint}.",
                 "Next: the same command goes on from there.",
             ]
+        out = Path("samples", self.run.absolute().name, TOKENS)
         best = f"; the best, {self.best['loss']:.4f}, at step {self.best['step']}" if self.best else ""
         loss = f" Valid loss {self.valid['loss']:.4f} a token{best}." if self.valid else ""
         return [
             f"Trained {self.run} for {self.step} steps.{loss} Weights: {self.checkpoint}",
-            f"Next: python -m trainer sample --run {self.run} --out samples/{self.run.name}/tokens --count 16",
+            f"Next: python -m trainer sample --run {quote(self.run)} --out {quote(out)} --count 16",
         ]
 
 
@@ -121,13 +122,8 @@ class Training:
             return self._outcome()
         settings = self.config.to_json()
         metrics = MetricsWriter(self.run, self.step, settings, wandb_project) if self.ranks.is_main else None
-        bar = tqdm(
-            total=self._steps,
-            initial=self.step,
-            unit="step",
-            mininterval=BAR_INTERVAL[not sys.stderr.isatty()],
-            disable=not self.ranks.is_main,
-            leave=False,
+        bar = progress_bar(
+            total=self._steps, initial=self.step, unit="step", disable=not self.ranks.is_main, leave=False
         )
         try:
             with catch_signals() as signals:
@@ -145,7 +141,7 @@ class Training:
     def _has_steps_left(self) -> bool:
         return self._steps is None or self.step < self._steps
 
-    def _loop(self, signals: list[int], metrics: MetricsWriter | None, bar: tqdm) -> Outcome:
+    def _loop(self, signals: list[int], metrics: MetricsWriter | None, bar: Any) -> Outcome:
         checkpoint_every = self.config.train.checkpoint_every
         batches = train_batches(self._stream(), self.config.data.workers)
         estimator = StepEstimator(self.config.train.minutes, self.step, self.seconds)
@@ -263,11 +259,10 @@ class Training:
         if metrics is not None:
             metrics.write("valid", self.step, self.valid | {"seconds": self.seconds})
             metrics.flush()
-            tqdm.write(
+            echo_above_bar(
                 f"step {self.step}: valid loss {loss:.4f} a token ({self.valid['loss_first_125_frames']:.4f} over the "
                 f"first {TUTORIAL_FRAMES} frames), {self.valid['bits_per_second']:,.0f} bits/s"
-                + (", the best so far" if is_best else ""),
-                file=sys.stderr,
+                + (", the best so far" if is_best else "")
             )
 
     def _bar_text(self, values: dict[str, float]) -> str:

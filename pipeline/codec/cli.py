@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.options import WEIGHTS
+from shards.console import echo, echo_json
 
 
 @click.command("score-codec")
@@ -24,12 +25,13 @@ def score_codec(audio: Path, codec: str, weights: Path | None, count: int | None
       python -m pipeline score-codec demo-notes/nsynth-guitar-valid
       python -m pipeline score-codec demo-notes/nsynth-guitar-valid --weights runs/codec/codec.safetensors
     """
-    import json
-
     from pipeline.codec.evaluate import score_folder
     from pipeline.progress import NoteBar
 
     with NoteBar("score") as bar:
         score = score_folder(audio, codec, weights, count, bar)
-    for line in [json.dumps(score.to_json())] if as_json else score.lines():
-        click.echo(line)
+    if as_json:
+        echo_json(score.to_json())
+        return
+    for line in score.lines():
+        echo(line)

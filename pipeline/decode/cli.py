@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.options import DEVICE, WEIGHTS
+from shards.console import echo
 
 
 @click.command()
@@ -34,4 +35,4 @@ def decode(folder: Path, out: Path, form: str, ecdc: bool, weights: Path | None,
     with NoteBar("decode") as bar:
         decoded = decode_folder(folder, out, bar, weights, device, form, ecdc)
     for line in decoded.lines():
-        click.echo(line)
+        echo(line)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pipeline.notes.nsynth import NSYNTH_SECONDS
 from pipeline.options import DEVICE, WEIGHTS
+from shards.console import echo, quote
 from shards.errors import UserError
 from shards.storage import parse_path
 
@@ -119,7 +121,7 @@ def encode(
     with NoteBar("encode") as bar:
         outcome = _encode_on(engine, request, ranks or 1, sbatch, bar)
     for line in outcome.lines():
-        click.echo(line)
+        echo(line)
 
 
 def _encode_on(
@@ -166,7 +168,15 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
     from pipeline.encode.settings import EncodingOptions
 
     for line in estimate_set(audio, EncodingOptions(**options), workers).lines():
-        click.echo(line)
+        echo(line)
+    given = click.get_current_context().get_parameter_source
+    words = [
+        f"--{name.replace('_', '-')} {quote(str(value))}"
+        for name, value in {**options, "workers": workers}.items()
+        if given(name) is ParameterSource.COMMANDLINE
+    ]
+    out = Path("shards", audio.absolute().name)
+    echo(" ".join([f"Next: python -m pipeline encode {quote(audio)} --out {quote(out)}", *words]))
 
 
 @click.command()
@@ -191,6 +201,6 @@ def verify(folder: Path, count: int, audio: Path | None, seed: int, weights: Pat
     with NoteBar("verify") as bar:
         outcome = verify_set(folder, count, audio, weights, device, seed, bar)
     for line in outcome.lines():
-        click.echo(line, err=bool(outcome.faults))
+        echo(line, err=bool(outcome.faults))
     if outcome.faults:
         sys.exit(1)

@@ -42,7 +42,7 @@ class Estimate:
         return self.hours * 60 / self.speed / self.workers if self.measured else 0.0
 
     def lines(self) -> Iterator[str]:
-        """Report to print; the last line says the next command."""
+        """Report to print."""
         codec = self.settings.codec
         yield (
             f"{self.audio}: {self.notes.total()} notes, {self.hours:.2f} hours of sound, for {codec.name} at "
@@ -58,10 +58,7 @@ class Estimate:
             f"  time      about {self.minutes:.1f} minutes with {self.workers} workers "
             f"({self.speed:.0f}x real time each, measured on {self.measured} notes)"
         )
-        yield (
-            f"Nothing was written. Next: python -m pipeline encode {self.audio} --out shards/NAME, with the same "
-            "options."
-        )
+        yield "Nothing was written."
 
 
 def estimate_set(audio: Path, options: EncodingOptions, workers: int | None = None) -> Estimate:

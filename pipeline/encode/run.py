@@ -24,6 +24,7 @@ from pipeline.encode.state import match_records, plan_for, read_set_state, setti
 from pipeline.encode.workers import BatchEncoder, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.progress import Progress
+from shards.console import quote
 from shards.errors import UserError
 from shards.files import atomic_write
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
@@ -96,7 +97,8 @@ class EncodeOutcome:
                 f"{request.max_rejected:.1%}; the set is finished and usable: mend the files and encode into a new "
                 "name, or allow it with --max-rejected"
             )
-        yield f"Next: python -m trainer train --shards {out} --run runs/{out.absolute().name} --preset small"
+        run = Path("runs", out.absolute().name)
+        yield f"Next: python -m trainer train --shards {quote(out)} --run {quote(run)} --preset small"
 
 
 def encode_folder(request: EncodeRequest, progress: Progress) -> EncodeOutcome:

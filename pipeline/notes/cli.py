@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from shards.console import echo
+
 
 @click.command("demo-notes")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -37,7 +39,7 @@ def demo_notes(out: Path, seed: int, velocities: int, pitches: tuple[int, int]) 
     from pipeline.notes.demo import Recipe, make_demo_notes
 
     for line in make_demo_notes(out, Recipe(seed, velocities, *pitches)).lines():
-        click.echo(line)
+        echo(line)
 
 
 @click.command()
@@ -57,4 +59,4 @@ def download(out: Path) -> None:
     from pipeline.notes.download import download_nsynth
 
     for line in download_nsynth(out).lines():
-        click.echo(line)
+        echo(line)

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.notes.nsynth import NSYNTH_RATE, VELOCITIES
 from pipeline.notes.string_model import Instrument, pluck
+from shards.console import progress_bar, quote
 from shards.errors import UserError
 from shards.files import PART, atomic_write, write_json
 
@@ -98,7 +98,7 @@ class DemoNotes:
     def lines(self) -> Iterator[str]:
         yield (
             f"{self.folder}: {self.notes} notes, {self.new} of them new. "
-            f"Next: python -m pipeline encode {self.folder} --out shards/demo --codec encodec_mini"
+            f"Next: python -m pipeline encode {quote(self.folder)} --out shards/demo --codec encodec_mini"
         )
 
 
@@ -143,7 +143,8 @@ def make_demo_notes(out: Path, recipe: Recipe) -> DemoNotes:
     _prepare_folder(out, recipe, set(notes))
     new = [note for path, note in notes.items() if not (out / path).exists()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: the filters and LAME release Python's lock
-        for _ in tqdm(pool.map(write, new), total=len(new), desc="plucking", unit="note", disable=not new):
+        notes_written = pool.map(write, new)
+        for _ in progress_bar(iterable=notes_written, total=len(new), desc="plucking", unit="note", disable=not new):
             pass
     return DemoNotes(out, len(notes), len(new))
 

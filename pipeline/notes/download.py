@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
+from shards.console import progress_bar, quote
 from shards.errors import UserError
 from shards.files import PART, sha256_of
 
@@ -60,12 +59,13 @@ class Downloaded:
     folder: Path
 
     def lines(self) -> Iterator[str]:
-        yield f"{self.folder}: NSynth's guitar notes. Next: make shards AUDIO={self.folder} NAME=nsynth-guitar"
+        yield f"{self.folder}: NSynth's guitar notes."
+        yield f"Next: python -m pipeline encode {quote(self.folder)} --out shards/nsynth-guitar"
 
 
 def download_nsynth(out: Path) -> Downloaded:
     """Download NSynth's guitar notes into `out`, with a progress bar. Raises DownloadError."""
-    with tqdm(total=NSYNTH_GUITAR.size, unit="B", unit_scale=True, desc="download", leave=False) as bar:
+    with progress_bar(total=NSYNTH_GUITAR.size, unit="B", unit_scale=True, desc="download", leave=False) as bar:
         return Downloaded(download(NSYNTH_GUITAR, out, bar.update))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.options import DEVICE, WEIGHTS
+from shards.console import echo
 
 if TYPE_CHECKING:
     from pipeline.page.listen import ListenOutcome
@@ -36,9 +37,9 @@ def page_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _print(outcome: "PageOutcome | ListenOutcome") -> None:
     for fault in outcome.faults:
-        click.echo(fault, err=True)
+        echo(fault, err=True)
     for line in outcome.lines():
-        click.echo(line)
+        echo(line)
 
 
 @click.command()

@@ -4,8 +4,6 @@
 WAV is reported in its card, and the rest of the page works.
 """
 
-import os
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from pipeline.page.score_bars import headlines, score_bars
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import SampleFolder, read_samples
 from pipeline.score.scores import Scores, read_scores
+from shards.console import quote
 from shards.curve import Curve, training_curve
 from shards.errors import UserError
 from shards.files import atomic_write
@@ -112,7 +111,9 @@ def write_page(
 def _read_run(samples: SampleFolder, run: Path | None, shards: Path | None) -> RunSamples:
     common = samples.common()
     run = run or _path(common.run)
-    no_scores = f"Not scored yet: run `python -m pipeline score {plain(samples.path)}`, then write this page again."
+    no_scores = (
+        f"Not scored yet: run `python -m pipeline score {plain(quote(samples.path))}`, then write this page again."
+    )
     try:
         scores = read_scores(samples)
     except UserError as error:
@@ -199,9 +200,9 @@ def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple
 
     def sample_and_listen(suffix: str, options: str) -> list[str]:
         """Sample into a folder of its own, beside this page's."""
-        out = shlex.quote(f"{os.fspath(folder)}-{suffix}")
+        out = quote(f"{folder}-{suffix}")
         return [
-            f"python -m trainer sample --run {shlex.quote(os.fspath(run))} --out {out}/tokens {options}",
+            f"python -m trainer sample --run {quote(run)} --out {out}/tokens {options}",
             f"python -m pipeline listen {out}",
         ]
 
@@ -213,6 +214,6 @@ def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple
         ),
     ]
     if shards is not None:
-        train = f"python -m trainer train --shards {shlex.quote(os.fspath(shards))} --run runs/longer --set steps=4000"
+        train = f"python -m trainer train --shards {quote(shards)} --run runs/longer --set steps=4000"
         commands.append(("A longer training on the same shard set:", [train, "make samples RUN=longer"]))
     return [(purpose, "\n".join(plain(line, len(line)) for line in lines)) for purpose, lines in commands]

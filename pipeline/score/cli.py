@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.options import DEVICE, WEIGHTS
+from shards.console import echo
 
 
 @click.command()
@@ -31,4 +32,4 @@ def score(samples: tuple[Path, ...], shards: Path | None, notes: int, weights: P
     with StageBar() as bar:
         report = score_folders(samples, shards, notes, weights, device, bar.start)
     for line in report.lines():
-        click.echo(line)
+        echo(line)

@@ -12,6 +12,7 @@ from pipeline.score.measure import measure
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import read_samples
 from pipeline.score.scores import Figure, Kind, Scores, format_value, write_scores
+from shards.console import quote
 
 GAP = 3  # spaces between columns
 
@@ -32,7 +33,7 @@ class Report:
         widths = [max(map(len, column)) + GAP for column in zip_longest(*table, fillvalue="")]
         for row in table:
             yield "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip()
-        yield f"Next: python -m pipeline page {next(iter(self.folders))}"
+        yield f"Next: python -m pipeline page {quote(next(iter(self.folders)))}"
 
 
 def score_folders(

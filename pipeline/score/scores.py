@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from pipeline.score.samples import SampleFolder
+from shards.console import quote
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.note import json_object, to_dataclass
@@ -86,7 +87,7 @@ def read_scores(samples: SampleFolder) -> Scores | None:
     if not path.is_file():
         return None
     value = json_object(path.read_bytes(), str(path))
-    cure = f"run `python -m pipeline score {samples.path}` again"
+    cure = f"run `python -m pipeline score {quote(samples.path)}` again"
     if value.get("version") != VERSION:
         raise ShardError(f"{path}: version {value.get('version')!r}, but this program reads {VERSION}; {cure}")
     scores = to_dataclass(Scores, value, f"{path}:", cure)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.options import DEVICE
+from shards.console import echo
 
 
 @click.command("train-codec")
@@ -48,4 +49,4 @@ def train_codec_command(
 
     outcome = train_codec(list(audio), out, Recipe(seed=seed), Length(minutes, steps), device, start)
     for line in outcome.lines():
-        click.echo(line)
+        echo(line)

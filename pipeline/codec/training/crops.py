@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.audio import PCM_PEAK, load
+from shards.console import progress_bar
 
 PEAKS = (0.01, 0.95)  # peak of a crop, log-uniform: recorded notes have all levels
 NEAR_OWN = 0.9  # probability that a crop is close to its own level instead
@@ -43,7 +43,7 @@ def read_notes(folders: Iterable[Iterable[Path]], sample_rate: int) -> Notes:
     """Decode files into memory, folder by folder; silent ones are left out."""
     samples, folder_of = [], []
     for index, paths in enumerate(folders):
-        for path in tqdm(list(paths), desc=f"read {index}", unit=" notes", leave=False):
+        for path in progress_bar(iterable=list(paths), desc=f"read {index}", unit=" notes", leave=False):
             note = np.rint(load(path, sample_rate).clip(-1, 1) * PCM_PEAK).astype(np.int16)
             if note.any():
                 samples.append(note)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipeline.audio import load
 from pipeline.codec.distance import mel_distance
@@ -22,7 +21,8 @@ from pipeline.codec.spec import CODEBOOK_SIZE, SAMPLE_RATE
 from pipeline.codec.training.crops import read_notes
 from pipeline.codec.training.trainer import CodecTrainer, Recipe
 from pipeline.notes.folder import scan_folder
-from pipeline.notes.nsynth import NSYNTH_SECONDS, split_of
+from pipeline.notes.nsynth import NSYNTH_SECONDS, split_folder
+from shards.console import is_terminal, progress_bar, quote
 from shards.errors import UserError
 from shards.files import atomic_write
 from shards.summary import perplexity
@@ -56,12 +56,14 @@ class TrainedCodec:
     steps: int
     minutes: float
     distance: float  # log-mel
+    valid: Path  # a folder of validation notes
 
     def lines(self) -> Iterator[str]:
         yield (
             f"{self.out}: {self.steps} steps in {self.minutes:.1f} minutes, log-mel distance {self.distance:.3f} on "
-            f"validation notes. Next: python -m pipeline score-codec FOLDER --weights {self.out}"
+            f"validation notes."
         )
+        yield f"Next: python -m pipeline score-codec {quote(self.valid)} --weights {quote(self.out)}"
 
 
 def train_codec(
@@ -117,7 +119,7 @@ def train_codec(
     saved_at = validated_at = seconds
     with (
         SummaryWriter(folder, purge_step=trainer.step) as log,
-        tqdm(total=100, unit="%", desc="train-codec", bar_format=BAR) as bar,
+        progress_bar(total=100, unit="%", desc="train-codec", bar_format=BAR) as bar,
     ):
         while (progress := length.progress(trainer.step, seconds)) < 1:
             trainer.progress = progress
@@ -126,7 +128,7 @@ def train_codec(
             seconds += time.perf_counter() - started
             bar.update(100 * progress - bar.n)
             if trainer.step % LOG_INTERVAL == 0:
-                bar.set_postfix_str(f"{trainer.stage}, step {trainer.step}, loss {terms['loss']:.3f}")
+                bar.set_postfix_str(f"{trainer.stage}, step {trainer.step}, loss {terms['loss']:.3f}", is_terminal())
                 for name, value in {**terms, "rate": trainer.learning_rate()}.items():
                     log.add_scalar(f"train/{name}", value, trainer.step)
             if seconds >= validated_at + VALID_INTERVAL:
@@ -142,7 +144,7 @@ def train_codec(
     if trainer.codebooks is None:
         raise UserError(f"{out}: the training ended before it had codebooks; give it more --minutes")
     write_weights(out, trainer.ema_model, trainer.codebooks.entries)
-    return TrainedCodec(out, trainer.step, seconds / 60, figures["distance"])
+    return TrainedCodec(out, trainer.step, seconds / 60, figures["distance"], valid_paths[0].parent)
 
 
 def _validate(trainer: CodecTrainer, notes: torch.Tensor) -> dict[str, float]:
@@ -167,7 +169,7 @@ def _split(folder: Path) -> tuple[list[Path], list[Path]]:
     train: list[Path] = []
     valid: list[Path] = []
     for note in scanned.inputs:
-        split = split_of([scanned.root.name, *PurePosixPath(note.path).parts[:-1]])
+        folder = split_folder(f"{scanned.root.name}/{note.path}")
         if note.fault is None and split != "test":
             (valid if split == "valid" else train).append(scanned.root / note.path)
     return train, valid
