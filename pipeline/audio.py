@@ -5,6 +5,7 @@ mono, resamples, pads or trims. A damaged file raises an `AudioError` that says 
 crashes or hangs a decoder is left to the caller. Knows nothing of codecs, names or shards.
 """
 
+import importlib.util
 import math
 import os
 from collections.abc import Iterator
@@ -59,6 +60,11 @@ ONSET = 0.01  # a note begins where it reaches this share of its peak, or of ful
 FULL_SCALE = 1.0  # peak of samples that fit into a file
 PCM_PEAK = 32_767  # of 16-bit samples
 PCM_READ_SCALE = 32_768  # libsndfile divides 16-bit samples by this
+
+
+def has_ffmpeg() -> bool:
+    """True if the package that brings FFmpeg's decoders is installed."""
+    return importlib.util.find_spec("av") is not None
 
 
 class AudioError(UserError):

@@ -56,7 +56,7 @@ KINDS = {  # first bytes -> kind
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file must hold, and the files that libsndfile reads one after the other to get all of it."""
+    """The files that libsndfile reads one after the other to get all of a file, and the samples that it must hold."""
 
     parts: tuple[BinaryIO, ...] = ()  # none: the file as it is
     skip: int = 0  # samples at the start of the first part that are not the file's

@@ -14,8 +14,9 @@ import msgspec
 
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.manifest import SHARD_NAME, Shard
+from shards.manifest import REJECTED, SHARD_NAME, Shard
 from shards.note import Note, json_object
+from shards.parse import to_dataclass
 from shards.storage import read_bytes
 
 UNCOUNTED = "note_str"  # label with another value for every note
@@ -129,6 +130,20 @@ def read_shard_record(path: Path) -> ShardRecord:
         return msgspec.convert({**value, "shard": value}, ShardRecord)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ShardError(f"{path}: is damaged ({type(error).__name__}: {error}); delete it and run again") from error
+
+
+def read_rejections(folder: Path) -> tuple[Rejection, ...]:
+    """Read `rejected.jsonl` of a set; none if there is no such file.
+
+    Raises:
+        ShardError: damaged.
+    """
+    path = folder / REJECTED
+    try:
+        lines = read_bytes(path).splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(to_dataclass(Rejection, json_object(line, str(path)), f"{path}:", "encode again") for line in lines)
 
 
 def read_shard_records(folder: Path, names: Iterable[str]) -> dict[str, ShardRecord]:

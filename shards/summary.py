@@ -11,10 +11,10 @@ import numpy as np
 
 from shards.console import quote
 from shards.curve import save_figure
-from shards.manifest import REJECTED, Manifest, read_manifest
-from shards.note import json_object, unflatten
+from shards.manifest import Manifest, read_manifest
+from shards.note import unflatten
 from shards.reader import read_shard
-from shards.storage import read_bytes
+from shards.record import read_rejections
 
 SECONDS_AN_HOUR = 3600
 MOST_VALUES = 8  # values of a label that are printed one by one; more are printed as a number and a range
@@ -50,7 +50,7 @@ def summarize(folder: Path) -> dict[str, Any]:
         ],
         "labels": {label: dict(sorted(counts.items(), key=_by_value)) for label, counts in sorted(labels.items())},
         "ledger": vars(manifest.ledger),
-        "rejected": _rejected_by_reason(folder),
+        "rejected": dict(Counter(rejection.reason for rejection in read_rejections(folder)).most_common()),
         "audio": manifest.audio,
     }
 
@@ -72,15 +72,6 @@ def _amounts(manifest: Manifest, split: str) -> dict[str, int]:
         "tokens": sum(shard.tokens for shard in shards),
         "bytes": sum(shard.bytes for shard in shards),
     }
-
-
-def _rejected_by_reason(folder: Path) -> dict[str, int]:
-    path = folder / REJECTED
-    try:
-        lines = read_bytes(path).splitlines()
-    except FileNotFoundError:
-        lines = []
-    return dict(Counter(str(json_object(line, str(path)).get("reason")) for line in lines).most_common())
 
 
 def _by_value(item: tuple[Any, int]) -> tuple[bool, Any]:

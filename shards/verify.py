@@ -13,7 +13,7 @@ from shards.files import PART, sha256_of
 from shards.manifest import SHARD_NAME, Manifest, Shard, read_manifest
 from shards.note import Note, check_tokens, json_object
 from shards.reader import NoteFile
-from shards.record import count_labels
+from shards.record import count_labels, read_shard_record
 from shards.storage import is_http, list_files, local_copy, read_bytes
 
 CURE = "delete it and encode this set again"
@@ -38,11 +38,23 @@ def find_faults(folder: Path) -> Iterator[str]:
             yield f"{path}: left by an interrupted run; delete it"
         elif name.endswith(".tar") and name not in expected:
             yield f"{path}: is not in the manifest; delete it or encode into a new name"
-        elif SHARD_NAME.fullmatch(tar := name.removesuffix(".json") + ".tar") and tar not in expected:
+        elif _is_record(name) and name.removesuffix(".json") + ".tar" not in expected and not _is_of_no_notes(path):
             yield f"{path}: is the record of a shard that is not in the manifest; delete it"
     total = sum(shard.notes for shard in manifest.shards)
     if total != manifest.ledger.encoded:
         yield f"{folder}: the shards hold {total} notes, but the ledger says {manifest.ledger.encoded} were encoded"
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and SHARD_NAME.fullmatch(name.removesuffix(".json") + ".tar") is not None
+
+
+def _is_of_no_notes(path: Path) -> bool:
+    """True for the record of a task whose inputs were all rejected: it has no tar."""
+    try:
+        return read_shard_record(path).shard.notes == 0
+    except ShardError:
+        return False
 
 
 def _shard_faults(

@@ -40,6 +40,7 @@ ENCODING_OPTIONS = (
     option("--valid-fraction", type=float, default=0.02, help="Share of valid notes where no folder names a split."),
     option("--seed", default=0, help="Random seed of the order in which notes are mixed into shards."),
     option("--min-peak", type=float, default=1e-4, help="Quieter notes are rejected as silent; 0 rejects none."),
+    click.option("--trim", is_flag=True, help="Leave out the silence before each note."),
 )
 
 
@@ -85,11 +86,11 @@ def encode(
     sbatch: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Encode a folder of notes (MP3, WAV, FLAC, OGG) into a shard set, once.
+    """Encode a folder of notes (MP3, WAV, FLAC, OGG; with '.[audio]' also M4A, Opus, WMA ...) into a shard set, once.
 
-    Splits come from the names of the folders below AUDIO (*-train, *-valid, *-test); a note in no such folder goes to
-    train or valid by a hash of its key. Labels come from NSynth's names. Files that cannot be encoded are listed with
-    the reason in SET/rejected.jsonl.
+    Splits come from the names of the folders below AUDIO: train, valid (or val, validation) and test, or what ends in
+    -train or _train and so on; a note in no such folder goes to train or valid by a hash of its key. Labels come from
+    NSynth's names. Files that cannot be encoded are listed with the reason in SET/rejected.jsonl.
 
     A finished set is returned at once: only the names, sizes and times of AUDIO are compared with SET.inputs.json, a
     cache that can be deleted at any time; --check-audio also finds changes that keep a file's size and time. Whatever
@@ -171,7 +172,7 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
         echo(line)
     given = click.get_current_context().get_parameter_source
     words = [
-        f"--{name.replace('_', '-')} {quote(str(value))}"
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {quote(str(value))}")
         for name, value in {**options, "workers": workers}.items()
         if given(name) is ParameterSource.COMMANDLINE
     ]

@@ -69,7 +69,7 @@ class Encoder:
         Raises:
             AudioError: the file gives no usable samples.
         """
-        samples = load(path, self.settings.codec.sample_rate, self.settings.duration)
+        samples = load(path, self.settings.codec.sample_rate, self.settings.duration, self.settings.trim)
         peak = float(np.abs(samples).max(initial=0.0))
         if peak < self.settings.min_peak:
             raise AudioError(path, "silent", f"its peak is {peak:.2g} of full scale, below {self.settings.min_peak:g}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.encode.encoder import Encoder, load_encoder
 from pipeline.encode.plan import Plan, PlannedNote, Task, make_plan
-from pipeline.encode.run import format_counts, rejection_lines
+from pipeline.encode.run import rejection_lines
 from pipeline.encode.settings import EncodingOptions, Settings, default_batch, default_workers
 from pipeline.notes.folder import scan_folder
 from shards.note import Note
@@ -27,7 +27,7 @@ class Estimate:
     audio: Path
     settings: Settings
     plan: Plan
-    ignored: Counter[str]  # files of other kinds: ending -> how many
+    notices: tuple[str, ...]  # of files that are left out, and splits of folders
     notes: Counter[str]  # split -> notes
     shards: Counter[str]  # split -> shards
     hours: float  # of sound, as it would be encoded
@@ -51,8 +51,7 @@ class Estimate:
         for split, notes in self.notes.items():
             yield f"  {split:<9} {notes} notes in {self.shards[split]} shards"
         yield from (f"  rejected  {line}" for line in rejection_lines(self.plan.rejected))
-        if self.ignored:
-            yield f"  left out  {format_counts(self.ignored)}"
+        yield from (f"  {notice}" for notice in self.notices)
         yield f"  size      about {self.bytes / 1e6:.1f} MB"
         yield (
             f"  time      about {self.minutes:.1f} minutes with {self.workers} workers "
@@ -70,7 +69,7 @@ def estimate_set(audio: Path, options: EncodingOptions, workers: int | None = No
     folder = scan_folder(audio)
     device = options.find_device()
     settings = options.settings()
-    settings = replace(settings, batch=default_batch(settings, device))
+    settings = replace(settings, batch=default_batch(settings, device), ffmpeg=folder.needs_ffmpeg)
     plan = make_plan(folder.inputs, settings, folder.examples)
     planned = [note for task in plan.tasks for note in task.notes]
     encoded: list[Note] = []
@@ -87,7 +86,7 @@ def estimate_set(audio: Path, options: EncodingOptions, workers: int | None = No
         audio=audio,
         settings=settings,
         plan=plan,
-        ignored=folder.ignored,
+        notices=(*folder.notices(), plan.splits_line()),
         notes=notes,
         shards=Counter(task.split for task in plan.tasks),
         hours=len(planned) * seconds / 3600,

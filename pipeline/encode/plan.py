@@ -6,16 +6,19 @@ tasks. Knows nothing of what is in the set's folder already.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.encode.settings import Settings
 from pipeline.notes.folder import AudioFile
-from pipeline.notes.key import parse_path_name
-from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_of
+from pipeline.notes.key import parse_path_name, printable
+from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_folder
 from shards.errors import UserError
 from shards.record import Rejection
+
+FOLDERS_SHOWN = 6  # folders whose split is printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,17 @@ class Plan:
     rejected: tuple[Rejection, ...]  # files that are rejected unopened
     inputs: int
 
+    def splits_line(self) -> str:
+        """Report the folders that decide a split, and how many notes a hash assigns."""
+        found = [split_folder(note.file.path) for task in self.tasks for note in task.notes]
+        folders = [
+            f"{printable(folder)} -> {split} ({notes} notes)"
+            for (folder, split), notes in Counter(filter(None, found)).most_common()
+        ]
+        more = [f"{len(folders) - FOLDERS_SHOWN} more folders"] * (len(folders) > FOLDERS_SHOWN)
+        hashed = [f"{found.count(None)} notes by a hash of their key"] * (None in found)
+        return f"Splits: {', '.join([*folders[:FOLDERS_SHOWN], *more, *hashed])}."
+
 
 def make_plan(
     files: Sequence[AudioFile],
@@ -93,13 +107,13 @@ def make_plan(
     """
     in_earlier = {path for shard in earlier for path in shard.files}
     rejected: list[Rejection] = []
-    notes: dict[str, PlannedNote] = {}  # key -> note
+    notes: dict[str, PlannedNote] = {}  # key without upper case -> note: some file systems do not tell them apart
     for file in sorted(files, key=lambda file: (file.display_path not in in_earlier, file.path)):
         name = parse_path_name(file.path)
         note = PlannedNote(name.key, name.labels, file)
         fault = _fault(note, notes, examples or {})
         if fault is None:
-            notes[note.key] = note
+            notes[note.key.casefold()] = note
         else:
             rejected.append(Rejection(file.display_path, *fault))
     new = [note for note in notes.values() if note.file.display_path not in in_earlier]
@@ -138,8 +152,9 @@ def _fault(
     contradicted = contradiction(note.labels, examples.get(note.key, {})) if "pitch" in note.labels else None
     if contradicted:
         return "label", contradicted
-    if note.key in notes:
-        return "name clash", f"has the key {note.key} of {notes[note.key].file.display_path}"
+    if (other := notes.get(note.key.casefold())) is not None:
+        case = "" if note.key == other.key else ", but for upper and lower case, that"
+        return "name clash", f"has the key {note.key}{case} of {other.file.display_path}"
     return None
 
 
@@ -185,12 +200,12 @@ def _splits(notes: Sequence[PlannedNote], settings: Settings, is_first: bool) ->
 
     Only a small new set in which no note has hashed to valid moves the note nearest to the limit there.
     """
-    of_folders = [split_of(note.file.path.split("/")[:-1]) for note in notes]
+    found = [split_folder(note.file.path) for note in notes]
     splits = [
-        split or ("valid" if _hash_fraction(note) < settings.valid_fraction else "train")
-        for split, note in zip(of_folders, notes, strict=True)
+        folder[1] if folder else "valid" if _hash_fraction(note) < settings.valid_fraction else "train"
+        for folder, note in zip(found, notes, strict=True)
     ]
-    hashed = [index for index, split in enumerate(of_folders) if split is None]
+    hashed = [index for index, folder in enumerate(found) if folder is None]
     if is_first and settings.valid_fraction > 0 and "valid" not in splits and len(hashed) > 1:
         splits[min(hashed, key=lambda index: _hash_fraction(notes[index]))] = "valid"
     return splits

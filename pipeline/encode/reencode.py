@@ -104,9 +104,9 @@ def reencode(
         raise ShardError(f"{folder}: does not say its {error}, so it was not made by `pipeline encode`") from error
     if codec_spec(settings.codec.name, settings.codec.bandwidth, weights) != settings.codec:
         raise CodecError(f"{settings.codec.name}: the set was made with other weights; name them with --weights FILE")
-    source = scan_folder(audio or parse_path(manifest.audio["source"]))
+    source = scan_folder(audio or parse_path(manifest.audio["source"]), settings.ffmpeg)
     plan = make_plan(source.inputs, settings, source.examples)
-    planned = {note.key: note for task in plan.tasks for note in task.notes}
+    planned = {note.labels["note_str"]: note for task in plan.tasks for note in task.notes}
     if precision is not None:
         settings = replace(settings, precision=precision)
     encoder = load_encoder(settings, weights, device, source.root)
@@ -137,9 +137,10 @@ def _compare(note: Note, shard: str, planned: Mapping[str, PlannedNote], encoder
     def result(fault: str | None, shares: tuple[float, ...] = ()) -> Comparison:
         return Comparison(note.key, shard, len(note.tokens), shares, fault)
 
-    if note.key not in planned:
+    name = note.labels.get("note_str", "")  # a key may follow other rules than today's
+    if name not in planned:
         return result("its audio is gone")
-    [again] = encoder.encode(Batch((planned[note.key],))).notes
+    [again] = encoder.encode(Batch((planned[name],))).notes
     if isinstance(again, Rejection):
         return result(f"its audio is now {again.reason} ({again.detail})")
     if len(again.tokens) != len(note.tokens):

@@ -5,6 +5,7 @@ at any moment goes on where it stopped and ends with the same bytes. The rank th
 manifest. Imports torch only if there is something to encode; the codec itself is loaded by the workers.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -16,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.audio import has_ffmpeg
 from pipeline.encode.digests import AudioDigests
 from pipeline.encode.plan import Plan, Task, fingerprint, hash_inputs
 from pipeline.encode.ranks import Rank, lock_set, stop_on_signals
-from pipeline.encode.settings import EncodingOptions, Settings, default_batch, default_workers
-from pipeline.encode.state import match_records, plan_for, read_set_state, settings_for
+from pipeline.encode.settings import RULES, EncodingOptions, Settings, default_batch, default_workers
+from pipeline.encode.state import check_earlier_set, match_records, plan_for, read_set_state, settings_for
 from pipeline.encode.workers import BatchEncoder, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.progress import Progress
@@ -29,7 +31,7 @@ from shards.errors import UserError
 from shards.files import atomic_write
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
 from shards.note import Note
-from shards.record import Rejection, ShardRecord, count_labels, write_shard_record
+from shards.record import Rejection, ShardRecord, count_labels, read_rejections, write_shard_record
 from shards.writer import write_shard
 
 VERSIONS = ("encodec", "numpy", "soundfile", "soxr", "torch")  # packages that codes depend on
@@ -58,7 +60,7 @@ class EncodeOutcome:
     request: EncodeRequest
     manifest: Manifest | None  # None while tasks of other ranks are not done
     rejected: tuple[Rejection, ...]  # of the whole set; none while there is no manifest
-    ignored: Counter[str]  # files of other kinds: ending -> how many
+    notices: tuple[str, ...]  # of files that are left out, splits of folders, rules of an earlier version
     tasks_run: int  # 0 if there was nothing left to do
     tasks_left: int = 0  # for other ranks
     speed: float = 0.0  # seconds of sound encoded in a second
@@ -80,8 +82,7 @@ class EncodeOutcome:
             )
             return
         ledger = manifest.ledger
-        if self.ignored:
-            yield f"Left out, not audio by name: {format_counts(self.ignored)}."
+        yield from self.notices
         if self.rejected:
             yield f"Rejected {ledger.rejected} of {ledger.inputs} files ({_format_reasons(self.rejected)}):"
             yield from (f"  {line}" for line in rejection_lines(self.rejected, f" in {out / REJECTED}"))
@@ -108,8 +109,8 @@ def encode_folder(request: EncodeRequest, progress: Progress) -> EncodeOutcome:
         UserError: no audio, another set under this name, nothing that can be encoded, no room.
         StoppedError: Ctrl-C or SIGTERM.
     """
-    folder = scan_folder(request.audio)
-    settings = request.options.settings()
+    folder = scan_folder(request.audio, ffmpeg=True)
+    settings = replace(request.options.settings(), ffmpeg=folder.needs_ffmpeg and has_ffmpeg())
     with stop_on_signals(), lock_set(request.out, shared=not request.rank.is_alone):
         digests = AudioDigests(folder, request.out, request.check_audio)
         try:
@@ -131,14 +132,22 @@ def _encode(
     out, rank, options = request.out, request.rank, request.options
     state = read_set_state(out)
     settings = settings_for(state, settings)
+    folder = folder if settings.ffmpeg else folder.without_ffmpeg()
     folder = replace(folder, inputs=digests.find_faults(folder.inputs))
+    if state.manifest is not None and settings.rules != RULES:
+        check_earlier_set(state, folder, digests)
+        notice = f"{out}: made under rules {settings.rules} of reading audio; a set of a new name gets rules {RULES}."
+        return EncodeOutcome(request, state.manifest, read_rejections(out), (*folder.notices(), notice), tasks_run=0)
     plan, done = plan_for(state, folder, settings, request.extend, digests, rank)
+    notices = (*folder.notices(), plan.splits_line())
     undone = state.undone(plan, done)
     if not undone and state.manifest is not None:
         records = [done[task.shard_name] for task in plan.tasks]
         if state.manifest.fingerprint == fingerprint(settings, _hash_inputs(plan, records, digests)):
-            return EncodeOutcome(request, state.manifest, _rejected(plan, records), folder.ignored, tasks_run=0)
+            return EncodeOutcome(request, state.manifest, _rejected(plan, records), notices, tasks_run=0)
 
+    if settings.ffmpeg and not has_ffmpeg():
+        raise UserError(f"{out}: has notes that only FFmpeg reads; pip install '.[audio]' and run again")
     device = options.find_device()
     if state.manifest is None and not state.records:
         settings = replace(settings, batch=default_batch(settings, device))
@@ -160,11 +169,11 @@ def _encode(
     state = read_set_state(out)  # other ranks may have done more meanwhile
     done = match_records(plan, state, settings, digests, rank, done)
     if left := len(state.undone(plan, done)):
-        return EncodeOutcome(request, None, (), folder.ignored, len(todo), left, speed)
+        return EncodeOutcome(request, None, (), notices, len(todo), left, speed)
     records = [done[task.shard_name] for task in plan.tasks]
     rejected = _rejected(plan, records)
     manifest = _finish(request, folder, settings, device, plan, _hash_inputs(plan, records, digests), records, rejected)
-    return EncodeOutcome(request, manifest, rejected, folder.ignored, len(todo), speed=speed)
+    return EncodeOutcome(request, manifest, rejected, notices, len(todo), speed=speed)
 
 
 def make_encoder(settings: Settings, weights: Path | None, device: str, root: Path) -> BatchEncoder:
@@ -196,7 +205,10 @@ def _run_task(
         progress.step(len(result.notes), sum(len(note.tokens) for note in encoded) / settings.codec.tokens_per_second)
     digests.hash_files(task.files)  # under a URL: those that no worker has read, because they crash it
     file_digests = digests.of(task.files, {})
-    shard = write_shard(out / task.shard_name, notes, writer)
+    no_tar = Shard(task.shard_name, notes=0, tokens=0, bytes=0, sha256=hashlib.sha256().hexdigest())
+    shard = (
+        write_shard(out / task.shard_name, notes, writer) if notes else no_tar
+    )  # stock tools stumble over empty ones
     record = ShardRecord(
         shard=shard,
         rejected=tuple(rejected),
@@ -233,14 +245,14 @@ def _finish(
     if not encoded:
         for record in records:
             (out / record.shard.record_name).unlink(missing_ok=True)
-            (out / record.shard.name).unlink(missing_ok=True)
         raise UserError(
             f"{request.audio}: none of its {plan.inputs} files can be encoded ({_format_reasons(rejected)}); "
             f"see {out / REJECTED}"
         )
     splits: dict[str, list[Shard]] = {}
     for task, record in zip(plan.tasks, records, strict=True):
-        splits.setdefault(task.split, []).append(record.shard)
+        if record.shard.notes:
+            splits.setdefault(task.split, []).append(record.shard)
     blocks = settings.to_json()
     manifest = Manifest(
         codec=settings.codec,

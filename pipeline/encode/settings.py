@@ -21,6 +21,16 @@ BACKEND = "torch"  # the only one there is; named in the blocks so that digests 
 GPU_BATCH = 16  # notes in one call of the codec
 CPU_BATCH = 4  # as many share one reading of the LSTM's weights
 
+EARLIER: dict[str, Any] = {"rules": 1, "trim": False, "ffmpeg": False}  # audio of a set whose manifest does not say
+
+# Which files become notes, and which of their samples are read, beyond all that has a setting. Sets keep their number.
+# 1: As many samples as libsndfile takes from the header, or guesses; cut WAVs, MP3s and Oggs, and notes whose channels
+#    cancel or that begin after the duration are encoded; splits are in folders that end in -train, -valid and -test
+#    alone; keys have up to 120 characters of any number of bytes, and may differ in case alone.
+# 2: Files are read to their end (`pipeline.container`); those that lack it, and the others named above, are rejected;
+#    folders called train, valid, val, validation and test are splits; keys have up to 200 bytes.
+RULES = 2
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,6 +44,9 @@ class Settings:
     notes_per_shard: int = 1000
     valid_fraction: float = 0.02  # of notes whose folder names no split
     seed: int = 0
+    trim: bool = False  # the silence before a note is left out
+    ffmpeg: bool = False  # the folder has files that only FFmpeg reads, and they are notes of the set
+    rules: int = RULES
 
     def __post_init__(self) -> None:
         if self.duration is not None and not 1 / self.codec.frame_rate <= self.duration <= LONGEST:
@@ -60,6 +73,9 @@ class Settings:
                 "precision": self.precision,
                 "backend": BACKEND,
                 "batch": self.batch,
+                "trim": self.trim,
+                "ffmpeg": self.ffmpeg,
+                "rules": self.rules,
             },
             "plan": {
                 "notes_per_shard": self.notes_per_shard,
@@ -71,10 +87,10 @@ class Settings:
     @classmethod
     def from_json(cls, blocks: Mapping[str, Mapping[str, Any]]) -> "Settings":
         """Undo `to_json`; other fields of the blocks are ignored."""
-        audio, plan = blocks["audio"], blocks["plan"]
+        audio, plan = {**EARLIER, **blocks["audio"]}, blocks["plan"]
         return cls(
             codec=Codec(**blocks["codec"]),
-            **{name: audio[name] for name in ("duration", "min_peak", "precision", "batch")},
+            **{name: audio[name] for name in ("duration", "min_peak", "precision", "batch", *EARLIER)},
             **{name: plan[name] for name in ("notes_per_shard", "valid_fraction", "seed")},
         )
 
@@ -107,6 +123,7 @@ class EncodingOptions:
     notes_per_shard: int
     valid_fraction: float
     seed: int
+    trim: bool = False
 
     def settings(self) -> Settings:
         """Settings of a set, but for the batch, which depends on the device.
@@ -123,6 +140,7 @@ class EncodingOptions:
             notes_per_shard=self.notes_per_shard,
             valid_fraction=self.valid_fraction,
             seed=self.seed,
+            trim=self.trim,
         )
 
     def find_device(self) -> str:

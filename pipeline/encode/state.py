@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.encode.digests import AudioDigests
 from pipeline.encode.plan import EarlierShard, Plan, changed_since, make_plan
 from pipeline.encode.ranks import Rank
-from pipeline.encode.settings import Settings, blocks_of, check_backend
+from pipeline.encode.settings import EARLIER, RULES, Settings, blocks_of, check_backend
 from pipeline.notes.folder import AudioFolder
 from shards.errors import UserError
 from shards.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest
@@ -33,7 +33,16 @@ class SetState:
     def undone(self, plan: Plan, done: Mapping[str, ShardRecord]) -> set[str]:
         """Shards without a record in `done`, or whose tar has not its full size; `verify` checks the bytes."""
         names = {task.shard_name for task in plan.tasks}
-        return {name for name in names if name not in done or self.files.get(name) != done[name].shard.bytes}
+        return {name for name in names if name not in done or not self.has_tar(done[name])}
+
+    def has_tar(self, record: ShardRecord) -> bool:
+        """True if the record's tar is there with its full size. A shard without notes has no tar."""
+        return self.files.get(record.shard.name, 0) == record.shard.bytes
+
+    def finished(self) -> list[ShardRecord]:
+        """The records of the finished set, in the order of their names: those of its shards, and of empty ones."""
+        names = {shard.name for shard in self.manifest.shards} if self.manifest is not None else set()
+        return [record for name, record in sorted(self.records.items()) if name in names or not record.shard.notes]
 
 
 def read_set_state(out: Path) -> SetState:
@@ -44,10 +53,11 @@ def read_set_state(out: Path) -> SetState:
 
 
 def settings_for(state: SetState, requested: Settings) -> Settings:
-    """The settings to go on with: those requested, with the batch that the set was begun with.
+    """The settings to go on with: those requested, with the batch, the decoders and the rules of the set.
 
     Raises:
-        UserError: the set was made with other settings; names the first field that differs.
+        UserError: the set was made with other settings; names the first field that differs. Or it is unfinished and
+            was begun under other rules.
     """
     if state.manifest is not None:
         made_with, file = blocks_of(state.manifest), state.out
@@ -57,10 +67,16 @@ def settings_for(state: SetState, requested: Settings) -> Settings:
     else:
         return requested
     check_backend(made_with["audio"], file)
-    settings = replace(requested, batch=made_with["audio"].get("batch", requested.batch))
+    audio = {**EARLIER, "batch": requested.batch, **made_with["audio"]}
+    settings = replace(requested, **{name: audio[name] for name in ("batch", "ffmpeg", "rules")})
+    if settings.rules != RULES and state.manifest is None:
+        raise UserError(
+            f"{file}: is part of an unfinished set that was begun under rules {settings.rules} of reading audio, and "
+            f"this version has rules {RULES}; finish it with the version that began it, or give another --out"
+        )
     for block, fields in settings.to_json().items():
         for name, value in fields.items():
-            made = made_with[block].get(name)
+            made = audio.get(name) if block == "audio" else made_with[block].get(name)
             if made != value:
                 raise UserError(
                     f"{file}: was made with {_words(block, name)} {_value(made)}, and this is {_value(value)}; "
@@ -80,8 +96,8 @@ def plan_for(
     plan = make_plan(folder.inputs, settings, folder.examples)
     done = match_records(plan, state, settings, digests, rank)
     if state.manifest is not None:
-        names = {shard.name for shard in state.manifest.shards}
-        finished = [state.records[name] for name in sorted(names & state.records.keys())]
+        finished = state.finished()
+        names = {record.shard.name for record in finished}
         if {task.shard_name for task in plan.tasks} == names and all(record.shard.name in done for record in finished):
             return plan, done
         plan = make_plan(folder.inputs, settings, folder.examples, [_earlier(record) for record in finished])
@@ -102,6 +118,29 @@ def plan_for(
             "or give another --out"
         )
     return plan, done
+
+
+def check_earlier_set(state: SetState, folder: AudioFolder, digests: AudioDigests) -> None:
+    """Check that a set that was finished under earlier rules is whole, and made of the files that the folder has.
+
+    Raises:
+        UserError: it is not; today's rules cannot go on with it.
+    """
+    assert state.manifest is not None, "an unfinished set has been refused"
+    files = {file.display_path: file for file in folder.inputs}
+    fact = ""
+    if missing := [shard.name for shard in state.manifest.shards if state.files.get(shard.name) != shard.bytes]:
+        fact = f"its {missing[0]} is missing or cut"
+    for path, digest in (item for record in state.finished() for item in record.inputs.items()):
+        if path not in files or digests.get(files[path]) not in (None, digest):
+            fact = f"{path} is gone or has changed"
+    if len(files) > state.manifest.ledger.inputs:
+        fact = f"{folder.root} has {len(files) - state.manifest.ledger.inputs} more files"
+    if fact:
+        raise UserError(
+            f"{state.out}: was made under earlier rules of reading audio, which cannot be gone on with, and {fact}; "
+            "restore it, or encode the folder under a new name"
+        )
 
 
 def match_records(

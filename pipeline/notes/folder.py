@@ -7,10 +7,10 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pipeline.audio import SUFFIXES
+from pipeline.audio import FFMPEG_SUFFIXES, SUFFIXES, has_ffmpeg
 from pipeline.notes.key import printable
 from pipeline.notes.nsynth import EXAMPLES, Labels, read_examples
 from shards.errors import UserError
@@ -43,9 +43,37 @@ class AudioFolder:
     ignored: Counter[str]  # how many files of each other ending
     examples: dict[str, Labels]  # note_str -> labels of NSynth's own examples.json files, if there are any
 
+    @property
+    def needs_ffmpeg(self) -> bool:
+        """True if there are files that only FFmpeg reads."""
+        return any(_suffix(file) in FFMPEG_SUFFIXES for file in self.inputs)
 
-def scan_folder(folder: Path) -> AudioFolder:
+    def without_ffmpeg(self) -> "AudioFolder":
+        """The folder without the files that only FFmpeg reads, which are counted among those of other kinds.
+
+        Raises:
+            UserError: there are no others.
+        """
+        inputs = tuple(file for file in self.inputs if _suffix(file) not in FFMPEG_SUFFIXES)
+        if not inputs:
+            raise UserError(f"{self.root}: all of its audio is of kinds that FFmpeg reads; pip install '.[audio]'")
+        ignored = self.ignored + Counter(_suffix(file) for file in self.inputs if _suffix(file) in FFMPEG_SUFFIXES)
+        return replace(self, inputs=inputs, ignored=ignored)
+
+    def notices(self) -> list[str]:
+        """Report the files of other kinds, if there are any."""
+        if not self.ignored:
+            return []
+        counts = ", ".join(f"{count} {ending}" for ending, count in self.ignored.most_common())
+        readable = sorted(FFMPEG_SUFFIXES & self.ignored.keys())
+        hint = f"; FFmpeg reads {', '.join(readable)}: pip install '.[audio]', and encode into a new set"
+        return [f"Left out, not audio by name: {counts}{hint if readable else ''}."]
+
+
+def scan_folder(folder: Path, ffmpeg: bool | None = None) -> AudioFolder:
     """List the audio files anywhere below `folder`; symbolic links are followed.
+
+    `ffmpeg`: with those that only FFmpeg reads; None: if it is installed.
 
     Raises:
         UserError: no such folder, one that cannot be listed, or no audio in it.
@@ -57,17 +85,24 @@ def scan_folder(folder: Path) -> AudioFolder:
     examples: dict[str, Labels] = {}
     for file in _list_remote(root) if is_remote(root) else _walk(root, "", ()):
         name = file.path.rpartition("/")[2]
-        suffix = PurePosixPath(name).suffix.lower()
+        suffix = _suffix(file)
         if name == EXAMPLES:
             examples |= read_examples(root / file.path)
-        elif suffix in SUFFIXES and not name.startswith("."):  # ._NAME.wav is what macOS leaves in archives
+        elif suffix in SUFFIXES | FFMPEG_SUFFIXES and not name.startswith(
+            "."
+        ):  # ._NAME.wav is what macOS leaves in archives
             inputs.append(file)
         else:
             ignored[suffix or name] += 1
     if not inputs:
         endings = ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
         raise UserError(f"{folder}: no audio in it (looked for {endings}, in all folders below)")
-    return AudioFolder(root, tuple(sorted(inputs, key=lambda file: file.path)), ignored, examples)
+    scanned = AudioFolder(root, tuple(sorted(inputs, key=lambda file: file.path)), ignored, examples)
+    return scanned if (has_ffmpeg() if ffmpeg is None else ffmpeg) else scanned.without_ffmpeg()
+
+
+def _suffix(file: AudioFile) -> str:
+    return PurePosixPath(file.path).suffix.lower()
 
 
 def check_folder(folder: Path) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from pipeline.notes.nsynth import Labels, parse_name
 
-LONGEST = 120  # characters; a longer key is cut and ends in a hash, so that KEY.json fits any file system
+LONGEST = 120  # characters; a longer key is cut and ends in a hash
+MOST_BYTES = 200  # of a key in UTF-8, so that KEY.json and its part while it is written fit any file system
 HASH = 12  # hexadecimal digits
 
 
@@ -28,7 +29,7 @@ def parse_path_name(path: str) -> NoteName:
     name = name.rpartition(".")[0] or name
     labels = parse_name(name)
     if labels is not None:
-        return NoteName(name, labels)
+        return NoteName(_bounded(name), labels)
     return NoteName(_key(folder + slash + name), {"note_str": printable(folder + slash + name)})
 
 
@@ -40,9 +41,14 @@ def printable(path: str) -> str:
 def _key(path: str) -> str:
     letters = unicodedata.normalize("NFC", path)  # macOS stores accents as letters of their own, others do not
     key = "".join(letter if letter.isalnum() or letter in "_-" else _replacement(letter) for letter in letters)
-    if len(key) > LONGEST:
-        key = f"{key[: LONGEST - HASH - 1]}-{hashlib.sha256(key.encode()).hexdigest()[:HASH]}"
-    return key
+    return _bounded(key)
+
+
+def _bounded(key: str) -> str:
+    if len(key) <= LONGEST and len(key.encode()) <= MOST_BYTES:
+        return key
+    start = key[: LONGEST - HASH - 1].encode()[: MOST_BYTES - HASH - 1].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(key.encode()).hexdigest()[:HASH]}"
 
 
 def _replacement(letter: str) -> str:

@@ -8,7 +8,7 @@ Engel et al., "Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from shards.storage import read_bytes
 Labels = dict[str, Any]
 
 EXAMPLES = "examples.json"  # NSynth's own labels, one object a note, above its folder of audio
-SPLITS = ("train", "valid", "test")
+SPLIT = re.compile(r"(?:.*[-_])?(?:(?P<train>train)|(?P<valid>val|valid|validation)|(?P<test>test))", re.IGNORECASE)
 MIDI_MAX = 127  # highest pitch and velocity
 VELOCITIES = (25, 50, 75, 100, MIDI_MAX)  # the five of NSynth
 NSYNTH_SECONDS = 4.0  # of each note
@@ -51,12 +51,14 @@ def contradiction(labels: Labels, example: Mapping[str, Any]) -> str | None:
     return None
 
 
-def split_of(folders: Sequence[str]) -> str | None:
-    """Find the split in the names of the folders above a note (`*-train`, `*-valid`, `*-test`), innermost first."""
-    for folder in reversed(folders):
-        for split in SPLITS:
-            if folder.endswith(f"-{split}"):
-                return split
+def split_folder(path: str) -> tuple[str, str] | None:
+    """Find the innermost folder above a note whose name is, or ends in, the name of a split: its path and the split."""
+    folder = path
+    while "/" in folder:
+        folder = folder.rpartition("/")[0]
+        match = SPLIT.fullmatch(folder.rpartition("/")[2])
+        if match is not None and match.lastgroup is not None:
+            return folder, match.lastgroup
     return None
 
 

@@ -8,7 +8,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,7 +169,8 @@ def _split(folder: Path) -> tuple[list[Path], list[Path]]:
     train: list[Path] = []
     valid: list[Path] = []
     for note in scanned.inputs:
-        folder = split_folder(f"{scanned.root.name}/{note.path}")
+        found = split_folder(f"{scanned.root.name}/{note.path}")
+        split = found[1] if found else "train"
         if note.fault is None and split != "test":
             (valid if split == "valid" else train).append(scanned.root / note.path)
     return train, valid
