@@ -145,6 +145,9 @@ CHANGES = {
     "notes_per_shard": 4,
     "valid_fraction": 0.5,
     "seed": 1,
+    "trim": True,
+    "ffmpeg": True,
+    "rules": 1,
 }
 
 
@@ -173,6 +176,26 @@ def test_the_inputs_hash_knows_bytes_names_labels_and_rejections() -> None:
     hashes = {hash_inputs(plan, digests_of(plan)) for plan in plans}
     hashes.add(hash_inputs(plans[0], digests_of(plans[0], **{"guitar_acoustic_000-001-100": "other bytes"})))
     assert len(hashes) == len(plans) + 1
+
+
+def test_keys_that_differ_only_in_case_are_a_name_clash() -> None:
+    plan = make_plan(folder("a/C4.wav", "a/c4.wav", "a/É.wav", "a/é.wav"), SETTINGS)
+    assert [(rejection.file, rejection.reason) for rejection in plan.rejected] == [
+        ("a/c4.wav", "name clash"),
+        ("a/é.wav", "name clash"),
+    ]
+    assert plan.rejected[0].detail == "has the key a_c4, but for upper and lower case, that of a/C4.wav"
+
+
+def test_the_plan_says_which_folder_went_to_which_split() -> None:
+    plan = make_plan(folder("Train/a.wav", "Train/b.wav", "x/val/c.wav", "d.wav", "my_TEST/e.wav"), SETTINGS)
+    assert {task.split for task in plan.tasks} == {"train", "valid", "test"}
+    assert plan.splits_line() == (
+        "Splits: Train -> train (2 notes), my_TEST -> test (1 notes), x/val -> valid (1 notes), "
+        "1 notes by a hash of their key."
+    )
+    many = make_plan(folder(*(f"{index}/train/a.wav" for index in range(9))), SETTINGS)
+    assert many.splits_line().endswith(", 3 more folders.")
 
 
 def earlier(plan: Plan) -> list[EarlierShard]:

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from pipeline.__main__ import main
 from pipeline.codec.spec import weights_file
 from pipeline.encode.ranks import Rank, lock_set
+from pipeline.encode.reencode import reencode
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from shards.errors import UserError
 from shards.manifest import read_manifest
@@ -300,14 +301,112 @@ def test_every_bad_file_is_in_the_ledger_with_its_reason_and_the_rest_is_encoded
     assert {"zoo_fine_one", "zoo_dotted_name", "zoo_ドラム", "zoo_xE9"} <= keys
 
 
-def test_a_shard_of_nothing_but_bad_files_is_an_empty_shard(tmp_path: Path, out: Path) -> None:
+def test_a_shard_of_nothing_but_bad_files_has_a_record_and_no_tar(tmp_path: Path, out: Path) -> None:
     root = nsynth_folder(tmp_path / "audio", train=2, valid=0)
     (root / "bad-valid").mkdir()
     (root / "bad-valid/a.wav").write_text("no sound")
     outcome = encode(root, out)
-    assert [shard.notes for shard in outcome.manifest.splits["valid"]] == [0]
+    assert outcome.manifest is not None and outcome.manifest.splits.keys() == {"train"}
+    assert "valid-00000.json" in files_of(out) and "valid-00000.tar" not in files_of(out)
     assert list(find_faults(out)) == []
     assert encode(root, out).tasks_run == 0
+    write_note(root / "bad-valid/b.wav")
+    more = encode(root, out, extend=True)
+    assert more.manifest is not None and [shard.name for shard in more.manifest.splits["valid"]] == ["valid-00001.tar"]
+    assert list(find_faults(out)) == []
+    assert encode(root, out).tasks_run == 0
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def as_under_rules_1(out: Path) -> None:
+    """What the first version wrote: no rules, decoders and trimming in the blocks of settings."""
+    for path in out.glob("*.json"):
+        audio = (lambda value: value["audio"]) if path.name == "manifest.json" else (lambda v: v["settings"]["audio"])
+        rewrite(path, lambda value, audio=audio: [audio(value).pop(name) for name in ("rules", "ffmpeg", "trim")])
+
+
+def test_a_set_of_earlier_rules_is_returned_as_finished_with_a_line_that_says_so(audio: Path, out: Path) -> None:
+    (audio / "bad.wav").write_text("no sound")
+    encode(audio, out)
+    as_under_rules_1(out)
+    before = files_of(out)
+    outcome = encode(audio, out)
+    assert outcome.tasks_run == 0 and files_of(out) == before
+    assert [rejection.file for rejection in outcome.rejected] == ["bad.wav"]
+    assert "made under rules 1 of reading audio" in "\n".join(outcome.lines())
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_a_set_of_earlier_rules_is_never_gone_on_with(audio: Path, out: Path, extend: bool) -> None:
+    encode(audio, out)
+    as_under_rules_1(out)
+    whole = files_of(out)
+    write_note(audio / "new.wav")
+    with pytest.raises(UserError, match="has 1 more files; restore it, or encode the folder under a new name"):
+        encode(audio, out, extend)
+    (audio / "new.wav").replace(next(audio.rglob("*.mp3")))
+    with pytest.raises(UserError, match="is gone or has changed"):
+        encode(audio, out, extend)
+    (out / "train-00000.tar").unlink()
+    with pytest.raises(UserError, match=r"gone|missing"):
+        encode(audio, out, extend)
+    assert files_of(out) == {name: content for name, content in whole.items() if name != "train-00000.tar"}
+
+
+def test_an_unfinished_set_of_earlier_rules_says_how_to_go_on(audio: Path, out: Path) -> None:
+    encode(audio, out)
+    as_under_rules_1(out)
+    (out / "manifest.json").unlink()
+    before = files_of(out)
+    with pytest.raises(UserError, match="finish it with the version that began it, or give another --out"):
+        encode(audio, out)
+    assert files_of(out) == before
+
+
+def test_a_set_of_earlier_rules_is_compared_with_its_audio_by_names_not_keys(audio: Path, out: Path) -> None:
+    encode(audio, out)
+    as_under_rules_1(out)
+    comparisons = list(reencode(out, 9))
+    assert len(comparisons) == 9 and not any(comparison.fault for comparison in comparisons)
+
+
+def test_trimming_is_a_setting_of_the_set(tmp_path: Path, out: Path) -> None:
+    root = tmp_path / "audio"
+    for pitch in (60, 62):
+        write_note(root / f"{pitch}.wav", np.concatenate([np.zeros(16_000), tone(pitch)]))
+    with pytest.raises(UserError, match=r"can be encoded \(2 begins late\)"):
+        encode(root, tmp_path / "untrimmed")
+    outcome = encode(root, out, trim=True)
+    assert outcome.manifest is not None and outcome.manifest.ledger.encoded == 2
+    with pytest.raises(UserError, match="was made with trim True"):
+        encode(root, out)
+
+
+def test_files_that_only_ffmpeg_reads_are_notes_if_it_is_there_and_else_named(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "audio"
+    for name in ("a.wav", "b.aiff"):
+        write_note(root / name)
+    without = tmp_path / "without"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.encode.run.has_ffmpeg", lambda: False)
+        outcome = encode(root, without)
+        assert outcome.manifest is not None and vars(outcome.manifest.ledger)["inputs"] == 1
+        assert any("1 .aiff; FFmpeg reads .aiff: pip install '.[audio]'" in line for line in outcome.lines())
+    assert encode(root, without).tasks_run == 0  # the set keeps to it
+    outcome = encode(root, out)
+    assert outcome.manifest is not None and outcome.manifest.ledger.encoded == 2 and outcome.manifest.audio["ffmpeg"]
+    monkeypatch.setattr("pipeline.encode.run.has_ffmpeg", lambda: False)
+    assert encode(root, out).tasks_run == 0
+    (out / "train-00000.tar").unlink()
+    with pytest.raises(UserError, match=r"has notes that only FFmpeg reads; pip install '\.\[audio\]'"):
+        encode(root, out)
 
 
 def test_a_folder_in_which_nothing_can_be_encoded_makes_no_set(tmp_path: Path, out: Path) -> None:

@@ -32,6 +32,19 @@ def test_a_key_fits_a_file_name_and_long_ones_stay_apart() -> None:
     assert first != second and max(len(first), len(second)) <= 120
 
 
+@given(st.text(min_size=1, max_size=300))
+def test_a_key_and_its_endings_fit_a_file_name_in_any_script(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    for path in (f"{text}.wav", f"guitar{'r' * len(text)}_acoustic_000-040-025.wav"):
+        key = parse_path_name(path).key
+        assert len(key) <= 120 and len(key.encode()) <= 200
+
+
+def test_long_names_of_wide_letters_stay_apart() -> None:
+    first, second = (parse_path_name("音" * 70 + f"{name}.wav").key for name in "一二")
+    assert first != second and first.startswith("音" * 60)
+
+
 @given(PATHS)
 def test_any_name_has_a_key_and_labels_that_can_be_written(path: str) -> None:
     path = path.encode("utf-8", "replace").decode()  # a lone surrogate outside the escapes is no file name

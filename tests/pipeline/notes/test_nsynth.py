@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.notes.nsynth import contradiction, parse_name, read_examples, split_of
+from pipeline.notes.nsynth import contradiction, parse_name, read_examples, split_folder
 from shards.errors import UserError
 
 FAMILIES = ["bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal"]
@@ -65,18 +65,23 @@ def test_labels_that_examples_json_contradicts_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "split"),
+    ("path", "found"),
     [
-        (["nsynth-guitar-train"], "train"),
-        (["a", "nsynth-guitar-valid", "audio"], "valid"),
-        (["nsynth-test", "b-train"], "train"),
-        (["train"], None),
-        (["x-training"], None),
-        ([], None),
+        ("nsynth-guitar-train/a.wav", ("nsynth-guitar-train", "train")),
+        ("a/nsynth-guitar-valid/audio/b.wav", ("a/nsynth-guitar-valid", "valid")),
+        ("nsynth-test/b-train/a.wav", ("nsynth-test/b-train", "train")),
+        ("train/a.wav", ("train", "train")),
+        ("x/Val/a.wav", ("x/Val", "valid")),
+        ("my_VALIDATION/a.wav", ("my_VALIDATION", "valid")),
+        ("test/a.wav", ("test", "test")),
+        ("x-training/a.wav", None),
+        ("latest/contest/train.wav", None),
+        ("-train-/a.wav", None),
+        ("a.wav", None),
     ],
 )
-def test_the_nearest_folder_that_names_a_split_decides(folders: list[str], split: str | None) -> None:
-    assert split_of(folders) == split
+def test_the_nearest_folder_that_names_a_split_decides(path: str, found: tuple[str, str] | None) -> None:
+    assert split_folder(path) == found
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
