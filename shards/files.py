@@ -5,6 +5,7 @@ Knows nothing of what the files hold.
 
 import hashlib
 import json
+import multiprocessing.util
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from shards.errors import UserError
 from shards.storage import is_remote, local_copy, upload
 
 PART = ".part"  # ending of a file that is still being written
+LONGEST_TMPDIR = 70  # bytes: a socket's path has 103, and multiprocessing adds 32
 HASH_CHUNK = 1 << 20  # bytes read at a time, so that memory does not grow with the file
 
 
@@ -77,6 +79,17 @@ def sha256_of_open(file: BinaryIO) -> str:
     while chunk := file.read(HASH_CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def shorten_socket_paths() -> None:
+    """Let multiprocessing make its sockets in /tmp if their paths in TMPDIR would be longer than the system allows."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
+        tempfile.tempdir = "/tmp"
+        try:
+            multiprocessing.util.get_temp_dir()  # which it keeps from now on
+        finally:
+            tempfile.tempdir = folder
 
 
 def _sync_folder(folder: Path) -> None:

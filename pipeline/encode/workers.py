@@ -6,26 +6,34 @@ and does not import torch: only the workers do.
 
 import multiprocessing
 import os
+import re
 import signal
+import sys
 import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import LifoQueue
-from typing import Protocol
+from typing import Any, NoReturn, Protocol
 
 from pipeline.encode.plan import Batch
-from shards.errors import UserError
+from shards.errors import UserError, system_error
+from shards.files import shorten_socket_paths
 from shards.note import Note
 from shards.record import Rejection
 
 READ_SECONDS = 60.0  # for one file; a longer read is a hang
 TRIES = 2  # crashes of a worker after which the file is rejected
 AHEAD = 32  # batches a worker that may be done before the oldest one is: bounds memory
+STDERR_BYTES = 1 << 14  # of a worker's last words
+END_OF_FILE = b"\0"  # after words about a file on stderr: its rejection says enough
+CAUSE = re.compile(r"error|assert|what\(\)", re.IGNORECASE)  # the line of a library's report that says most
 START_OR_END = threading.Lock()  # multiprocessing starts and joins processes in one thread at a time
 
 
@@ -45,10 +53,11 @@ class BatchEncoder(Protocol):
 
 @dataclass(frozen=True)
 class _Failure:
-    """An exception in a worker."""
+    """An exception in a worker: a line for the user, or the traceback of a bug."""
 
     text: str
-    is_user_error: bool
+    is_bug: bool = False
+    is_ours: bool = True  # False: of the system or a library, so the user is told which file was being encoded
 
 
 def encode_batches(
@@ -99,6 +108,7 @@ class _Worker:
         self._read_seconds = read_seconds
         self._process: BaseProcess | None = None
         self._is_killed = False
+        self._last_words = b""  # the end of what the process has written to stderr
 
     def encode(self, batch: Batch) -> BatchResult:
         """Encode the batch in the process, and after a crash again in a new one.
@@ -113,14 +123,48 @@ class _Worker:
             reading: int | None = None  # index in the batch of the file that is open now
             try:
                 self._pipe.send(batch)
-                while not isinstance(message := self._pipe.recv(), BatchResult | _Failure):
+                while not isinstance(message := self._receive(), BatchResult | _Failure):
                     reading = message
             except (EOFError, OSError):
                 self._handle_crash(batch, reading, crashes)
                 continue
             if isinstance(message, _Failure):
-                raise UserError(message.text) if message.is_user_error else RuntimeError(message.text)
+                self._raise(message, batch)
             return message
+
+    def _receive(self) -> Any:
+        """The next message of the process."""
+        while True:
+            ready = wait([self._pipe, self._stderr])
+            if self._stderr in ready:
+                self._read_stderr()
+            if self._pipe in ready:
+                return self._pipe.recv()
+
+    def _read_stderr(self) -> None:
+        with suppress(BlockingIOError):
+            while words := os.read(self._stderr.fileno(), STDERR_BYTES):
+                self._last_words = (self._last_words + words)[-STDERR_BYTES:]
+
+    def _stderr_text(self) -> str:
+        self._read_stderr()
+        return self._last_words.rpartition(END_OF_FILE)[2].decode(errors="replace")
+
+    def _cause(self) -> str:
+        """The line of stderr that says most, after a colon; empty if there is none."""
+        lines = [line.strip() for line in self._stderr_text().splitlines() if line.strip()]
+        return f": {next(filter(CAUSE.search, lines), lines[-1])}" if lines else ""
+
+    def _raise(self, failure: _Failure, batch: Batch) -> NoReturn:
+        if failure.is_bug:
+            raise RuntimeError(failure.text + self._stderr_text())
+        if failure.is_ours:
+            raise UserError(failure.text)
+        first = batch.notes[0].file.display_path
+        raise UserError(
+            f"a worker failed while it encoded {first}: {failure.text}{self._cause()}; run again, finished shards are "
+            "kept"
+        )
 
     def kill(self) -> None:
         """End the process; safe at any moment, because it holds no state."""
@@ -138,11 +182,21 @@ class _Worker:
         with START_OR_END:
             if self._is_killed:
                 raise CancelledError
+            shorten_socket_paths()
             self._pipe, pipe = context.Pipe()
-            arguments = (pipe, self._make_encoder, self._read_seconds)
+            self._stderr, stderr = context.Pipe(duplex=False)
+            os.set_blocking(self._stderr.fileno(), False)
+            arguments = (pipe, stderr, self._make_encoder, self._read_seconds)
             self._process = context.Process(target=_serve, args=arguments, daemon=True)
-            self._process.start()
-            pipe.close()  # so that the pipe ends when the process does
+            resource_tracker.ensure_running()  # it would unblock the signal
+            # Ctrl-C reaches the fork server too, which would end with a traceback while it imports torch.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                self._process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            pipe.close()  # so that the pipes end when the process does
+            stderr.close()
 
     def _handle_crash(self, batch: Batch, reading: int | None, crashes: Counter[int]) -> None:
         """Count the crash for the file that the process was reading; reject the file at its last try.
@@ -163,7 +217,9 @@ class _Worker:
             )
         if reading is None:
             first = batch.notes[0].file.display_path
-            raise UserError(f"a worker died ({cause}) while it encoded {first}; run again, finished shards are kept")
+            raise UserError(
+                f"a worker died ({cause}) while it encoded {first}{self._cause()}; run again, finished shards are kept"
+            )
         crashes[reading] += 1
         if crashes[reading] == TRIES:
             is_hang = code == -signal.SIGALRM
@@ -171,23 +227,39 @@ class _Worker:
             batch.rejected[reading] = Rejection(batch.notes[reading].file.display_path, "damaged", detail)
 
 
-def _serve(pipe: Connection, make_encoder: Callable[[], BatchEncoder], read_seconds: float) -> None:
+def _serve(pipe: Connection, stderr: Connection, make_encoder: Callable[[], BatchEncoder], read_seconds: float) -> None:
     """Main function of a worker: make an encoder, then answer each batch with its result until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside a library that never returns
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 writes about damaged files, past Python
+    os.dup2(stderr.fileno(), 2)  # libmpg123 writes about damaged files, past Python
+
+    def receive() -> Batch:
+        try:
+            return pipe.recv()
+        except (EOFError, OSError):
+            sys.exit()  # the parent has gone
+
+    def send(message: object) -> None:
+        try:
+            pipe.send(message)
+        except OSError:
+            sys.exit()
 
     def on_read(index: int | None) -> None:
-        pipe.send(index)
+        send(index)
+        os.write(2, END_OF_FILE)
         signal.setitimer(signal.ITIMER_REAL, 0 if index is None else read_seconds)
 
     try:
         encoder = make_encoder()
         while True:
-            pipe.send(encoder.encode(pipe.recv(), on_read))
-    except (EOFError, OSError):
-        return  # the parent has gone
+            send(encoder.encode(receive(), on_read))
     except UserError as error:
-        pipe.send(_Failure(error.message, is_user_error=True))
-    except Exception:
-        pipe.send(_Failure(traceback.format_exc(), is_user_error=False))
+        send(_Failure(error.message))
+    except OSError as error:
+        send(_Failure(system_error(error).message, is_ours=False))
+    except Exception as error:
+        if "CUDA" in str(error):  # the device's memory is full, or a kernel has failed
+            send(_Failure(str(error).splitlines()[0], is_ours=False))
+        else:
+            send(_Failure(traceback.format_exc(), is_bug=True))

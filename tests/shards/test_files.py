@@ -1,13 +1,17 @@
 """shards.files: a name that exists is a file that is whole."""
 
+import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from shards.errors import UserError
 from shards.files import atomic_write, write_json
+from tests.support import ROOT
 
 
 def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
@@ -69,3 +73,23 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(UserError, match=r"taken.*cannot be written"):
         write_json(tmp_path / "taken" / "x.json", 1)
+
+
+START_PROCESS = """
+from multiprocessing import get_context
+from shards.files import shorten_socket_paths
+if __name__ == "__main__":
+    shorten_socket_paths()
+    process = get_context("forkserver").Process(target=print, args=("alive",))
+    process.start()
+    process.join()
+"""
+
+
+def test_processes_start_where_the_path_of_a_socket_in_tmpdir_would_be_too_long(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", START_PROCESS], capture_output=True, text=True, env=environment)
+    assert (ended.stdout, ended.stderr) == ("alive\n", "")
+    assert list(folder.iterdir()) == []

@@ -1,8 +1,10 @@
 """pipeline.encode.run with real workers and signals: the same bytes, however many workers and however it ends."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,24 @@ def test_a_run_that_was_killed_or_stopped_is_finished_by_the_same_command(
 @pytest.mark.long
 def test_ctrl_c_stops_as_sigterm_does(audio: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     assert check_end_and_finish(6, signal.SIGINT, audio, tmp_path / "set", whole) == 130
+
+
+def test_ctrl_c_while_the_fork_server_starts_shows_no_traceback(audio: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "encode", str(audio), "--out", str(tmp_path / "set"), *OPTIONS]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    while not any("forkserver" in Path(f"/proc/{child}/cmdline").read_text() for child in _children(run.pid)):
+        assert run.poll() is None, "it ended before its fork server was seen"
+        time.sleep(0.01)
+    time.sleep(0.1)  # in the middle of its imports
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert errors.splitlines()[-1].startswith("Error: stopped") and "Traceback" not in errors
+
+
+def _children(pid: int) -> list[str]:
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return " ".join(file.read_text() for file in files).split()
 
 
 @pytest.mark.long

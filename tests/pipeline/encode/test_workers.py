@@ -1,5 +1,6 @@
 """pipeline.encode.workers: results come in order, and a file that takes its worker down takes nothing else with it."""
 
+import errno
 import os
 import signal
 import time
@@ -50,8 +51,18 @@ def act(name: str) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case ["bug", *_]:
             raise ZeroDivisionError("a bug")
+        case ["late full", *_]:
+            raise OSError(errno.ENOSPC, "No space left on device", "/tmp/copy")
+        case ["late kernel", *_]:
+            os.write(2, b"Kernel.cu:7: Assertion `index < size` failed.\n" * 3)
+            raise RuntimeError("CUDA error: device-side assert triggered\nmore lines")
+        case ["late abort", *_]:
+            os.write(2, b"terminate called\n  what():  CUDA error: an illegal memory access\nframe 0\n")
+            os.abort()
         case ["user", *_]:
             raise UserError("a user's error")
+        case ["shout", *_]:
+            os.write(2, b"again " * 100_000)
         case ["noise", *_]:
             os.write(2, b"libmpg123 has something to say\n")
 
@@ -121,6 +132,25 @@ def test_errors_of_a_worker_reach_the_caller() -> None:
         run(batches("a", "user-1"))
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
         run(batches("a", "bug-1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("full-1", "while it encoded full-1.wav: /tmp/copy: No space left on device; make room"),
+        ("kernel-1", "CUDA error: device-side assert triggered: Kernel.cu:7: Assertion `index < size` failed.; run"),
+        ("abort-1", r"\(SIGABRT\) while it encoded abort-1.wav: what\(\):  CUDA error: an illegal memory access; run"),
+    ],
+)
+def test_the_cause_of_a_workers_end_reaches_the_user_in_one_line(name: str, cause: str) -> None:
+    with pytest.raises(UserError, match=cause) as error:
+        run(batches("noise-0", name))
+    assert len(error.value.message.splitlines()) == 1
+    assert "libmpg123" not in error.value.message
+
+
+def test_a_worker_that_says_a_lot_blocks_nothing() -> None:
+    assert run(batches("shout-1", "b"), 1) == ["shout-1", "b"]
 
 
 def test_what_a_library_writes_to_stderr_in_a_worker_is_not_seen(capfd: pytest.CaptureFixture[str]) -> None:
