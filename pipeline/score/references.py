@@ -94,8 +94,8 @@ class ShardSet:
                 inputs = read_shard_record(self.folder / shard.record_name).inputs
             except (ShardError, OSError):
                 inputs = {}  # a set that was made without records of its inputs
-            paths = {parse_path_name(path).key: audio / path for path in inputs}
-            yield from ((note, paths.get(note.key)) for note in self._read(shard))
+            paths = {parse_path_name(path).labels["note_str"]: audio / path for path in inputs}
+            yield from ((note, paths.get(note.labels.get("note_str", ""))) for note in self._read(shard))
 
     def _round_trip(self, note: Note) -> np.ndarray:
         """Decode one note alone: in a batch, the last bits of a waveform depend on the size of the batch."""
@@ -109,7 +109,8 @@ class ShardSet:
             if path is not None and path.is_file():
                 rate = self.codec.spec.sample_rate
                 try:
-                    recording = fit(load(path, rate, len(round_trip) / rate), len(round_trip))
+                    trim = bool(self.manifest.audio.get("trim"))
+                    recording = fit(load(path, rate, len(round_trip) / rate, trim), len(round_trip))
                 except AudioError as error:
                     fault = error.message
             self._references[note.key] = ReferenceNote(note, round_trip, recording, fault)
