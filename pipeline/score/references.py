@@ -95,7 +95,7 @@ class ShardSet:
             except (ShardError, OSError):
                 inputs = {}  # a set that was made without records of its inputs
             paths = {parse_path_name(path).labels["note_str"]: audio / path for path in inputs}
-            yield from ((note, paths.get(note.labels.get("note_str", ""))) for note in self._read(shard))
+            yield from ((note, paths.get(note.labels.get("note_str", note.key))) for note in self._read(shard))
 
     def _round_trip(self, note: Note) -> np.ndarray:
         """Decode one note alone: in a batch, the last bits of a waveform depend on the size of the batch."""
