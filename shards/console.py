@@ -52,7 +52,9 @@ def quote(path: Path | str) -> str:
     text = str(path)
     if escape(text, sys.stdout) == text:
         return shlex.quote(text)
-    letters = (chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}" for byte in _bytes(text))
+    letters = (
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}" for byte in path_bytes(text)
+    )
     return f"$'{''.join(letters)}'"  # of bash and zsh
 
 
@@ -103,8 +105,9 @@ def _escape_letter(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
-def _bytes(text: str) -> bytes:
+def path_bytes(path: Path | str) -> bytes:
+    """A path as the system has it."""
     try:
-        return os.fsencode(text)
+        return os.fsencode(str(path))
     except UnicodeEncodeError:  # of a URL, where the locale's encoding is not UTF-8
-        return text.encode("utf-8", "surrogateescape")
+        return str(path).encode("utf-8", "surrogateescape")

@@ -5,6 +5,9 @@ click prints them as `Error: ...` and exits with 2, so no command needs a handle
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -25,6 +28,15 @@ class UserError(click.ClickException):
 
 class ShardError(UserError):
     """A shard set or a token file that is missing, unfinished, damaged, or not of the format it claims."""
+
+
+@contextmanager
+def writing(path: Path, cure: str = "make room or choose another folder") -> Iterator[None]:
+    """Turn errors of the system in a block that writes `path` into a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {cure}") from error
 
 
 def system_error(error: OSError, cure: str = "make room, or name another folder") -> UserError:

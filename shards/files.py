@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shards.console import path_bytes
 from shards.errors import UserError
 from shards.storage import is_remote, local_copy, upload
 
@@ -79,6 +80,18 @@ def sha256_of_open(file: BinaryIO) -> str:
     while chunk := file.read(HASH_CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The path, or for one that is not UTF-8 another of the same file, for libraries that take no other."""
+    try:
+        path_bytes(path).decode()
+    except UnicodeDecodeError:
+        with path.open("rb") as file:
+            yield Path(f"/proc/self/fd/{file.fileno()}")  # Linux: other systems have no such paths
+    else:
+        yield path
 
 
 def shorten_socket_paths() -> None:

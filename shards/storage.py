@@ -4,6 +4,8 @@ A URL becomes a `UPath`, so most code need not tell it from a path. The network'
 or not at all, a broken connection is tried again, and a lasting failure is one line. Knows nothing of file formats.
 """
 
+import os
+import re
 import stat
 import tempfile
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
+from shards.console import path_bytes
 from shards.errors import UserError
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # protocol -> package that reads it
@@ -22,6 +25,7 @@ WEB = ("http", "https")
 PAUSES = (1.0, 4.0)  # seconds before each further try
 SILENCE = 60.0  # seconds without a byte after which a connection counts as broken
 HEAD_REQUESTS = 16  # at a time
+ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")  # of a byte that is not UTF-8, in a path as text
 NOT_FOUND = 404  # status of a web server's answer
 
 T = TypeVar("T")
@@ -60,6 +64,23 @@ def parse_path(text: str) -> Path:
     except ValueError as error:
         raise UserError(f"{text}: is not a URL of this kind ({error})") from error
     return cast(Path, path)
+
+
+def path_text(path: Path | str) -> str:
+    """A path as text to store in UTF-8, whatever the locale: a byte that is not UTF-8 becomes an escape, as `\\xe9`."""
+    return path_bytes(path).decode("utf-8", "backslashreplace")
+
+
+def text_path(text: str, folder: Path | None = None) -> Path:
+    """Undo `path_text`; the path may be relative to `folder`. Of a name that holds such an escape, the file is first.
+
+    Raises:
+        UserError: as `parse_path`.
+    """
+    if "://" in text:
+        return parse_path(text)
+    path, unescaped = (Path(os.fsdecode(data)) for data in (text.encode(errors="surrogateescape"), _unescape(text)))
+    return path if path == unescaped or os.path.lexists((folder or Path()) / path) else unescaped
 
 
 def is_remote(path: Path) -> bool:
@@ -153,6 +174,10 @@ def upload(copy: Path, path: Path) -> None:
         raise  # a signal stopped the run
     except Exception as error:  # each library under fsspec has errors of its own
         raise UserError(f"{path}: cannot be written ({_reason(error)}); run the same command again") from error
+
+
+def _unescape(text: str) -> bytes:
+    return ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), text.encode(errors="surrogateescape"))
 
 
 def _list_remote(folder: Path, deep: bool) -> dict[str, FileInfo]:

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shards.console import quote
-from shards.files import PART, atomic_write
+from shards.files import PART, atomic_write, utf8_path
 from trainer.errors import TrainError
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
         TrainError: missing or damaged.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         facts = json.loads(metadata["facts"])

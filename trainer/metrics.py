@@ -1,12 +1,14 @@
 """Metrics writer: a run's numbers go to `metrics.jsonl` (one object a step or evaluation) and TensorBoard, in the run's
 folder, and to Weights & Biases if a project there is named. The training waits for none of them: a line goes into a
-buffer, the others write in threads and processes of their own. Knows nothing of what the numbers mean.
+buffer, Weights & Biases has processes of its own. Knows nothing of what the numbers mean.
 """
 
 import secrets
 from pathlib import Path
 from typing import Any
 
+from shards.errors import writing
+from shards.events import EventWriter
 from shards.files import atomic_write
 from shards.metrics import METRICS, Kind, MetricsLine, read_metrics
 from trainer.errors import ConfigError
@@ -20,20 +22,21 @@ class MetricsWriter:
 
     def __init__(self, run: Path, step: int, settings: dict[str, Any], wandb_project: str | None = None) -> None:
         """Raises ConfigError if there is a `wandb_project`, but the package is not installed."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self._wandb = _wandb_run(run, settings, wandb_project) if wandb_project else None
         path = run / METRICS
         if path.is_file():
             lines = [line.to_line() for line in read_metrics(run).lines if line.step <= step]
             with atomic_write(path) as file:
                 file.write("".join(lines).encode())
-        self._file = path.open("a")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self._path = path
+        with writing(path):
+            self._file = path.open("a")
+        self._board = EventWriter(run / "tensorboard", purge_step=step + 1 if step else None)
 
     def write(self, kind: Kind, step: int, values: dict[str, float]) -> None:
         """Write the numbers of a step."""
-        self._file.write(MetricsLine(kind, step, values).to_line())
+        with writing(self._path):
+            self._file.write(MetricsLine(kind, step, values).to_line())
         if kind == "valid" or step % BOARD_INTERVAL == 0:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -41,13 +44,18 @@ class MetricsWriter:
                 self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def flush(self) -> None:
-        self._file.flush()
+        """Raises UserError, as `write` and `close`, if the files cannot be written."""
+        with writing(self._path):
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        try:
+            with writing(self._path):
+                self._file.close()
+        finally:
+            self._board.close()
+            if self._wandb is not None:
+                self._wandb.finish()
 
 
 def _wandb_run(run: Path, settings: dict[str, Any], project: str) -> Any:

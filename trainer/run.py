@@ -16,6 +16,7 @@ from shards.console import quote
 from shards.files import write_json
 from shards.manifest import Manifest
 from shards.note import Codec, json_object
+from shards.storage import path_text
 from trainer.config import Config, list_differences, same_length
 from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
@@ -92,7 +93,7 @@ def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks) -> RunI
         info = read_run(run)
         check_same_run(run, info, config, manifest)
         plans = info.plans if same_length(config, info.config) else plans
-        info = replace(info, config=config, plans=plans, shards=str(folder))
+        info = replace(info, config=config, plans=plans, shards=path_text(folder))
     else:
         info = _new_run(notes, config, plans)
     if ranks.is_main:
@@ -116,7 +117,7 @@ def _new_run(notes: NoteReader, config: Config, plans: Plans) -> RunInfo:
     return RunInfo(
         config=config,
         plans=plans,
-        shards=str(notes.folder),
+        shards=path_text(notes.folder),
         notes_sha256=notes_sha256(notes.manifest),
         codec=codec,
         vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values),

@@ -12,6 +12,7 @@ import torch
 from shards.console import progress_bar, quote
 from shards.note import Note, write_token_file
 from shards.sample_info import TOKENS, SampleInfo
+from shards.storage import path_text
 from trainer.checkpoint import find_checkpoint, read_checkpoint
 from trainer.conditioning import Labels, fill_labels, parse_labels, read_prompt
 from trainer.generate import Sampling, generate, prepare
@@ -78,14 +79,14 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     prepare(model, dtype)
     prompt_length = len(prompt.tokens)
     sample_info = SampleInfo(
-        run=str(run),
+        run=path_text(run),
         checkpoint=path.name,
         step=step,
         shards=info.shards,
         dtype=str(dtype).removeprefix("torch."),
         seed=request.seed,
         **asdict(request.sampling),
-        prompt=request.prompt or None,
+        prompt=path_text(request.prompt) if request.prompt else None,
         prompt_tokens=prompt_length or None,
     )
     files, likelihood_sum = [], 0.0

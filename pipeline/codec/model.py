@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline.codec.seanet import encode_in_pieces, pad1d
 from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecError, codec_spec, weights_file
 from shards import device as devices
-from shards.files import atomic_write
+from shards.files import atomic_write, utf8_path
 from shards.note import Codec
 
 MINI_FILTERS = 8  # EnCodec has 32, and otherwise the same architecture
@@ -133,7 +133,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            with utf8_path(path) as readable:
+                return safetensors.torch.load_file(readable)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
         is_pickle = isinstance(error, pickle.UnpicklingError)  # torch's message would advise to run the file's code

@@ -23,7 +23,7 @@ from shards.manifest import Manifest, read_manifest
 from shards.note import Note
 from shards.reader import read_shard
 from shards.record import Rejection
-from shards.storage import parse_path
+from shards.storage import text_path
 from shards.verify import find_faults
 
 ALIKE = 0.99  # share of a note's codes; the last bits of another kind of processor change fewer
@@ -104,7 +104,7 @@ def reencode(
         raise ShardError(f"{folder}: does not say its {error}, so it was not made by `pipeline encode`") from error
     if codec_spec(settings.codec.name, settings.codec.bandwidth, weights) != settings.codec:
         raise CodecError(f"{settings.codec.name}: the set was made with other weights; name them with --weights FILE")
-    source = scan_folder(audio or parse_path(manifest.audio["source"]), settings.ffmpeg)
+    source = scan_folder(audio or text_path(manifest.audio["source"]), settings.ffmpeg)
     plan = make_plan(source.inputs, settings, source.examples)
     planned = {note.labels["note_str"]: note for task in plan.tasks for note in task.notes}
     if precision is not None:

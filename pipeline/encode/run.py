@@ -32,6 +32,7 @@ from shards.files import atomic_write
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
 from shards.note import Note
 from shards.record import Rejection, ShardRecord, count_labels, read_rejections, write_shard_record
+from shards.storage import path_text
 from shards.writer import write_shard
 
 VERSIONS = ("encodec", "numpy", "soundfile", "soxr", "torch")  # packages that codes depend on
@@ -256,7 +257,7 @@ def _finish(
     blocks = settings.to_json()
     manifest = Manifest(
         codec=settings.codec,
-        audio={**blocks["audio"], "source": str(folder.root)},
+        audio={**blocks["audio"], "source": path_text(folder.root)},
         plan={**blocks["plan"], "inputs_sha256": inputs_sha256},
         fingerprint=fingerprint(settings, inputs_sha256),
         splits={split: tuple(shards) for split, shards in splits.items()},

@@ -23,6 +23,7 @@ from shards.errors import UserError
 from shards.files import atomic_write
 from shards.note import Codec
 from shards.sample_info import SampleInfo
+from shards.storage import text_path
 
 INDEX = "index.html"
 TEMPLATE = "template.html"
@@ -151,7 +152,10 @@ def _render(content: Mapping[str, Any]) -> str:
 
 
 def _path(text: str | None) -> Path | None:
-    return Path(text) if text and "\0" not in text else None
+    try:
+        return text_path(text) if text and "\0" not in text else None
+    except UserError:  # a URL that cannot be read
+        return None
 
 
 def _count(samples: int) -> str:

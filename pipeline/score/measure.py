@@ -22,6 +22,7 @@ from pipeline.score.samples import SampleFolder
 from pipeline.score.scores import SAMPLES, Figure, Measured, Score, Scores
 from shards.errors import UserError
 from shards.note import Codec, Note
+from shards.storage import path_text
 
 MAX_LATENTS = 64  # samples whose latents are compared, and train notes beside them
 MIN_RANKS = 3  # values that a rank correlation needs
@@ -106,7 +107,7 @@ def measure(
         name: Measured(note.hertz, note.cents, note.level, match.note.key if match.note else None, match.agreement)
         for (name, note), match in zip(features.items(), nearest, strict=False)
     }
-    return Scores(samples.fingerprint(), str(shard_set.folder), tuple(scores), measured)
+    return Scores(samples.fingerprint(), path_text(shard_set.folder), tuple(scores), measured)
 
 
 def note_features(note: Note, waveform: np.ndarray, codec: Codec) -> NoteFeatures:

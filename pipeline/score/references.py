@@ -22,6 +22,7 @@ from shards.errors import ShardError
 from shards.manifest import Manifest, Shard, read_manifest
 from shards.note import Note
 from shards.record import read_shard_record
+from shards.storage import text_path
 
 UNSEEN_FIRST = ("valid", "test", "train")  # splits, those that no model has trained on first
 CANDIDATES = 2_000  # first notes of a split, from which references are chosen
@@ -88,13 +89,14 @@ class ShardSet:
 
     def _with_recordings(self, split: str) -> Iterator[tuple[Note, Path | None]]:
         """Stream each note with the path of its recording; a shard's record lists the files that it was made of."""
-        audio = Path(str(self.manifest.audio.get("source", "")))
+        source = str(self.manifest.audio.get("source", ""))
+        audio = Path(source) if "://" in source else text_path(source)
         for shard in self.manifest.splits.get(split, ()):
             try:
                 inputs = read_shard_record(self.folder / shard.record_name).inputs
             except (ShardError, OSError):
                 inputs = {}  # a set that was made without records of its inputs
-            paths = {parse_path_name(path).labels["note_str"]: audio / path for path in inputs}
+            paths = {parse_path_name(path).labels["note_str"]: audio / text_path(path, audio) for path in inputs}
             yield from ((note, paths.get(note.labels.get("note_str", note.key))) for note in self._read(shard))
 
     def _round_trip(self, note: Note) -> np.ndarray:

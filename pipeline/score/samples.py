@@ -24,6 +24,7 @@ from pipeline.progress import Progress
 from shards.errors import ShardError, UserError
 from shards.note import Codec, TokenFile, read_token_file
 from shards.sample_info import TOKENS, SampleInfo, common
+from shards.storage import text_path
 
 MAX_CACHED = 1_000  # waveforms
 
@@ -89,7 +90,7 @@ class SampleFolder:
         folders = {sample.sampled.shards for sample in self.samples if sample.sampled.shards is not None}
         if len(folders) != 1:
             raise UserError(f"{self.path}: its token files do not name one shard set; name it with --shards FOLDER")
-        return Path(folders.pop())
+        return text_path(folders.pop())
 
     def token_source(self) -> TokenSource:
         """The token files as a source to decode; WAVs without a token file are left out.

@@ -4,6 +4,7 @@ Knows files and the clock; steps and losses are in `trainer.py`.
 """
 
 import hashlib
+import io
 import pickle
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from pipeline.notes.folder import scan_folder
 from pipeline.notes.nsynth import NSYNTH_SECONDS, split_folder
 from shards.console import is_terminal, progress_bar, quote
 from shards.errors import UserError
+from shards.events import EventWriter
 from shards.files import atomic_write
 from shards.summary import perplexity
 
@@ -77,8 +79,6 @@ def train_codec(
     Raises:
         UserError: no notes to train or to validate on, or a checkpoint of other notes, another recipe or start.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     if out.suffix != WEIGHTS_SUFFIX:
         raise UserError(f"{out}: weights are written as {WEIGHTS_SUFFIX}; name the file so")
     codec = load_codec("encodec_mini", weights=None if start == "encodec_mini" else Path(start)) if start else None
@@ -106,8 +106,10 @@ def train_codec(
     valid_notes = _load_valid_notes(valid_paths)
 
     def save() -> None:
+        data = io.BytesIO()  # of a full disk torch.save tells no more than "unexpected pos"
+        torch.save({**identity, "training": trainer.state(), "seconds": seconds}, data)
         with atomic_write(folder / CHECKPOINT) as file:
-            torch.save({**identity, "training": trainer.state(), "seconds": seconds}, file)
+            file.write(data.getbuffer())
 
     def validate() -> dict[str, float]:
         figures = _validate(trainer, valid_notes)
@@ -118,7 +120,7 @@ def train_codec(
     folder.mkdir(parents=True, exist_ok=True)
     saved_at = validated_at = seconds
     with (
-        SummaryWriter(folder, purge_step=trainer.step) as log,
+        EventWriter(folder, purge_step=trainer.step) as log,
         progress_bar(total=100, unit="%", desc="train-codec", bar_format=BAR) as bar,
     ):
         while (progress := length.progress(trainer.step, seconds)) < 1:
