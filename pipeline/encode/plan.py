@@ -13,10 +13,11 @@ from typing import Any
 
 from pipeline.encode.settings import Settings
 from pipeline.notes.folder import AudioFile
-from pipeline.notes.key import parse_path_name, printable
+from pipeline.notes.key import parse_path_name
 from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_folder
 from shards.errors import UserError
 from shards.record import Rejection
+from shards.storage import path_text
 
 FOLDERS_SHOWN = 6  # folders whose split is printed
 
@@ -83,7 +84,7 @@ class Plan:
         """Report the folders that decide a split, and how many notes a hash assigns."""
         found = [split_folder(note.file.path) for task in self.tasks for note in task.notes]
         folders = [
-            f"{printable(folder)} -> {split} ({notes} notes)"
+            f"{path_text(folder)} -> {split} ({notes} notes)"
             for (folder, split), notes in Counter(filter(None, found)).most_common()
         ]
         more = [f"{len(folders) - FOLDERS_SHOWN} more folders"] * (len(folders) > FOLDERS_SHOWN)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.audio import FFMPEG_SUFFIXES, SUFFIXES, has_ffmpeg
-from pipeline.notes.key import printable
 from pipeline.notes.nsynth import EXAMPLES, Labels, read_examples
 from shards.errors import UserError
-from shards.storage import is_http, is_remote, list_tree
+from shards.storage import is_http, is_remote, list_tree, path_text
 
 EMPTY = ("empty", "0 bytes")  # reason and detail of a rejection
 
@@ -31,7 +30,7 @@ class AudioFile:
     @property
     def display_path(self) -> str:
         """The path as text that can be printed and stored."""
-        return printable(self.path)
+        return path_text(self.path)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ A key is letters of any script, digits, `_` and `-`, because WebDataset ends a k
 """
 
 import hashlib
-import os
 import unicodedata
 from dataclasses import dataclass
 
 from pipeline.notes.nsynth import Labels, parse_name
+from shards.console import path_bytes
+from shards.storage import path_text
 
 LONGEST = 120  # characters; a longer key is cut and ends in a hash
 MOST_BYTES = 200  # of a key in UTF-8, so that KEY.json and its part while it is written fit any file system
@@ -30,15 +31,11 @@ def parse_path_name(path: str) -> NoteName:
     labels = parse_name(name)
     if labels is not None:
         return NoteName(_bounded(name), labels)
-    return NoteName(_key(folder + slash + name), {"note_str": printable(folder + slash + name)})
-
-
-def printable(path: str) -> str:
-    """Turn a path into text that can be printed and stored; bytes that are not UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return NoteName(_key(folder + slash + name), {"note_str": path_text(folder + slash + name)})
 
 
 def _key(path: str) -> str:
+    path = path_bytes(path).decode("utf-8", "surrogateescape")  # the same letters in all locales
     letters = unicodedata.normalize("NFC", path)  # macOS stores accents as letters of their own, others do not
     key = "".join(letter if letter.isalnum() or letter in "_-" else _replacement(letter) for letter in letters)
     return _bounded(key)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.notes.key import parse_path_name, printable
+from pipeline.notes.key import parse_path_name
+from shards.storage import path_text
 
 PATHS = st.text(min_size=1).map(lambda name: f"a/{name}.wav")
 
@@ -54,7 +55,7 @@ def test_any_name_has_a_key_and_labels_that_can_be_written(path: str) -> None:
 
 
 def test_bytes_that_are_not_utf8_are_shown_as_their_numbers() -> None:
-    assert printable("\udce9.wav") == "\\xe9.wav"
+    assert path_text("\udce9.wav") == "\\xe9.wav"
 
 
 def test_nsynths_names_give_nsynths_labels_and_others_their_path() -> None:
