@@ -30,6 +30,7 @@ class SampleInfo:
     prompt: str | None = None
     prompt_tokens: int | None = None
     index: int | None = None  # of the sample among those of its seed
+    candidate: int | None = None  # its number among those of its key and velocity
     log_likelihood: float | None = None  # nats a token
 
     def to_json(self) -> dict[str, Any]:

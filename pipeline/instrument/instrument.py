@@ -43,7 +43,8 @@ class Region:
     sample: str  # path of the audio file, relative to the instrument's folder
     seconds: float
     tune: float  # cents that bring it into tune
-    volume: float  # dB that bring it to the level of its layer
+    volume: float  # dB that bring it to the level of its layer, at the highest velocity of the layer
+    quietest: float  # amplitude at the lowest velocity of the layer, as a share of that at the highest
     figures: Figures
 
 

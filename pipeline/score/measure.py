@@ -16,7 +16,7 @@ from pipeline.codec.model import EnCodec
 from pipeline.notes.nsynth import MIDI_MAX
 from pipeline.score.frechet import Moments, frechet, interval, moments, pooled
 from pipeline.score.nearest import Nearest
-from pipeline.score.pitch import IN_TUNE, POWER_FLOOR, cents, fundamental, hertz_of, loudness
+from pipeline.score.pitch import IN_TUNE, cents, fundamental, hertz_of, loudness, sounding_frames
 from pipeline.score.references import ReferenceNote, ShardSet
 from pipeline.score.samples import SampleFolder
 from pipeline.score.scores import SAMPLES, Figure, Measured, Score, Scores
@@ -28,7 +28,6 @@ MAX_LATENTS = 64  # samples whose latents are compared, and train notes beside t
 MIN_RANKS = 3  # values that a rank correlation needs
 UNSEEN, TRAIN, ROUND_TRIP = "unseen real notes", "train notes", "their round trip"  # floors
 NO_RECORDINGS = "the recordings are gone"
-DECAYED = 40.0  # dB below a note's loudest frame
 WILSON = 1.96  # standard deviations of a normal distribution around 95 % of it
 
 T = TypeVar("T")
@@ -277,10 +276,8 @@ def _latents(waveform: np.ndarray, codec: EnCodec) -> Moments:
 def _sounding_tokens(tokens: np.ndarray, waveform: np.ndarray, codec: Codec) -> np.ndarray:
     """Cut the tokens where the note has decayed, because all silence has equal tokens. (token,) -> (token,)"""
     frames = len(tokens) // codec.codebooks
-    samples = fit(waveform, frames * codec.hop).reshape(frames, codec.hop).astype(np.float64)
-    level = 10 * np.log10(np.mean(samples**2, axis=1) + POWER_FLOOR)  # (frame,)
-    loud = np.flatnonzero(level > level.max(initial=-np.inf) - DECAYED)
-    return tokens[: (loud.max(initial=0) + 1) * codec.codebooks]
+    sounding = sounding_frames(fit(waveform, frames * codec.hop), codec.hop)
+    return tokens[: sounding * codec.codebooks]
 
 
 def _in_tune(interval: float | None) -> bool:

@@ -13,6 +13,7 @@ FRAME, HOP = 2_048, 512  # samples
 TROUGH = 0.15  # YIN's threshold
 SEMITONE = 100  # cents
 IN_TUNE = 50.0  # cents: closer to the pitch of the label than to any other key of the piano
+DECAYED = 40.0  # dB below a note's loudest frame
 POWER_FLOOR = 1e-12  # added before the logarithm: silence is -120 dB
 
 
@@ -49,6 +50,14 @@ def hertz_of(pitch: float) -> float:
 def pitch_of(hertz: float) -> float:
     """Undo `hertz_of`."""
     return float(69 + 12 * np.log2(hertz / 440.0))
+
+
+def sounding_frames(samples: np.ndarray, hop: int) -> int:
+    """Return the number of frames of `hop` samples up to where a note has decayed, (sample,) -> scalar."""
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop).astype(np.float64)
+    level = 10 * np.log10(np.mean(frames**2, axis=1) + POWER_FLOOR)  # (frame,)
+    loud = np.flatnonzero(level > level.max(initial=-np.inf) - DECAYED)
+    return int(loud.max(initial=0)) + 1
 
 
 def loudness(samples: np.ndarray, sample_rate: int) -> float:

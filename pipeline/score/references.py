@@ -65,7 +65,7 @@ class ShardSet:
         """
         for split in splits:
             if split not in self._candidates:
-                self._candidates[split] = sorted(islice(self._with_recordings(split), CANDIDATES), key=_by_pitch)
+                self._candidates[split] = sorted(islice(self.with_recordings(split), CANDIDATES), key=_by_pitch)
             notes = self._candidates[split]
             if notes:
                 few = min(count, len(notes))
@@ -87,7 +87,7 @@ class ShardSet:
     def _read(self, shard: Shard) -> Iterator[Note]:
         return (note for note in read_notes(self.folder / shard.name, self.manifest.codec) if len(note.tokens))
 
-    def _with_recordings(self, split: str) -> Iterator[tuple[Note, Path | None]]:
+    def with_recordings(self, split: str) -> Iterator[tuple[Note, Path | None]]:
         """Stream each note with the path of its recording; a shard's record lists the files that it was made of."""
         source = str(self.manifest.audio.get("source", ""))
         audio = Path(source) if "://" in source else text_path(source)

@@ -1,0 +1,392 @@
+"""Candidates -> an instrument: measure them, choose one a pair, write the sounds and all files that play them.
+
+The same candidates give the same bytes. Draws nothing: pairs without a good candidate are listed in `wanted.json`, for
+the trainer.
+"""
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.audio import save
+from pipeline.codec.model import EnCodec
+from pipeline.decode.source import load_codec_for
+from pipeline.instrument.candidates import (
+    INSTRUMENT_LABEL,
+    CandidateFiles,
+    decode_chosen,
+    measure_candidates,
+    read_candidates,
+    read_real_notes,
+    recorded_pairs,
+)
+from pipeline.instrument.choose import TERMS, Candidate, Pair, choose, good_candidates, mean_distances
+from pipeline.instrument.instrument import Figures, Instrument, Missing, Quality, Region
+from pipeline.instrument.page import write_keyboard
+from pipeline.instrument.sfz import decent_sampler_text, sfz_text
+from pipeline.notes.nsynth import MIDI_MAX
+from pipeline.progress import Progress
+from pipeline.score.pitch import IN_TUNE, loudness
+from pipeline.score.references import ShardSet, open_shard_set
+from pipeline.score.timbre import RealNote, TimbreScale, nearest_note, timbre_scale
+from shards.console import quote
+from shards.errors import ShardError, UserError
+from shards.files import atomic_write
+from shards.storage import text_path
+from shards.wanted import WANTED, Wanted, WantedPair, write_wanted
+
+SAMPLES = "samples"  # folder of the sounds
+CLOSE = 10.0  # cents
+ONSET = 0.01  # of the peak: where the attack begins
+BEFORE_ONSET, FADE_OUT = 0.003, 0.05  # seconds kept before it, rising; and falling at the end
+SILENT = 10 ** (-70 / 20)  # of the peak: the tail that is quieter is cut off
+SMOOTHED = 6  # keys on each side, over which the level may change slowly
+SLOPE = (0.05, 0.15)  # dB a step of velocity: the least there is, and that of a single layer
+HEADROOM = -1.0  # dB, of the loudest sound
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP file can hold
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """The candidates, the instrument to make of them, and how more are drawn."""
+
+    candidates: Path  # folder of token files
+    out: Path
+    shards: Path | None = None  # None: as in the token files
+    like: str | None = None  # SET:KEY, a note whose timbre all should be near
+    weights: Path | None = None
+    device: str = "auto"
+    draw: int = 4  # candidates that are wanted more of a pair without a good one
+    most: int = 16  # candidates of a pair
+
+
+@dataclass(frozen=True)
+class BuildOutcome:
+    """The instrument, and what is wanted."""
+
+    request: BuildRequest
+    instrument: Instrument
+    levels: tuple[float, float]  # dB, of the quietest and the loudest layer
+    wanted: Wanted
+    notes: tuple[str, ...]  # what could not be measured, and why
+
+    def lines(self) -> Iterator[str]:
+        """Report to print; the last line says the next command."""
+        instrument, out = self.instrument, self.request.out
+        yield from self.notes
+        yield (
+            f"{out}: {len(instrument.regions)} sounds for {len(instrument.keys)} keys at velocities "
+            f"{', '.join(map(str, instrument.velocities))}, {self.levels[0]:.0f} to {self.levels[1]:.0f} dB; "
+            f"{len(instrument.missing)} pairs without a good candidate."
+        )
+        for name, quality in (("first candidates", instrument.before), ("chosen", instrument.after)):
+            more = "" if quality.distance is None else f", distance in timbre {quality.distance:.2f}"
+            more += "" if quality.as_asked is None else f", most like {instrument.timbre} {quality.as_asked:.0%}"
+            yield f"  {name:<17} in tune {quality.in_tune:.0%}, within 10 cents {quality.within_10_cents:.0%}{more}"
+        if self.wanted.pairs:
+            run = quote(instrument.run or "RUN")
+            candidates, wanted = quote(self.request.candidates), quote(out / WANTED)
+            yield f"Next: python -m trainer sample --run {run} --out {candidates} --wanted {wanted}"
+        else:
+            yield f"Next: open {out / 'index.html'} in a browser; {out / instrument.name}.sfz is for samplers."
+
+
+def build_instrument(
+    request: BuildRequest, progress: Progress, on_stage: Callable[[str], None] = lambda stage: None
+) -> BuildOutcome:
+    """Write `request.out`: sounds, SFZ, ZIP, preset, keyboard page, `instrument.json`, and `wanted.json` if any are.
+
+    Raises:
+        UserError: no candidates, or none that is good, or the timbre that was asked for is not there.
+    """
+    files = read_candidates(request.candidates)
+    on_stage("decoding")
+    codec = load_codec_for(files.codec, files.folder, request.weights, request.device)
+    candidates = measure_candidates(files, codec, progress)
+    on_stage("comparing timbres")
+    real, recorded, notes = _real_notes(request, files, codec, {velocity for _, velocity in candidates})
+    like = None if request.like is None else _timbre_of_note(request, codec)
+    good = good_candidates(candidates)
+    wanted = _wanted(request, files, candidates, good)
+    if not good:
+        write_wanted(request.out, wanted)
+        more = (
+            f"draw more with --wanted {quote(request.out / WANTED)}, or train longer"
+            if wanted.pairs
+            else "train longer"
+        )
+        raise UserError(
+            f"{request.candidates}: none of its {len(files.files)} candidates is in tune and audible; {more}"
+        )
+    on_stage("choosing")
+    chosen = choose(good, like)
+    on_stage("writing")
+    sounds = {
+        key: _trim(waveform, codec.spec.sample_rate)
+        for key, waveform in ((note.key, waveform) for note, waveform in decode_chosen(files, _keys(chosen), codec))
+    }
+    scales = {velocity: timbre_scale(real, velocity) for _, velocity in candidates}
+    asked = files.label(INSTRUMENT_LABEL)
+    figures = _figures(candidates, good, chosen, real, scales, recorded)
+    layers = sorted({velocity for _, velocity in chosen})
+    regions, levels = _regions(chosen, sounds, figures, codec.spec.sample_rate, layers)
+    first = {pair: some[0] for pair, some in candidates.items()}
+    instrument = Instrument(
+        name=request.out.absolute().name,
+        run=files.origin.run,
+        step=files.origin.step,
+        shards=files.origin.shards,
+        seed=files.origin.seed,
+        timbre=asked or request.like,
+        sample_rate=codec.spec.sample_rate,
+        velocities=tuple(layers),
+        keys=tuple(sorted({key for key, _ in candidates})),
+        regions=regions,
+        missing=_missing(candidates, good, regions),
+        before=_quality(first, len(candidates), real, scales, asked),
+        after=_quality(chosen, len(candidates), real, scales, asked),
+        terms=TERMS,
+    )
+    _write(request.out, instrument, {_sample_path(pair): sounds[chosen[pair].key] for pair in chosen})
+    write_wanted(request.out, wanted)
+    return BuildOutcome(request, instrument, levels, wanted, notes)
+
+
+def _real_notes(
+    request: BuildRequest, files: CandidateFiles, codec: EnCodec, velocities: set[int]
+) -> tuple[list[RealNote], set[Pair] | None, tuple[str, ...]]:
+    """Real notes to compare with, and the pairs that the instrument asked for has; none if the set is not there."""
+    folder = request.shards or (None if files.origin.shards is None else text_path(files.origin.shards))
+    asked = files.label(INSTRUMENT_LABEL)
+    try:
+        if folder is None:
+            raise ShardError("its token files name no shard set")
+        shard_set = open_shard_set(folder, request.weights, request.device, codec)
+    except UserError as error:
+        return [], None, (f"No distances in timbre of real notes: {error.message}; name the set with --shards",)
+    return read_real_notes(shard_set, velocities), recorded_pairs(shard_set, asked) if asked else None, ()
+
+
+def _timbre_of_note(request: BuildRequest, codec: EnCodec) -> np.ndarray:
+    from pipeline.score.timbre import timbre_of
+
+    folder, colon, key = (request.like or "").rpartition(":")
+    if not colon:
+        raise UserError(f"--like {request.like}: is not SET:KEY, such as shards/demo:guitar_acoustic_000-060-100")
+    shard_set: ShardSet = open_shard_set(text_path(folder), request.weights, request.device, codec)
+    for split in shard_set.manifest.splits:
+        for _, waveform in shard_set.find([key], split):
+            return timbre_of(waveform, codec.spec.sample_rate)
+    raise UserError(f"--like {request.like}: {folder} has no note of this name")
+
+
+def _wanted(
+    request: BuildRequest,
+    files: CandidateFiles,
+    candidates: Mapping[Pair, Sequence[Candidate]],
+    good: Mapping[Pair, Sequence[Candidate]],
+) -> Wanted:
+    labels = {name: files.label(name) for name in next(iter(files.files.values())).note.labels}
+    pairs = [
+        WantedPair(*pair, some[-1].number + 1, min(request.draw, request.most - len(some)))
+        for pair, some in candidates.items()
+        if pair not in good and len(some) < request.most
+    ]
+    others = {name: value for name, value in labels.items() if name not in ("pitch", "velocity") and value is not None}
+    return Wanted(others, tuple(pairs))
+
+
+def _keys(chosen: Mapping[Pair, Candidate]) -> list[str]:
+    return [candidate.key for _, candidate in sorted(chosen.items())]
+
+
+def _trim(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Leave out the silence before the attack and behind the decay, and let both ends begin and end at zero."""
+    level = np.abs(waveform)
+    peak = level.max()
+    before, fade = round(BEFORE_ONSET * sample_rate), round(FADE_OUT * sample_rate)
+    onset = int(np.argmax(level >= ONSET * peak))
+    end = len(level) - int(np.argmax(level[::-1] >= SILENT * peak))
+    sound = waveform[max(0, onset - before) : min(len(waveform), end + fade)].astype(np.float64)
+    rise, fall = min(before, onset), min(fade, len(sound))
+    sound[:rise] *= np.linspace(0, 1, rise, endpoint=False)
+    sound[len(sound) - fall :] *= np.linspace(1, 0, fall)
+    return np.asarray(sound / max(1.0, peak), np.float32)
+
+
+def _figures(
+    candidates: Mapping[Pair, Sequence[Candidate]],
+    good: Mapping[Pair, Sequence[Candidate]],
+    chosen: Mapping[Pair, Candidate],
+    real: Sequence[RealNote],
+    scales: Mapping[int, TimbreScale | None],
+    recorded: set[Pair] | None,
+) -> dict[Pair, Figures]:
+    distances = mean_distances(chosen)
+    figures = {}
+    for pair, candidate in chosen.items():
+        scale = scales[pair[1]]
+        nearest = nearest_note(candidate.timbre, *pair, real)
+        figures[pair] = Figures(
+            candidate=candidate.number,
+            candidates=len(candidates[pair]),
+            good=len(good[pair]),
+            cents=candidate.cents,
+            level=candidate.level,
+            log_likelihood=candidate.log_likelihood,
+            distance=None if scale is None or pair not in distances else scale.share(distances[pair]),
+            nearest=nearest.key if nearest else None,
+            is_recorded=None if recorded is None else pair in recorded,
+        )
+    return figures
+
+
+def _regions(
+    chosen: Mapping[Pair, Candidate],
+    sounds: Mapping[str, np.ndarray],
+    figures: Mapping[Pair, Figures],
+    sample_rate: int,
+    layers: Sequence[int],
+) -> tuple[tuple[Region, ...], tuple[float, float]]:
+    """The regions, and the levels of the quietest and the loudest layer in dB."""
+    levels = {pair: loudness(sounds[candidate.key], sample_rate) for pair, candidate in chosen.items()}
+    of_layer = {velocity: _median(levels, lambda pair, velocity=velocity: pair[1] == velocity) for velocity in layers}
+    target = _line(of_layer)
+    off = {pair: level - of_layer[pair[1]] for pair, level in levels.items()}
+    peaks = {pair: 20 * math.log10(max(np.abs(sounds[each.key]).max(), 1e-6)) for pair, each in chosen.items()}
+    volumes = {}
+    for (key, velocity), level in levels.items():
+        trend = _median(off, lambda pair, key=key: abs(pair[0] - key) <= SMOOTHED)
+        volumes[key, velocity] = target(_velocities(layers, velocity)[1]) + trend - level
+    offset = HEADROOM - max(peaks[pair] + volume for pair, volume in volumes.items())
+    regions = []
+    for velocity in layers:
+        low, high = _velocities(layers, velocity)
+        keys = sorted(key for key, layer in chosen if layer == velocity)
+        every_key = [key for key, _ in chosen]
+        for key in keys:
+            candidate = chosen[key, velocity]
+            low_key, high_key = _key_range(keys, key, min(every_key), max(every_key))
+            regions.append(
+                Region(
+                    pitch=key,
+                    velocity=velocity,
+                    low_key=low_key,
+                    high_key=high_key,
+                    low_velocity=low,
+                    high_velocity=high,
+                    sample=_sample_path((key, velocity)),
+                    seconds=len(sounds[candidate.key]) / sample_rate,
+                    tune=-(candidate.cents or 0.0),
+                    volume=volumes[key, velocity] + offset,
+                    quietest=10 ** ((target(low) - target(high)) / 20),
+                    figures=figures[key, velocity],
+                )
+            )
+    return tuple(regions), (min(of_layer.values()), max(of_layer.values()))
+
+
+def _median(levels: Mapping[Pair, float], belongs: Callable[[Pair], bool]) -> float:
+    return float(np.median([level for pair, level in levels.items() if belongs(pair)]))
+
+
+def _line(of_layer: Mapping[int, float]) -> Callable[[float], float]:
+    """The level at each velocity: a line through the layers that rises, so that louder velocities are louder."""
+    velocities, levels = np.array([*of_layer]), np.array([*of_layer.values()])
+    slope = max(SLOPE[0], np.polyfit(velocities, levels, 1)[0]) if len(velocities) > 1 else SLOPE[1]
+    return lambda velocity: float(levels.mean() + slope * (velocity - velocities.mean()))
+
+
+def _velocities(layers: Sequence[int], velocity: int) -> tuple[int, int]:
+    """The velocities that play a layer: those nearer to it than to the others."""
+    index = layers.index(velocity)
+    low = 1 if index == 0 else (layers[index - 1] + velocity) // 2 + 1
+    high = MIDI_MAX if index == len(layers) - 1 else (velocity + layers[index + 1]) // 2
+    return low, high
+
+
+def _key_range(keys: Sequence[int], key: int, lowest: int, highest: int) -> tuple[int, int]:
+    """The keys that play a sound: those nearer to its own than to another's, and all to the end of the keyboard."""
+    index = keys.index(key)
+    low = lowest if index == 0 else (keys[index - 1] + key) // 2 + 1
+    high = highest if index == len(keys) - 1 else (key + keys[index + 1]) // 2
+    return low, high
+
+
+def _missing(
+    candidates: Mapping[Pair, Sequence[Candidate]], good: Mapping[Pair, Sequence[Candidate]], regions: Sequence[Region]
+) -> tuple[Missing, ...]:
+    return tuple(
+        Missing(key, velocity, len(some), _region_of(key, velocity, regions))
+        for (key, velocity), some in candidates.items()
+        if (key, velocity) not in good
+    )
+
+
+def _region_of(key: int, velocity: int, regions: Sequence[Region]) -> int | None:
+    for region in regions:
+        is_of_key = region.low_key <= key <= region.high_key
+        if is_of_key and region.low_velocity <= velocity <= region.high_velocity:
+            return region.pitch
+    return None
+
+
+def _quality(
+    candidates: Mapping[Pair, Candidate],
+    pairs: int,
+    real: Sequence[RealNote],
+    scales: Mapping[int, TimbreScale | None],
+    asked: str | None,
+) -> Quality:
+    cents = [abs(candidate.cents) for candidate in candidates.values() if candidate.cents is not None]
+    shares = [
+        scale.share(length)
+        for (_, velocity), length in mean_distances(candidates).items()
+        if (scale := scales[velocity]) is not None
+    ]
+    nearest = [nearest_note(candidate.timbre, *pair, real) for pair, candidate in candidates.items()]
+    as_asked = sum(note is not None and note.instrument == asked for note in nearest) / pairs
+    return Quality(
+        in_tune=sum(interval <= IN_TUNE for interval in cents) / pairs,
+        within_10_cents=sum(interval <= CLOSE for interval in cents) / pairs,
+        distance=float(np.mean(shares)) if shares else None,
+        as_asked=as_asked if asked and real else None,
+    )
+
+
+def _sample_path(pair: Pair) -> str:
+    return f"{SAMPLES}/{pair[0]:03d}-{pair[1]:03d}.flac"
+
+
+def _write(out: Path, instrument: Instrument, sounds: Mapping[str, np.ndarray]) -> None:
+    """Write all files of the instrument, `instrument.json` last; sounds of an earlier one are removed."""
+    for path, sound in sounds.items():
+        save(out / path, sound, instrument.sample_rate)
+    for path in (out / SAMPLES).glob("*.flac"):
+        if f"{SAMPLES}/{path.name}" not in sounds:
+            path.unlink()
+    texts = {
+        f"{instrument.name}.sfz": sfz_text(instrument).encode(),
+        f"{instrument.name}.dspreset": decent_sampler_text(instrument).encode(),
+    }
+    for name, text in texts.items():
+        with atomic_write(out / name) as file:
+            file.write(text)
+    with atomic_write(out / f"{instrument.name}.zip") as file:
+        file.write(_zip({**texts, **{path: (out / path).read_bytes() for path in sounds}}))
+    write_keyboard(out, instrument)
+    instrument.write(out)
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    """A ZIP archive of these files; the same files give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # FLAC is compressed already
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)
+    return buffer.getvalue()

@@ -1,0 +1,139 @@
+"""Token files -> measured candidates, by key and velocity; and the real notes that they are compared with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.audio import AudioError, load
+from pipeline.codec.model import EnCodec
+from pipeline.decode.run import decode_notes
+from pipeline.instrument.choose import Candidate, Pair
+from pipeline.progress import Progress
+from pipeline.score.measure import NoteFeatures, note_features
+from pipeline.score.pitch import sounding_frames
+from pipeline.score.references import ShardSet
+from pipeline.score.timbre import RATE, SECONDS, RealNote, timbre_of
+from shards.errors import UserError
+from shards.note import Codec, Note, TokenFile, read_token_file
+from shards.sample_info import SampleInfo, common
+
+MOST_REAL = 3_000  # train notes that are compared
+INSTRUMENT_LABEL = "instrument_str"
+
+
+@dataclass(frozen=True)
+class CandidateFiles:
+    """The token files of a folder, all of one run, checkpoint and codec."""
+
+    folder: Path
+    files: dict[str, TokenFile]  # key -> file
+    codec: Codec
+    origin: SampleInfo  # the fields in which all agree
+
+    def pairs(self) -> dict[Pair, list[str]]:
+        """Key and velocity -> the keys of its token files, by their numbers."""
+        pairs: dict[Pair, list[str]] = {}
+        for key, file in sorted(self.files.items(), key=lambda item: (_number(item[1]), item[0])):
+            pairs.setdefault((file.note.labels["pitch"], file.note.labels["velocity"]), []).append(key)
+        return dict(sorted(pairs.items()))
+
+    def label(self, name: str) -> Any:
+        """The value of a label if all have the same one, else None."""
+        values = {file.note.labels.get(name) for file in self.files.values()}
+        return values.pop() if len(values) == 1 else None
+
+
+def read_candidates(folder: Path) -> CandidateFiles:
+    """Read all token files in `folder`.
+
+    Raises:
+        UserError: no folder, no token files, a damaged one, files of several runs, or without pitch and velocity.
+    """
+    files = {path.stem: read_token_file(path) for path in sorted(folder.glob("*.npy"))}
+    if not files:
+        raise UserError(
+            f"{folder}: no token files in it; `python -m trainer sample --run RUN --out {folder} --candidates 4` "
+            "makes them"
+        )
+    first = next(iter(files.values()))
+    origins = [file.sampled or SampleInfo() for file in files.values()]
+    for (key, file), origin in zip(files.items(), origins, strict=True):
+        made_by = (file.codec, origin.run, origin.checkpoint)
+        if made_by != (first.codec, origins[0].run, origins[0].checkpoint):
+            raise UserError(f"{folder / key}.npy: is of another run or checkpoint than the others; use another folder")
+        for name in ("pitch", "velocity"):
+            if NoteFeatures(file.note.labels, None, 0.0, file.note.tokens).midi(name) is None:
+                raise UserError(f"{folder / key}.npy: has no {name}, as its run has not learned it; train one that has")
+    return CandidateFiles(folder, files, first.codec, common(origins))
+
+
+def measure_candidates(files: CandidateFiles, codec: EnCodec, progress: Progress) -> dict[Pair, list[Candidate]]:
+    """Decode and measure every candidate."""
+    progress.start(len(files.files), 0)
+    measured: dict[str, Candidate] = {}
+    for note, waveform in decode_notes((file.note for file in files.files.values()), codec):
+        measured[note.key] = _measure(files.files[note.key], waveform, codec.spec)
+        progress.step(1, len(waveform) / codec.spec.sample_rate)
+    return {pair: [measured[key] for key in keys] for pair, keys in files.pairs().items()}
+
+
+def read_real_notes(shard_set: ShardSet, velocities: set[int]) -> list[RealNote]:
+    """The timbres of train notes at these velocities; their recordings, or where those are gone, their round trips."""
+    usable = (
+        (note, path)
+        for note, path in shard_set.with_recordings("train")
+        if isinstance(note.labels.get("pitch"), int) and note.labels.get("velocity") in velocities
+    )
+    return [_real_note(note, path, shard_set.codec) for note, path in islice(usable, MOST_REAL)]
+
+
+def recorded_pairs(shard_set: ShardSet, instrument: str) -> set[Pair]:
+    """The keys and velocities that the train notes of an instrument have."""
+    labels = (note.labels for note in shard_set.notes("train"))
+    return {
+        (note["pitch"], note["velocity"])
+        for note in labels
+        if note.get(INSTRUMENT_LABEL) == instrument and "pitch" in note and "velocity" in note
+    }
+
+
+def decode_chosen(files: CandidateFiles, keys: list[str], codec: EnCodec) -> Iterator[tuple[Note, np.ndarray]]:
+    """Decode some candidates: each with its waveform, (sample,) float32."""
+    return decode_notes((files.files[key].note for key in keys), codec)
+
+
+def _measure(file: TokenFile, waveform: np.ndarray, spec: Codec) -> Candidate:
+    features = note_features(file.note, waveform, spec)
+    return Candidate(
+        key=file.note.key,
+        number=_number(file),
+        cents=features.cents,
+        level=features.level,
+        peak=float(np.abs(waveform).max(initial=0.0)),
+        seconds=sounding_frames(waveform, spec.hop) / spec.frame_rate,
+        log_likelihood=file.sampled.log_likelihood if file.sampled else None,
+        timbre=timbre_of(waveform, spec.sample_rate),
+    )
+
+
+def _number(file: TokenFile) -> int:
+    info = file.sampled or SampleInfo()
+    return next((number for number in (info.candidate, info.index) if number is not None), 0)
+
+
+def _real_note(note: Note, path: Path | None, codec: EnCodec) -> RealNote:
+    try:
+        recording = None if path is None or not path.is_file() else load(path, RATE, SECONDS)
+    except AudioError:
+        recording = None
+    if recording is None:
+        [(_, waveform)] = decode_notes([note], codec)
+        timbre = timbre_of(waveform, codec.spec.sample_rate)
+    else:
+        timbre = timbre_of(recording, RATE)
+    labels = note.labels
+    return RealNote(note.key, str(labels.get(INSTRUMENT_LABEL, "")), labels["pitch"], labels["velocity"], timbre)

@@ -1,0 +1,56 @@
+"""Request for more candidates: the pairs of key and velocity that have no good one yet, `wanted.json`.
+
+The pipeline writes it when it has measured the candidates, the trainer reads it and draws. Knows no model and no sound.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from shards.files import write_json
+from shards.parse import json_object, to_dataclass
+
+WANTED = "wanted.json"
+
+Midi = Annotated[int, msgspec.Meta(ge=0, le=127)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+
+
+@dataclass(frozen=True)
+class WantedPair:
+    """Candidates `first` to `first + count - 1` of a key at a velocity."""
+
+    pitch: Midi
+    velocity: Midi
+    first: Number
+    count: Number
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Pairs to draw for, all with the same other labels."""
+
+    labels: Mapping[str, Any]
+    pairs: tuple[WantedPair, ...]
+
+
+def write_wanted(folder: Path, wanted: Wanted) -> None:
+    """Write the request, or remove an earlier one if there is nothing to draw."""
+    path = folder / WANTED
+    if wanted.pairs:
+        write_json(path, asdict(wanted))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_wanted(path: Path) -> Wanted:
+    """Undo `write_wanted`.
+
+    Raises:
+        OSError: there is no such file.
+        ShardError: damaged.
+    """
+    return to_dataclass(Wanted, json_object(path.read_bytes(), str(path)), f"{path}:", "write the instrument again")
