@@ -83,6 +83,19 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
     show_default=True,
     help="Classifier-free guidance by the labels; 1: none; more: stronger.",
 )
+@click.option(
+    "--candidates",
+    type=click.IntRange(1),
+    metavar="N",
+    help="For an instrument: N samples of each key and velocity (by default all that the run has learned, at three "
+    "velocities), all of one instrument.",
+)
+@click.option(
+    "--wanted",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="More candidates of the keys and velocities in this file, which `pipeline instrument` writes.",
+)
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="pitch=60, or a sweep: pitch=40:76:4.")
 @click.option(
     "--prompt",
@@ -100,7 +113,7 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
     help="Of weights and cache; a CPU always computes in float32. auto: bfloat16 if the hardware has units for it.",
 )
 @DEVICE
-def sample(run: Path, out: Path, device: str, **settings: Any) -> None:
+def sample(run: Path, out: Path, device: str, candidates: int | None, wanted: Path | None, **settings: Any) -> None:
     """Sample token files from a run: KEY.npy with the codes, KEY.json with the labels and settings that made them.
 
     Labels without a --label are sampled from the train notes that have the other ones.
@@ -110,13 +123,16 @@ def sample(run: Path, out: Path, device: str, **settings: Any) -> None:
       python -m trainer sample --run runs/demo --out samples/demo/tokens --count 16 --temperature 0.9
       python -m trainer sample --run runs/demo --out samples/scale/tokens --label pitch=40:76:4 --label velocity=100
       python -m trainer sample --run runs/demo --out samples/a/tokens --prompt shards/demo:guitar_acoustic_000-060-100
+      python -m trainer sample --run runs/demo --out instruments/demo/candidates --candidates 4 --label pitch=40:76
     """
+    from trainer.candidates import CandidateRequest
     from trainer.generate import Sampling
     from trainer.sample import SampleRequest
     from trainer.sample import sample as run_sampling
 
+    drawn = CandidateRequest(candidates, wanted) if candidates or wanted else None
     sampling = Sampling(**{field.name: settings.pop(field.name) for field in fields(Sampling)})
-    _print(run_sampling(run, out, SampleRequest(sampling=sampling, **settings), device).lines())
+    _print(run_sampling(run, out, SampleRequest(sampling=sampling, candidates=drawn, **settings), device).lines())
 
 
 @main.command()

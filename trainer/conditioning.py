@@ -6,6 +6,7 @@ Knows nothing of models.
 import itertools
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ from trainer.vocabulary import NONE, Vocabulary
 SWEEP = re.compile(r"(-?\d+):(-?\d+)(?::(\d+))?")
 MOST_VALUES = 12  # of a label that an error lists; of more it says the first and the last
 Labels = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A sample to be drawn."""
+
+    key: str  # name of its token file
+    labels: Labels
+    entropy: tuple[int, ...]  # decides its random numbers
+    index: int | None = None  # among the samples of its seed
+    candidate: int | None = None  # or its number among the candidates of its key and velocity
 
 
 def parse_labels(vocabulary: Vocabulary, options: Iterable[str]) -> list[Labels]:
@@ -63,8 +75,8 @@ def _parse_values(name: str, text: str, trained: tuple[Any, ...]) -> list[Any]:
     return [by_text[value] for value in texts]
 
 
-def fill_labels(labels: Labels, info: RunInfo, seed: int, index: int) -> Labels:
-    """Add the missing labels of sample `index`: those of a random train note that has the other ones."""
+def fill_labels(labels: Labels, info: RunInfo, entropy: tuple[int, ...]) -> Labels:
+    """Add the missing labels of a sample: those of a random train note that has the other ones."""
     names = [name for name, _ in info.vocabulary.labels]
     matching = [
         (values, count)
@@ -72,7 +84,7 @@ def fill_labels(labels: Labels, info: RunInfo, seed: int, index: int) -> Labels:
         if all(values[names.index(name)] == value for name, value in labels.items() if value is not NONE)
     ] or info.combinations
     ends = np.cumsum([count for _, count in matching])
-    uniform = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, 1)))).random()
+    uniform = np.random.Generator(np.random.Philox(np.random.SeedSequence((*entropy, 1)))).random()
     values, _ = matching[int(np.searchsorted(ends, uniform * ends[-1], side="right"))]
     filled = dict(zip(names, values, strict=True)) | labels
     return {name: value for name, value in filled.items() if value is not NONE}

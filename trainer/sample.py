@@ -13,8 +13,9 @@ from shards.console import progress_bar, quote
 from shards.note import Note, write_token_file
 from shards.sample_info import TOKENS, SampleInfo
 from shards.storage import path_text
+from trainer.candidates import CandidateRequest, candidate_draws
 from trainer.checkpoint import find_checkpoint, read_checkpoint
-from trainer.conditioning import Labels, fill_labels, parse_labels, read_prompt
+from trainer.conditioning import Draw, Labels, fill_labels, parse_labels, read_prompt
 from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
@@ -36,6 +37,7 @@ class SampleRequest:
     dtype: str = "auto"  # for `runtime.resolve_dtype`
     prompt: str | None = None  # for `conditioning.read_prompt`
     prompt_seconds: float = 0.5
+    candidates: CandidateRequest | None = None  # draw several samples of each key and velocity
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,19 @@ class Outcome:
     step: int  # of the checkpoint
     log_likelihood: float  # nats a token
     memory: int  # bytes, the most that the process has used
+    is_for_instrument: bool
 
     def lines(self) -> list[str]:
         out, folder = quote(self.out), quote(self.out.parent)
         is_listened_to = self.out.name == TOKENS
+        command = f"listen {folder}" if is_listened_to else f"decode {out} --out {out}"
+        command = f"instrument {out} --out {folder}" if self.is_for_instrument else command
         hint = f"`listen`, `score` and `page` read samples from a folder {TOKENS}: --out {quote(self.out / TOKENS)}."
         return [
             f"Sampled {len(self.files)} notes from step {self.step} of {self.run} into {self.out} "
             f"({self.log_likelihood:.3f} nats a token, {self.memory / 1e6:,.0f} MB of memory).",
-            *([] if is_listened_to else [hint]),
-            f"Next: python -m pipeline {f'listen {folder}' if is_listened_to else f'decode {out} --out {out}'}",
+            *([] if is_listened_to or self.is_for_instrument else [hint]),
+            f"Next: python -m pipeline {command}",
         ]
 
 
@@ -71,9 +76,10 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     path = find_checkpoint(run, request.step)
     target = resolve_device(device)
     prompt = read_prompt(request.prompt, request.prompt_seconds, info) if request.prompt else Note("", np.zeros(0))
-    combinations = [prompt.labels | labels for labels in parse_labels(info.vocabulary, request.labels)]
-    count = request.count or (len(combinations) if request.labels else COUNT)
-    labels = [fill_labels(combinations[index % len(combinations)], info, request.seed, index) for index in range(count)]
+    if request.candidates is not None:
+        draws = candidate_draws(request.candidates, request.labels, info, request.seed)
+    else:
+        draws = _draws(request, prompt.labels, info)
     model, step = _load(info, path, target)
     dtype = resolve_dtype(request.dtype, target)
     prepare(model, dtype)
@@ -90,13 +96,13 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
         prompt_tokens=prompt_length or None,
     )
     files, likelihood_sum = [], 0.0
-    total = count * (info.window - prompt_length)
+    total = len(draws) * (info.window - prompt_length)
     with progress_bar(total=total, unit="token", unit_scale=True, leave=False) as bar:
-        for first in range(0, count, BATCH):
-            indices = range(first, min(first + BATCH, count))
-            label_ids = [info.vocabulary.label_ids(labels[index]) for index in indices]
-            numbers = np.stack([uniforms(request.seed, index, info.window) for index in indices])
-            prompts = torch.from_numpy(prompt.tokens.astype(np.int64)).expand(len(indices), -1)
+        for first in range(0, len(draws), BATCH):
+            batch = draws[first : first + BATCH]
+            label_ids = [info.vocabulary.label_ids(draw.labels) for draw in batch]
+            numbers = np.stack([uniforms(draw.entropy, info.window) for draw in batch])
+            prompts = torch.from_numpy(prompt.tokens.astype(np.int64)).expand(len(batch), -1)
             codes, likelihoods = generate(
                 model,
                 torch.tensor(label_ids, dtype=torch.long, device=target),
@@ -105,18 +111,33 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
                 prompts.to(target) if prompt_length else None,
                 bar.update,
             )
-            for index, tokens, likelihood in zip(indices, codes.cpu().numpy(), likelihoods.cpu(), strict=True):
+            for draw, tokens, likelihood in zip(batch, codes.cpu().numpy(), likelihoods.cpu(), strict=True):
                 mean = float(likelihood[prompt_length:].mean())
-                note = Note(_key(index, labels[index]), tokens.astype(np.int16), labels[index])
-                sampled = replace(sample_info, index=index, log_likelihood=round(mean, 6))
+                note = Note(draw.key, tokens.astype(np.int16), draw.labels)
+                sampled = replace(
+                    sample_info, index=draw.index, candidate=draw.candidate, log_likelihood=round(mean, 6)
+                )
                 files.append(write_token_file(out, note, info.codec, sampled))
                 likelihood_sum += mean
-    return Outcome(run, out, files, step, likelihood_sum / count, peak_memory(target))
+    return Outcome(
+        run, out, files, step, likelihood_sum / len(draws), peak_memory(target), request.candidates is not None
+    )
 
 
-def uniforms(seed: int, index: int, length: int) -> np.ndarray:
+def uniforms(entropy: tuple[int, ...], length: int) -> np.ndarray:
     """The random stream of a sample: (token,) float64 in [0, 1)."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, index, 0)))).random(length)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((*entropy, 0)))).random(length)
+
+
+def _draws(request: SampleRequest, prompt_labels: Labels, info: RunInfo) -> list[Draw]:
+    combinations = [prompt_labels | labels for labels in parse_labels(info.vocabulary, request.labels)]
+    count = request.count or (len(combinations) if request.labels else COUNT)
+    draws = []
+    for index in range(count):
+        entropy = (request.seed, index)
+        labels = fill_labels(combinations[index % len(combinations)], info, entropy)
+        draws.append(Draw(_key(index, labels), labels, entropy, index=index))
+    return draws
 
 
 def _load(info: RunInfo, path: Path, device: torch.device) -> tuple[NoteModel, int]:

@@ -116,9 +116,9 @@ def test_a_run_that_is_not_there_is_refused(tmp_path: Path, run: Path) -> None:
 
 
 def test_random_streams_differ_and_begin_alike_at_any_length() -> None:
-    assert np.array_equal(uniforms(0, 5, 10), uniforms(0, 5, 20)[:10])
-    assert not np.array_equal(uniforms(0, 5, 10), uniforms(0, 6, 10))
-    assert not np.array_equal(uniforms(0, 5, 10), uniforms(1, 5, 10))
+    assert np.array_equal(uniforms((0, 5), 10), uniforms((0, 5), 20)[:10])
+    assert not np.array_equal(uniforms((0, 5), 10), uniforms((0, 6), 10))
+    assert not np.array_equal(uniforms((0, 5), 10), uniforms((1, 5), 10))
 
 
 def test_a_run_without_labels_is_sampled(make_set: Callable[..., Path], tmp_path: Path) -> None:
