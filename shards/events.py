@@ -7,6 +7,8 @@ import itertools
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,19 +52,29 @@ class EventWriter:
             self.flush()
 
     def flush(self) -> None:
-        with writing(self._path):
+        with self._writing():
             self._file.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        with writing(self._path):
+        with self._writing():
             self._file.close()
 
     def _write(self, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        with writing(self._path):
+        with self._writing():
             self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with writing(self._path):
+            try:
+                yield
+            except OSError:
+                with suppress(OSError):
+                    self._file.close()  # else Python would try to write again, and complain, when the file is freed
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ Commands run in this process, which has torch loaded already; `make demo` and `t
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -29,24 +30,39 @@ def run(program: str, *words: object) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage has run once, on a tiny scale."""
-    folder = tmp_path_factory.mktemp("demo")
+    """A folder in which every stage has run once, on a tiny scale; no program may stumble over its name."""
+    folder = tmp_path_factory.mktemp("demo") / os.fsdecode(b"caf\xe9 #1")
     samples = folder / "samples"
     assert "24 notes" in run("pipeline", "demo-notes", folder / "notes", "--velocities", 1, "--pitches", 60, 62)
     assert "24 notes" in run("pipeline", "encode", folder / "notes", "--out", folder / "set", "--codec", "encodec_mini")
     assert "24 notes, every byte" in run("shards", "verify", folder / "set")
-    assert "Next: " in run("trainer", "train", "--shards", folder / "set", "--run", folder / "run", *TINY)
-    assert "Next: " in run("trainer", "sample", "--run", folder / "run", "--out", samples / "tokens", "--count", 2)
+    assert "3 notes were encoded again" in run("pipeline", "verify", folder / "set", "--reencode", 3)
+    check_next(run("shards", "inspect", folder / "set", "--plot", folder / "usage.png"), folder / "set")
+    check_next(run("trainer", "train", "--shards", folder / "set", "--run", folder / "run", *TINY), folder / "run")
+    assert "Drew" in run("trainer", "curves", folder / "run", "--out", folder / "curves.svg")
+    sampled = run("trainer", "sample", "--run", folder / "run", "--out", samples / "tokens", "--count", 2)
+    check_next(sampled, samples)
     assert "2 WAV" in run("pipeline", "decode", samples / "tokens", "--out", samples)
+    check_next(run("pipeline", "score", samples, "--notes", 2), samples)
     assert "index.html" in run("pipeline", "page", samples)
     return folder
+
+
+def check_next(report: str, path: Path) -> None:
+    """The report ends with a command that the programs take, about `path`."""
+    command = report.splitlines()[-1].removeprefix("Next: ")
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True).stdout
+    python, option, program, name, *words = os.fsdecode(printed).split("\0")[:-1]
+    assert (python, option) == ("python", "-m") and str(path) in words
+    main = importlib.import_module(f"{program}.__main__").main
+    main.commands[name].make_context(name, words)
 
 
 def test_samples_are_four_seconds_of_sound(folder: Path) -> None:
     wavs = sorted((folder / "samples").glob("*.wav"))
     assert len(wavs) == 2
     for wav in wavs:
-        sound, rate = soundfile.read(wav)
+        sound, rate = soundfile.read(os.fsencode(wav))
         assert (len(sound), rate) == (4 * 24_000, 24_000)
         assert np.isfinite(sound).all()
         assert np.abs(sound).max() > 0

@@ -1,5 +1,6 @@
 """shards.storage: a listing has the size and version of each file; a broken connection is not an empty file."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,8 +8,20 @@ import pytest
 
 from shards import storage
 from shards.errors import UserError
-from shards.storage import FileInfo, list_tree, parse_path
+from shards.storage import FileInfo, list_tree, parse_path, path_text, text_path
 from tests.support.servers import Behaviour, s3_server, web_server
+
+
+@pytest.mark.parametrize("name", [b"plain", "日本 é".encode(), b"caf\xe9/\xff", b"a\\x41"])
+def test_a_path_is_stored_as_text_that_gives_the_same_path(name: bytes) -> None:
+    path = Path(os.fsdecode(name))
+    assert text_path(path_text(path).encode().decode()) == path
+
+
+def test_a_name_that_looks_like_an_escape_is_itself_if_there_is_such_a_file(tmp_path: Path) -> None:
+    assert text_path("caf\\xe9", tmp_path) == Path(os.fsdecode(b"caf\xe9"))
+    (tmp_path / "caf\\xe9").touch()
+    assert text_path("caf\\xe9", tmp_path) == Path("caf\\xe9")
 
 
 @pytest.fixture
