@@ -5,7 +5,6 @@ the trainer.
 """
 
 import io
-import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from pipeline.instrument.candidates import (
 from pipeline.instrument.choose import TERMS, Candidate, Pair, choose, good_candidates, mean_distances
 from pipeline.instrument.instrument import Figures, Instrument, Missing, Quality, Region
 from pipeline.instrument.page import write_keyboard
+from pipeline.instrument.regions import SAMPLES, make_regions, region_of, sample_path, trim
 from pipeline.instrument.sfz import decent_sampler_text, sfz_text
-from pipeline.notes.nsynth import MIDI_MAX
 from pipeline.progress import Progress
-from pipeline.score.pitch import IN_TUNE, loudness
+from pipeline.score.pitch import IN_TUNE
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.timbre import RealNote, TimbreScale, nearest_note, timbre_scale
 from shards.console import quote
@@ -40,14 +39,7 @@ from shards.files import atomic_write
 from shards.storage import text_path
 from shards.wanted import WANTED, Wanted, WantedPair, write_wanted
 
-SAMPLES = "samples"  # folder of the sounds
 CLOSE = 10.0  # cents
-ONSET = 0.01  # of the peak: where the attack begins
-BEFORE_ONSET, FADE_OUT = 0.003, 0.05  # seconds kept before it, rising; and falling at the end
-SILENT = 10 ** (-70 / 20)  # of the peak: the tail that is quieter is cut off
-SMOOTHED = 6  # keys on each side, over which the level may change slowly
-SLOPE = (0.05, 0.15)  # dB a step of velocity: the least there is, and that of a single layer
-HEADROOM = -1.0  # dB, of the loudest sound
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP file can hold
 
 
@@ -126,15 +118,16 @@ def build_instrument(
     on_stage("choosing")
     chosen = choose(good, like)
     on_stage("writing")
+    pairs = {candidate.key: pair for pair, candidate in sorted(chosen.items())}
     sounds = {
-        key: _trim(waveform, codec.spec.sample_rate)
-        for key, waveform in ((note.key, waveform) for note, waveform in decode_chosen(files, _keys(chosen), codec))
+        pairs[note.key]: trim(waveform, codec.spec.sample_rate)
+        for note, waveform in decode_chosen(files, [*pairs], codec)
     }
     scales = {velocity: timbre_scale(real, velocity) for _, velocity in candidates}
     asked = files.label(INSTRUMENT_LABEL)
     figures = _figures(candidates, good, chosen, real, scales, recorded)
-    layers = sorted({velocity for _, velocity in chosen})
-    regions, levels = _regions(chosen, sounds, figures, codec.spec.sample_rate, layers)
+    keys = sorted({key for key, _ in candidates})
+    regions, levels = make_regions(sounds, figures, codec.spec.sample_rate, keys)
     first = {pair: some[0] for pair, some in candidates.items()}
     instrument = Instrument(
         name=request.out.absolute().name,
@@ -144,15 +137,15 @@ def build_instrument(
         seed=files.origin.seed,
         timbre=asked or request.like,
         sample_rate=codec.spec.sample_rate,
-        velocities=tuple(layers),
-        keys=tuple(sorted({key for key, _ in candidates})),
+        velocities=tuple(sorted({velocity for _, velocity in chosen})),
+        keys=tuple(keys),
         regions=regions,
         missing=_missing(candidates, good, regions),
         before=_quality(first, len(candidates), real, scales, asked),
         after=_quality(chosen, len(candidates), real, scales, asked),
         terms=TERMS,
     )
-    _write(request.out, instrument, {_sample_path(pair): sounds[chosen[pair].key] for pair in chosen})
+    _write(request.out, instrument, {sample_path(pair): sound for pair, sound in sounds.items()})
     write_wanted(request.out, wanted)
     return BuildOutcome(request, instrument, levels, wanted, notes)
 
@@ -201,24 +194,6 @@ def _wanted(
     return Wanted(others, tuple(pairs))
 
 
-def _keys(chosen: Mapping[Pair, Candidate]) -> list[str]:
-    return [candidate.key for _, candidate in sorted(chosen.items())]
-
-
-def _trim(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Leave out the silence before the attack and behind the decay, and let both ends begin and end at zero."""
-    level = np.abs(waveform)
-    peak = level.max()
-    before, fade = round(BEFORE_ONSET * sample_rate), round(FADE_OUT * sample_rate)
-    onset = int(np.argmax(level >= ONSET * peak))
-    end = len(level) - int(np.argmax(level[::-1] >= SILENT * peak))
-    sound = waveform[max(0, onset - before) : min(len(waveform), end + fade)].astype(np.float64)
-    rise, fall = min(before, onset), min(fade, len(sound))
-    sound[:rise] *= np.linspace(0, 1, rise, endpoint=False)
-    sound[len(sound) - fall :] *= np.linspace(1, 0, fall)
-    return np.asarray(sound / max(1.0, peak), np.float32)
-
-
 def _figures(
     candidates: Mapping[Pair, Sequence[Candidate]],
     good: Mapping[Pair, Sequence[Candidate]],
@@ -246,94 +221,14 @@ def _figures(
     return figures
 
 
-def _regions(
-    chosen: Mapping[Pair, Candidate],
-    sounds: Mapping[str, np.ndarray],
-    figures: Mapping[Pair, Figures],
-    sample_rate: int,
-    layers: Sequence[int],
-) -> tuple[tuple[Region, ...], tuple[float, float]]:
-    """The regions, and the levels of the quietest and the loudest layer in dB."""
-    levels = {pair: loudness(sounds[candidate.key], sample_rate) for pair, candidate in chosen.items()}
-    of_layer = {velocity: _median(levels, lambda pair, velocity=velocity: pair[1] == velocity) for velocity in layers}
-    target = _line(of_layer)
-    off = {pair: level - of_layer[pair[1]] for pair, level in levels.items()}
-    peaks = {pair: 20 * math.log10(max(np.abs(sounds[each.key]).max(), 1e-6)) for pair, each in chosen.items()}
-    volumes = {}
-    for (key, velocity), level in levels.items():
-        trend = _median(off, lambda pair, key=key: abs(pair[0] - key) <= SMOOTHED)
-        volumes[key, velocity] = target(_velocities(layers, velocity)[1]) + trend - level
-    offset = HEADROOM - max(peaks[pair] + volume for pair, volume in volumes.items())
-    regions = []
-    for velocity in layers:
-        low, high = _velocities(layers, velocity)
-        keys = sorted(key for key, layer in chosen if layer == velocity)
-        every_key = [key for key, _ in chosen]
-        for key in keys:
-            candidate = chosen[key, velocity]
-            low_key, high_key = _key_range(keys, key, min(every_key), max(every_key))
-            regions.append(
-                Region(
-                    pitch=key,
-                    velocity=velocity,
-                    low_key=low_key,
-                    high_key=high_key,
-                    low_velocity=low,
-                    high_velocity=high,
-                    sample=_sample_path((key, velocity)),
-                    seconds=len(sounds[candidate.key]) / sample_rate,
-                    tune=-(candidate.cents or 0.0),
-                    volume=volumes[key, velocity] + offset,
-                    quietest=10 ** ((target(low) - target(high)) / 20),
-                    figures=figures[key, velocity],
-                )
-            )
-    return tuple(regions), (min(of_layer.values()), max(of_layer.values()))
-
-
-def _median(levels: Mapping[Pair, float], belongs: Callable[[Pair], bool]) -> float:
-    return float(np.median([level for pair, level in levels.items() if belongs(pair)]))
-
-
-def _line(of_layer: Mapping[int, float]) -> Callable[[float], float]:
-    """The level at each velocity: a line through the layers that rises, so that louder velocities are louder."""
-    velocities, levels = np.array([*of_layer]), np.array([*of_layer.values()])
-    slope = max(SLOPE[0], np.polyfit(velocities, levels, 1)[0]) if len(velocities) > 1 else SLOPE[1]
-    return lambda velocity: float(levels.mean() + slope * (velocity - velocities.mean()))
-
-
-def _velocities(layers: Sequence[int], velocity: int) -> tuple[int, int]:
-    """The velocities that play a layer: those nearer to it than to the others."""
-    index = layers.index(velocity)
-    low = 1 if index == 0 else (layers[index - 1] + velocity) // 2 + 1
-    high = MIDI_MAX if index == len(layers) - 1 else (velocity + layers[index + 1]) // 2
-    return low, high
-
-
-def _key_range(keys: Sequence[int], key: int, lowest: int, highest: int) -> tuple[int, int]:
-    """The keys that play a sound: those nearer to its own than to another's, and all to the end of the keyboard."""
-    index = keys.index(key)
-    low = lowest if index == 0 else (keys[index - 1] + key) // 2 + 1
-    high = highest if index == len(keys) - 1 else (key + keys[index + 1]) // 2
-    return low, high
-
-
 def _missing(
     candidates: Mapping[Pair, Sequence[Candidate]], good: Mapping[Pair, Sequence[Candidate]], regions: Sequence[Region]
 ) -> tuple[Missing, ...]:
     return tuple(
-        Missing(key, velocity, len(some), _region_of(key, velocity, regions))
+        Missing(key, velocity, len(some), region_of(key, velocity, regions))
         for (key, velocity), some in candidates.items()
         if (key, velocity) not in good
     )
-
-
-def _region_of(key: int, velocity: int, regions: Sequence[Region]) -> int | None:
-    for region in regions:
-        is_of_key = region.low_key <= key <= region.high_key
-        if is_of_key and region.low_velocity <= velocity <= region.high_velocity:
-            return region.pitch
-    return None
 
 
 def _quality(
@@ -359,17 +254,13 @@ def _quality(
     )
 
 
-def _sample_path(pair: Pair) -> str:
-    return f"{SAMPLES}/{pair[0]:03d}-{pair[1]:03d}.flac"
-
-
 def _write(out: Path, instrument: Instrument, sounds: Mapping[str, np.ndarray]) -> None:
     """Write all files of the instrument, `instrument.json` last; sounds of an earlier one are removed."""
     for path, sound in sounds.items():
         save(out / path, sound, instrument.sample_rate)
-    for path in (out / SAMPLES).glob("*.flac"):
-        if f"{SAMPLES}/{path.name}" not in sounds:
-            path.unlink()
+    for earlier in (out / SAMPLES).glob("*.flac"):
+        if f"{SAMPLES}/{earlier.name}" not in sounds:
+            earlier.unlink()
     texts = {
         f"{instrument.name}.sfz": sfz_text(instrument).encode(),
         f"{instrument.name}.dspreset": decent_sampler_text(instrument).encode(),

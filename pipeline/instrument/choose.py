@@ -57,7 +57,7 @@ def good_candidates(candidates: Mapping[Pair, Sequence[Candidate]]) -> dict[Pair
 
 def choose(candidates: Mapping[Pair, Sequence[Candidate]], like: np.ndarray | None = None) -> dict[Pair, Candidate]:
     """Choose a candidate of each pair; there is at least one of each. `like`: a timbre that all should be near."""
-    own = _own_costs(candidates, like)
+    own = own_costs(candidates, like)
     layers = sorted({velocity for _, velocity in candidates})
     chosen = {pair: int(np.argmin(costs)) for pair, costs in own.items()}
     for _ in range(ROUNDS):
@@ -97,7 +97,7 @@ def _is_good(candidate: Candidate, level: float) -> bool:
     return in_tune and candidate.peak >= AUDIBLE and abs(candidate.level - level) <= LOUDNESS
 
 
-def _own_costs(candidates: Mapping[Pair, Sequence[Candidate]], like: np.ndarray | None) -> dict[Pair, np.ndarray]:
+def own_costs(candidates: Mapping[Pair, Sequence[Candidate]], like: np.ndarray | None) -> dict[Pair, np.ndarray]:
     """The sum of each candidate's own terms: pair -> (candidate,)."""
     levels, lengths = _expected(candidates)
     costs = {}

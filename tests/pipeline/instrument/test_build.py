@@ -1,0 +1,214 @@
+"""pipeline.instrument.build: an instrument of candidates is in tune, even, whole, and the same bytes each time."""
+
+import json
+import math
+import re
+import zipfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pysfizz
+import pytest
+import soundfile
+
+from pipeline.instrument.build import BuildOutcome, BuildRequest, build_instrument
+from pipeline.instrument.instrument import read_instrument
+from pipeline.score.pitch import cents, fundamental, hertz_of, loudness
+from shards.errors import UserError
+from shards.wanted import read_wanted
+from tests.support.candidates import NYLON, STEEL, Sound, write_candidates
+from tests.support.notes import Silent, files_of
+
+KEYS = range(52, 60, 2)
+VELOCITIES = (25, 75, 127)
+RATE = 48_000  # Hz, of the sampler
+
+
+def build(candidates: Path, out: Path, **changes: object) -> BuildOutcome:
+    return build_instrument(replace(BuildRequest(candidates, out, device="cpu"), **changes), Silent())
+
+
+@pytest.fixture(scope="module")
+def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two candidates of each pair: one some cents off, one of another instrument; the last key has none in tune."""
+    folder = tmp_path_factory.mktemp("candidates")
+    for velocity in VELOCITIES:
+        for key in KEYS:
+            off = 70.0 if key == KEYS[-1] else 6.0
+            write_candidates(
+                folder,
+                [
+                    Sound(key, velocity, 0, -off, NYLON if key == KEYS[1] else STEEL),
+                    Sound(key, velocity, 1, off, STEEL),
+                ],
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(candidates: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildOutcome:
+    return build(candidates, tmp_path_factory.mktemp("build") / "an instrument")
+
+
+def opcodes(text: str) -> list[dict[str, str]]:
+    """The regions of an SFZ file with what they inherit from their group and from all."""
+    levels: dict[str, dict[str, str]] = {}
+    regions = []
+    for header, body in re.findall(r"<(\w+)>([^<]*)", re.sub(r"//.*", "", text)):
+        levels[header] = dict(re.findall(r"(\w+)=(\S+)", body))
+        if header == "region":
+            regions.append({**levels["global"], **levels["group"], **levels["region"]})
+    return regions
+
+
+def test_the_timbre_of_the_neighbours_is_chosen_and_what_is_out_of_tune_is_left_to_the_neighbour(
+    built: BuildOutcome,
+) -> None:
+    instrument = built.instrument
+    assert [(region.pitch, region.velocity) for region in instrument.regions] == [
+        (key, velocity) for velocity in VELOCITIES for key in KEYS[:-1]
+    ]
+    assert all(region.figures.candidate == 1 for region in instrument.regions if region.pitch == KEYS[1])
+    assert [(pair.pitch, pair.velocity, pair.filled_by) for pair in instrument.missing] == [
+        (KEYS[-1], velocity, KEYS[-2]) for velocity in VELOCITIES
+    ]
+    assert instrument.after.in_tune == pytest.approx(3 / 4) == instrument.before.in_tune
+    assert instrument.after.within_10_cents <= 3 / 4
+
+
+def test_more_of_the_missing_pairs_are_wanted_until_there_are_enough(
+    candidates: Path, built: BuildOutcome, tmp_path: Path
+) -> None:
+    wanted = read_wanted(built.request.out / "wanted.json")
+    assert [vars(pair) for pair in wanted.pairs] == [
+        {"pitch": KEYS[-1], "velocity": velocity, "first": 2, "count": 4} for velocity in VELOCITIES
+    ]
+    *_, last = built.lines()
+    assert last.startswith("Next: python -m trainer sample --run runs/x --out ") and "'" in last.split("--wanted ")[1]
+    enough = build(candidates, built.request.out, most=2)
+    assert not enough.wanted.pairs and not (built.request.out / "wanted.json").exists()
+
+
+def test_an_independent_reader_finds_every_key_at_every_velocity_once(built: BuildOutcome) -> None:
+    out = built.request.out
+    regions = opcodes((out / "an instrument.sfz").read_text())
+    for key in range(KEYS[0], KEYS[-2] + 1):
+        for velocity in range(1, 128):
+            playing = [
+                region
+                for region in regions
+                if int(region["lokey"]) <= key <= int(region["hikey"])
+                and int(region["lovel"]) <= velocity <= int(region["hivel"])
+            ]
+            assert len(playing) == 1, (key, velocity)
+            assert abs(int(playing[0]["pitch_keycenter"]) - key) <= 1
+    for region in regions:
+        assert not Path(region["sample"]).is_absolute() and (out / region["sample"]).is_file()
+        assert abs(int(region["tune"])) <= 50
+
+
+def test_the_archive_holds_the_instrument(built: BuildOutcome, tmp_path: Path) -> None:
+    out = built.request.out
+    with zipfile.ZipFile(out / "an instrument.zip") as archive:
+        archive.extractall(tmp_path)
+    assert (tmp_path / "an instrument.sfz").read_bytes() == (out / "an instrument.sfz").read_bytes()
+    assert {path.name for path in tmp_path.glob("samples/*.flac")} == {path.name for path in out.glob("samples/*.flac")}
+
+
+def test_the_same_candidates_give_the_same_bytes(candidates: Path, built: BuildOutcome, tmp_path: Path) -> None:
+    build(candidates, built.request.out)
+    build(candidates, tmp_path / "an instrument")
+    for folder in ("", "samples"):
+        first, second = built.request.out / folder, tmp_path / "an instrument" / folder
+        assert {path.name: path.read_bytes() for path in first.iterdir() if path.is_file()} == {
+            path.name: path.read_bytes() for path in second.iterdir() if path.is_file()
+        }
+
+
+def test_sounds_keep_their_attack_and_begin_and_end_at_zero(built: BuildOutcome) -> None:
+    for region in built.instrument.regions:
+        samples, rate = soundfile.read(built.request.out / region.sample)
+        level = np.abs(samples)
+        assert level[0] < 1e-3 and level[-1] < 1e-3
+        assert np.argmax(level >= 0.5 * level.max()) < 0.05 * rate
+
+
+@pytest.fixture(scope="module")
+def sampler(built: BuildOutcome) -> pysfizz.Synth:
+    """The sfizz engine with the instrument."""
+    synth = pysfizz.Synth(sample_rate=RATE)
+    synth.load_sfz_file(str(built.request.out / "an instrument.sfz"))
+    return synth
+
+
+def play(sampler: pysfizz.Synth, key: int, velocity: int, held: float = 1.2) -> np.ndarray:
+    return np.asarray(sampler.render_note(key, velocity, held, 2.0), np.float32)[0]
+
+
+def test_a_real_sampler_plays_every_key_in_tune_and_louder_velocities_louder(sampler: pysfizz.Synth) -> None:
+    keys = range(KEYS[0], KEYS[-2] + 1)
+    in_tune = 0
+    for key in keys:
+        levels = []
+        for velocity in (10, 25, 50, 51, 75, 101, 102, 127):
+            sound = play(sampler, key, velocity)
+            assert np.isfinite(sound).all()
+            levels.append(loudness(sound, RATE))
+        hertz = fundamental(sound, RATE)
+        in_tune += hertz is not None and abs(cents(hertz, hertz_of(key))) <= 10
+        assert all(after > before - 0.5 for before, after in pairwise(levels)), levels
+        assert levels[-1] > levels[0] + 3
+    assert in_tune >= 0.95 * len(keys)
+
+
+def test_a_release_does_not_click(sampler: pysfizz.Synth) -> None:
+    for key in KEYS[:-1]:
+        whole, released = play(sampler, key, 100, 2.0), play(sampler, key, 100, 0.3)
+        assert np.abs(np.diff(released)).max() <= np.abs(np.diff(whole)).max() * 1.01
+        assert loudness(released[-RATE // 4 :], RATE) < loudness(whole, RATE) - 30
+
+
+def test_levels_in_a_layer_change_slowly_along_the_keys(built: BuildOutcome) -> None:
+    for velocity in VELOCITIES:
+        levels = []
+        for region in built.instrument.layer(velocity):
+            samples, rate = soundfile.read(built.request.out / region.sample)
+            levels.append(loudness(samples, rate) + region.volume)
+        assert np.abs(np.diff(levels)).max() < 1.0
+
+
+def test_instrument_json_comes_back(built: BuildOutcome) -> None:
+    assert read_instrument(built.request.out) == built.instrument
+    text = json.loads((built.request.out / "instrument.json").read_text())
+    assert (text["run"], text["step"], text["seed"]) == ("runs/x", 7, 0)
+
+
+def test_one_pitch_and_one_candidate_are_an_instrument(tmp_path: Path) -> None:
+    outcome = build(write_candidates(tmp_path / "c", [Sound(60, 100)]), tmp_path / "one")
+    [region] = outcome.instrument.regions
+    assert (region.low_key, region.high_key, region.low_velocity, region.high_velocity) == (60, 60, 1, 127)
+    assert region.figures.distance is None and math.isfinite(region.volume)
+
+
+@pytest.mark.parametrize("sound", [Sound(60, 100, cents=60.0), Sound(60, 100, peak=0.0)])
+def test_without_a_good_candidate_there_is_one_line_and_a_wish(tmp_path: Path, sound: Sound) -> None:
+    folder = write_candidates(tmp_path / "c", [sound])
+    with pytest.raises(UserError, match="none of its 1 candidates is in tune and audible; draw more"):
+        build(folder, tmp_path / "none")
+    assert sorted(files_of(tmp_path / "none")) == ["wanted.json"]
+
+
+def test_candidates_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no token files in it"):
+        build(tmp_path, tmp_path / "out")
+    folder = write_candidates(tmp_path / "c", [Sound(60, 100), Sound(62, 100)])
+    path = folder / "candidate-062-100-00.json"
+    path.write_text(path.read_text().replace("step-00000007", "step-00000008"))
+    with pytest.raises(UserError, match="of another run or checkpoint"):
+        build(folder, tmp_path / "out")
+    path.write_text(path.read_text().replace("step-00000008", "step-00000007").replace('"pitch"', '"peach"'))
+    with pytest.raises(UserError, match="has no pitch"):
+        build(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
