@@ -12,6 +12,7 @@ import torch
 from shards.console import progress_bar, quote
 from shards.note import Note, write_token_file
 from shards.sample_info import TOKENS, SampleInfo
+from shards.sample_list import SampleList, select_last_call
 from shards.storage import path_text
 from trainer.candidates import CandidateRequest, candidate_draws
 from trainer.checkpoint import find_checkpoint, read_checkpoint
@@ -67,7 +68,7 @@ class Outcome:
 
 
 def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -> Outcome:
-    """Write token files, KEY.npy and KEY.json, into `out`.
+    """Write token files, KEY.npy and KEY.json, into `out`, and the list of them.
 
     Raises:
         UserError: no run, no checkpoint, labels that the run does not know, or a prompt that does not fit it.
@@ -95,12 +96,16 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
         prompt=path_text(request.prompt) if request.prompt else None,
         prompt_tokens=prompt_length or None,
     )
-    files, likelihood_sum = [], 0.0
+    files: list[Path] = []
+    likelihood_sum = 0.0
+    is_addition = request.candidates is not None and request.candidates.wanted is not None
+    earlier, _ = select_last_call(out, [path.stem for path in out.glob("*.npy")]) if is_addition else ([], "")
+    keys = [*earlier, *(draw.key for draw in draws)]
     total = len(draws) * (info.window - prompt_length)
     with progress_bar(total=total, unit="token", unit_scale=True, leave=False) as bar:
         for first in range(0, len(draws), BATCH):
             batch = draws[first : first + BATCH]
-            label_ids = [info.vocabulary.label_ids(draw.labels) for draw in batch]
+            label_ids = [model.label_ids(draw.labels) for draw in batch]
             numbers = np.stack([uniforms(draw.entropy, info.window) for draw in batch])
             prompts = torch.from_numpy(prompt.tokens.astype(np.int64)).expand(len(batch), -1)
             codes, likelihoods = generate(
@@ -111,6 +116,8 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
                 prompts.to(target) if prompt_length else None,
                 bar.update,
             )
+            if not files:  # before files are replaced: after an interruption, the list names none of another call
+                SampleList(len(keys), tuple(earlier)).write(out)
             for draw, tokens, likelihood in zip(batch, codes.cpu().numpy(), likelihoods.cpu(), strict=True):
                 mean = float(likelihood[prompt_length:].mean())
                 note = Note(draw.key, tokens.astype(np.int16), draw.labels)
@@ -119,6 +126,7 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
                 )
                 files.append(write_token_file(out, note, info.codec, sampled))
                 likelihood_sum += mean
+            SampleList(len(keys), tuple(keys[: len(earlier) + len(files)])).write(out)
     return Outcome(
         run, out, files, step, likelihood_sum / len(draws), peak_memory(target), request.candidates is not None
     )

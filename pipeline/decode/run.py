@@ -31,6 +31,7 @@ class Decoded:
 
     out: Path
     form: str  # wav or flac
+    left_out: str = ""  # as in `TokenSource`
     notes: int = 0
     reused: int = 0  # notes whose files an earlier run has written
     seconds: float = 0.0
@@ -38,6 +39,8 @@ class Decoded:
 
     def lines(self) -> Iterator[str]:
         """Report for the command line."""
+        if self.left_out:
+            yield self.left_out
         for key in sorted(self.scaled)[:SCALED_SHOWN]:
             yield f"{key}: peaked at {self.scaled[key]:.2f} of full scale, scaled down to fit"
         if len(self.scaled) > SCALED_SHOWN:
@@ -85,7 +88,7 @@ def decode_source(
 
     on_waveform: called with the key and the waveform, (sample,) float32, of each note that was decoded, not reused.
     """
-    decoded = Decoded(out, form)
+    decoded = Decoded(out, form, source.left_out)
     progress.start(source.count, 0)
     for note, waveform in decode_notes(_skip_decoded(source, decoded, progress), codec):
         rate = codec.spec.sample_rate

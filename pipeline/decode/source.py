@@ -14,6 +14,7 @@ from shards.errors import ShardError
 from shards.manifest import MANIFEST, read_manifest
 from shards.note import Codec, Note, TokenFile, check_tokens, read_token_file
 from shards.reader import read_shard
+from shards.sample_list import select_last_call
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,13 @@ class TokenSource:
     codec: Codec
     count: int
     notes: Iterable[Note]
+    left_out: str = ""  # line that names token files of earlier calls of `sample`
 
 
 def open_source(folder: Path) -> TokenSource:
     """Open a shard set (its notes are streamed) or a folder of token files (all are read and checked first).
+
+    Of token files that several calls of `sample` wrote, those of the last one are taken.
 
     Raises:
         ShardError: neither is in `folder`, the set is unfinished, or a token file is damaged.
@@ -38,10 +42,11 @@ def open_source(folder: Path) -> TokenSource:
         notes = chain.from_iterable(read_notes(folder / shard.name, manifest.codec) for shard in manifest.shards)
         checked = (_not_empty(note, f"{folder}: {note.key}") for note in notes)
         return TokenSource(manifest.codec, manifest.ledger.encoded, checked)
-    files = {path: read_token_file(path) for path in sorted(folder.glob("*.npy"))}
+    keys, left_out = select_last_call(folder, [path.stem for path in folder.glob("*.npy")])
+    files = {path: read_token_file(path) for path in (folder / f"{key}.npy" for key in keys)}
     if not files:
         raise ShardError(f"{folder}: neither token files (NAME.npy with NAME.json) nor a shard set ({MANIFEST}) in it")
-    return token_file_source(files)
+    return replace(token_file_source(files), left_out=left_out)
 
 
 def token_file_source(files: Mapping[Path, TokenFile]) -> TokenSource:

@@ -37,7 +37,7 @@ class PageOutcome:
 
     path: Path
     samples: int
-    faults: tuple[str, ...]  # damaged or missing files, one line each
+    faults: tuple[str, ...]  # damaged, missing or left out files, one line each
 
     def lines(self) -> Iterator[str]:
         """Yield the report, with the next step in its last line."""
@@ -105,8 +105,9 @@ def write_page(
     with atomic_write(path) as file:
         file.write(_render(content).encode())
     players = [card.player for _, cards in groups for card in cards]
-    faults = tuple(f"{player.name}: {player.fault}" for player in players if player.fault)
-    return PageOutcome(path, len(first.samples), faults)
+    faults = [each.samples.left_out for each in runs if each.samples.left_out]
+    faults += [f"{player.name}: {player.fault}" for player in players if player.fault]
+    return PageOutcome(path, len(first.samples), tuple(faults))
 
 
 def _read_run(samples: SampleFolder, run: Path | None, shards: Path | None) -> RunSamples:

@@ -22,9 +22,11 @@ class Report:
     """Scores of several folders: folder -> scores."""
 
     folders: Mapping[str, Scores]
+    left_out: tuple[str, ...] = ()  # lines that name samples of earlier calls of `sample`
 
     def lines(self) -> Iterator[str]:
         """Report for the command line: each score with its floors, a column for each folder."""
+        yield from self.left_out
         table = [["", *self.folders]] if len(self.folders) > 1 else []
         for scores in zip(*(scores.scores for scores in self.folders.values()), strict=True):  # of each folder
             columns = [{figure.of: _cell(score.kind, figure) for figure in score.figures} for score in scores]
@@ -51,16 +53,17 @@ def score_folders(
     Raises:
         UserError: no samples that can be read, no shard set, or a set of another codec.
     """
-    scores = {}
+    scores, left_out = {}, []
     shard_sets: dict[Path, ShardSet] = {}  # each is opened once, and its references are decoded once
     for folder in folders:
         samples = read_samples(folder)
+        left_out += [samples.left_out] if samples.left_out else []
         path = shards or samples.shards_folder()
         if path not in shard_sets:
             shard_sets[path] = open_shard_set(path, weights, device)
         scores[str(folder)] = measure(samples, shard_sets[path], notes, on_stage)
         write_scores(folder, scores[str(folder)])
-    return Report(scores)
+    return Report(scores, tuple(left_out))
 
 
 def _cell(kind: Kind, figure: Figure) -> str:

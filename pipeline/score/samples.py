@@ -24,6 +24,7 @@ from pipeline.progress import Progress
 from shards.errors import ShardError, UserError
 from shards.note import Codec, TokenFile, read_token_file
 from shards.sample_info import TOKENS, SampleInfo, common
+from shards.sample_list import LIST, select_last_call
 from shards.storage import text_path
 
 MAX_CACHED = 1_000  # waveforms
@@ -70,6 +71,7 @@ class SampleFolder:
 
     path: Path
     samples: tuple[Sample, ...]
+    left_out: str = ""  # line that names the samples of earlier calls of `sample`
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
@@ -122,22 +124,24 @@ class SampleFolder:
 def read_samples(folder: Path) -> SampleFolder:
     """Read the token files of all samples in `folder`; a sample has a WAV or a token file or both.
 
+    Of samples that several calls of `sample` made, those of the last one are taken.
+
     Raises:
         UserError: no such folder, or no samples in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of samples; `make samples` makes one")
     tokens = folder / TOKENS
-    names = {path.stem for ending in ("*.npy", "*.json") for path in tokens.glob(ending)}
-    names |= {path.stem for path in folder.glob("*.wav")}
+    paths = [path for ending in ("*.npy", "*.json") for path in tokens.glob(ending) if path.name != LIST]
+    names, left_out = select_last_call(tokens, {path.stem for path in (*paths, *folder.glob("*.wav"))})
     if not names:
         raise UserError(f"{folder}: no samples in it (NAME.wav, and tokens/NAME.npy); `make samples` makes them")
-    samples = [Sample(name, folder / f"{name}.wav") for name in sorted(names)]
+    samples = [Sample(name, folder / f"{name}.wav") for name in names]
     for index, sample in enumerate(samples):
         sample.cache = index < MAX_CACHED
         if tokens.is_dir():
             _read_token_file(sample, tokens / f"{sample.name}.npy")
-    return SampleFolder(folder, tuple(samples))
+    return SampleFolder(folder, tuple(samples), left_out)
 
 
 def decode_samples(samples: SampleFolder, codec: EnCodec, progress: Progress) -> Decoded:

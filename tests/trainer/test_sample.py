@@ -1,19 +1,25 @@
 """Run -> token files: their names, labels and contents, prompts, and requests that are refused."""
 
+import itertools
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from shards.errors import UserError
 from shards.note import read_token_file
+from shards.sample_list import SampleList, read_sample_list
 from tests.support.shard_sets import CODEC, random_note, write_set
+from trainer import sample as sample_module
 from trainer.config import load_config
 from trainer.errors import ConfigError, TrainError
-from trainer.generate import Sampling
+from trainer.generate import Sampling, generate
 from trainer.run import read_run
 from trainer.sample import SampleRequest, sample, uniforms
 from trainer.train import train
@@ -174,3 +180,44 @@ def test_a_prompt_that_does_not_fit_is_refused(
     with pytest.raises(UserError) as caught:
         sample(run, tmp_path / "out", SampleRequest(1, prompt=text, prompt_seconds=seconds))
     assert says in caught.value.message
+
+
+def test_each_call_lists_its_files(run: Path, tmp_path: Path) -> None:
+    made(run, tmp_path, 5, 0)
+    files = sample(run, tmp_path, SampleRequest(3, seed=1)).files
+    assert read_sample_list(tmp_path) == SampleList(3, tuple(path.stem for path in files))
+
+
+def test_a_call_that_is_interrupted_lists_what_it_has_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_module, "BATCH", 2)
+    earlier = read_list_after(lambda: sample(run, tmp_path, SampleRequest(5)), tmp_path)
+    assert len(earlier.keys) == earlier.count == 5
+
+    def interrupt_at(call: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+        calls = itertools.count(1)
+
+        def interrupted(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return generate(*arguments)
+
+        return interrupted
+
+    monkeypatch.setattr(sample_module, "generate", interrupt_at(1))
+    assert read_list_after(lambda: sample(run, tmp_path, SampleRequest(5, seed=1)), tmp_path) == earlier
+    monkeypatch.setattr(sample_module, "generate", interrupt_at(2))
+    interrupted = read_list_after(lambda: sample(run, tmp_path, SampleRequest(5, seed=1)), tmp_path)
+    assert (interrupted.count, len(interrupted.keys)) == (5, 2)
+    monkeypatch.setattr(sample_module, "generate", generate)
+    monkeypatch.setattr(sample_module, "write_token_file", interrupt_at(1))
+    assert read_list_after(lambda: sample(run, tmp_path, SampleRequest(5, seed=2)), tmp_path) == SampleList(5, ())
+
+
+def read_list_after(call: Callable[[], object], folder: Path) -> SampleList:
+    with suppress(KeyboardInterrupt):
+        call()
+    listed = read_sample_list(folder)
+    assert listed is not None
+    return listed

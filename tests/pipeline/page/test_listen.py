@@ -12,6 +12,7 @@ from shards.manifest import read_manifest
 from shards.note import Note, write_token_file
 from shards.reader import read_shard
 from shards.sample_info import SampleInfo
+from shards.sample_list import SampleList
 from tests.support import listening
 
 
@@ -108,3 +109,13 @@ def test_a_damaged_token_file_is_an_error_of_one_line(samples):
     path.write_bytes(path.read_bytes()[:100])
     result = CliRunner().invoke(main, ["listen", str(samples)])
     assert result.exit_code == 2 and "sample_0001.npy" in result.output and not (samples / "index.html").exists()
+
+
+def test_samples_of_an_earlier_call_are_named_once_and_not_on_the_page(samples):
+    run("listen", samples, "--real", 1)
+    SampleList(2, ("sample_0000", "sample_0001")).write(samples / "tokens")
+    for command in ("listen", "page"):
+        result = run(command, samples, "--real", 1)
+        assert result.output.count("1 samples of other calls are left out (sample_0002)") == 1
+        assert "2 samples. Next: open it" in result.stdout
+        assert "sample_0002" not in (samples / "index.html").read_text()

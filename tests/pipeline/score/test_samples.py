@@ -18,6 +18,7 @@ from pipeline.score.samples import decode_samples, read_samples
 from shards.errors import ShardError, UserError
 from shards.note import write_token_file
 from shards.sample_info import SampleInfo
+from shards.sample_list import LIST, SampleList
 from tests.support.listening import RATE, make_listening_set, sound_of
 from tests.support.notes import Silent
 from tests.support.shard_sets import random_note
@@ -116,3 +117,22 @@ def test_decoding_and_scoring_in_one_process_gives_the_figures_of_two(
     scores = measure(samples, open_shard_set(world, codec=codec), notes=2)
     decode_folder(tmp_path / "copy" / "tokens", tmp_path / "copy", Silent(), device="cpu")
     assert score_folders([tmp_path / "copy"], world, notes=2, device="cpu").folders[str(tmp_path / "copy")] == scores
+
+
+def test_samples_of_an_earlier_call_are_neither_decoded_nor_scored(
+    folder: Path, codec: EnCodec, tmp_path: Path
+) -> None:
+    world = make_listening_set(tmp_path / "world")
+    decode_folder(folder / "tokens", folder, Silent(), device="cpu")
+    SampleList(1, ("b",)).write(folder / "tokens")
+    save(folder / "c.wav", sound_of(60), RATE)
+    samples = read_samples(folder)
+    assert [sample.name for sample in samples] == ["b"] and "(a, c)" in samples.left_out
+    decoded = decode_folder(folder / "tokens", tmp_path / "out", Silent(), device="cpu")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.wav"] and decoded.notes == 1
+    report = score_folders([folder], world, notes=2, device="cpu")
+    assert [*report.folders[str(folder)].samples] == ["b"]
+    for lines in (decoded.lines(), report.lines()):
+        assert sum("2 samples of other calls are left out" in line for line in lines) == 1
+    (folder / "tokens" / LIST).unlink()
+    assert [sample.name for sample in read_samples(folder)] == ["a", "b", "c"]
