@@ -18,7 +18,7 @@ from shards.storage import parse_path
 from trainer.data import NoteReader
 from trainer.errors import ConfigError
 from trainer.run import RunInfo
-from trainer.vocabulary import NONE, Vocabulary
+from trainer.vocabulary import NONE, Vocabulary, parse_mixture
 
 SWEEP = re.compile(r"(-?\d+):(-?\d+)(?::(\d+))?")
 MOST_VALUES = 12  # of a label that an error lists; of more it says the first and the last
@@ -38,7 +38,7 @@ class Draw:
 
 def parse_labels(vocabulary: Vocabulary, options: Iterable[str]) -> list[Labels]:
     """All combinations of the values in `--label` options: `NAME=VALUE`, `NAME=FROM:TO[:STEP]` (both ends included) or
-    `NAME=none`; a name can come again for more values.
+    `NAME=none` or `NAME=mix:VALUE=WEIGHT,VALUE=WEIGHT`; a name can come again for more values.
 
     Raises:
         ConfigError: a label or a value that the model was not trained on.
@@ -60,6 +60,8 @@ def _parse_values(name: str, text: str, trained: tuple[Any, ...]) -> list[Any]:
     """The values that the text of one option means."""
     if text == "none":
         return [NONE]
+    if parse_mixture(text, trained):
+        return [text]
     by_text = {str(value): value for value in trained}
     sweep = SWEEP.fullmatch(text)
     texts = [text]

@@ -6,13 +6,16 @@ only give codes of its own codebook. Knows no files and no training.
 Attribute names (`net`, `heads`, `within`, `steps` ...) are the tensor names of checkpoints: old runs need them.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from x_transformers import Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig
-from trainer.vocabulary import Vocabulary
+from trainer.vocabulary import Vocabulary, parse_mixture
 
 LABEL_SCALE = 0.02  # standard deviation of new label embeddings: as large as those of codes they would hide them
 
@@ -54,11 +57,33 @@ class NoteModel(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(config.width, vocabulary.codebook_size, bias=False) for _ in range(heads))
         self.within = DepthHead(config.width, vocabulary) if self.group > 1 else None
         offsets = [vocabulary.offset(codebook) for codebook in range(vocabulary.codebooks)]
+        self._mixtures: dict[tuple[tuple[int, float], ...], int] = {}  # (id, weight) of the parts -> id
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
     @property
     def parameters_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def label_ids(self, labels: Mapping[str, Any]) -> list[int]:
+        """`Vocabulary.label_ids`, with an id for a mixture of values too: its embedding is their weighted sum."""
+        ids = self.vocabulary.label_ids(labels)
+        for index, (name, values) in enumerate(self.vocabulary.labels):
+            mixture = parse_mixture(labels.get(name), values)
+            if mixture:
+                ids[index] = self._add_embedding(
+                    {self.vocabulary.label_ids({name: value})[index]: weight for value, weight in mixture.items()}
+                )
+        return ids
+
+    def _add_embedding(self, weights: Mapping[int, float]) -> int:
+        """Add the weighted sum of some embeddings as a new one, unless it is there, and return its id."""
+        key = tuple(sorted(weights.items()))
+        if key not in self._mixtures:
+            table = self.net.token_emb.emb
+            row = sum(weight * table.weight.data[label] for label, weight in weights.items())
+            table.weight = nn.Parameter(torch.cat([table.weight.data, row[None]]))
+            self._mixtures[key] = len(table.weight) - 1
+        return self._mixtures[key]
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The weights between embeddings and heads that map one hidden state to another."""

@@ -3,12 +3,17 @@
 A shard set holds raw codes; ids belong to a model. Knows nothing of tensors.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from trainer.errors import ConfigError
+
 NONE = None  # label absent: unconditional
+MIXTURE = "mix:"  # begins a mixture of a label's values, as mix:A=0.7,B=0.3
+WEIGHT = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,24 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def parse_mixture(text: Any, values: Sequence[Any]) -> dict[Any, float]:
+    """Parse `mix:A=0.7,B=0.3`, a weighted mixture of a label's values; empty for any other text.
+
+    Raises:
+        ConfigError: no such values, or weights that are no numbers.
+    """
+    if not isinstance(text, str) or not text.startswith(MIXTURE):
+        return {}
+    by_text = {str(value): value for value in values}
+    mixture = {}
+    for part in text.removeprefix(MIXTURE).split(","):
+        name, _, weight = part.rpartition("=")
+        if name not in by_text or WEIGHT.fullmatch(weight) is None:
+            raise ConfigError(f"{text}: {part} is not VALUE=WEIGHT; the run knows {', '.join(sorted(by_text))}")
+        mixture[by_text[name]] = float(weight)
+    return mixture
 
 
 def label_value(labels: Mapping[str, Any], name: str) -> Any:

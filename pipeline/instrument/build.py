@@ -147,7 +147,7 @@ def build_instrument(
     )
     _write(request.out, instrument, {sample_path(pair): sound for pair, sound in sounds.items()})
     write_wanted(request.out, wanted)
-    return BuildOutcome(request, instrument, levels, wanted, notes)
+    return BuildOutcome(request, instrument, levels, wanted, (*files.notices, *notes))
 
 
 def _real_notes(
@@ -250,7 +250,7 @@ def _quality(
         in_tune=sum(interval <= IN_TUNE for interval in cents) / pairs,
         within_10_cents=sum(interval <= CLOSE for interval in cents) / pairs,
         distance=float(np.mean(shares)) if shares else None,
-        as_asked=as_asked if asked and real else None,
+        as_asked=as_asked if asked in {note.instrument for note in real} else None,
     )
 
 

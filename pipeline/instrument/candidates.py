@@ -20,6 +20,7 @@ from pipeline.score.timbre import RATE, SECONDS, RealNote, timbre_of
 from shards.errors import UserError
 from shards.note import Codec, Note, TokenFile, read_token_file
 from shards.sample_info import SampleInfo, common
+from shards.sample_list import select_last_call
 
 MOST_REAL = 3_000  # train notes that are compared
 INSTRUMENT_LABEL = "instrument_str"
@@ -33,6 +34,7 @@ class CandidateFiles:
     files: dict[str, TokenFile]  # key -> file
     codec: Codec
     origin: SampleInfo  # the fields in which all agree
+    notices: tuple[str, ...]  # of files of other calls, which are left out
 
     def pairs(self) -> dict[Pair, list[str]]:
         """Key and velocity -> the keys of its token files, by their numbers."""
@@ -48,12 +50,13 @@ class CandidateFiles:
 
 
 def read_candidates(folder: Path) -> CandidateFiles:
-    """Read all token files in `folder`.
+    """Read the token files in `folder`: those of the last call of `sample`, and of its additions.
 
     Raises:
         UserError: no folder, no token files, a damaged one, files of several runs, or without pitch and velocity.
     """
-    files = {path.stem: read_token_file(path) for path in sorted(folder.glob("*.npy"))}
+    keys, notice = select_last_call(folder, [path.stem for path in folder.glob("*.npy")])
+    files = {key: read_token_file(folder / f"{key}.npy") for key in keys}
     if not files:
         raise UserError(
             f"{folder}: no token files in it; `python -m trainer sample --run RUN --out {folder} --candidates 4` "
@@ -68,7 +71,7 @@ def read_candidates(folder: Path) -> CandidateFiles:
         for name in ("pitch", "velocity"):
             if NoteFeatures(file.note.labels, None, 0.0, file.note.tokens).midi(name) is None:
                 raise UserError(f"{folder / key}.npy: has no {name}, as its run has not learned it; train one that has")
-    return CandidateFiles(folder, files, first.codec, common(origins))
+    return CandidateFiles(folder, files, first.codec, common(origins), (notice,) if notice else ())
 
 
 def measure_candidates(files: CandidateFiles, codec: EnCodec, progress: Progress) -> dict[Pair, list[Candidate]]:
