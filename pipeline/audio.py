@@ -6,6 +6,7 @@ crashes or hangs a decoder is left to the caller. Knows nothing of codecs, names
 """
 
 import importlib.util
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -300,13 +301,13 @@ def save(path: Path, samples: np.ndarray, sample_rate: int, comment: str = "") -
     peak = float(np.abs(samples).max(initial=0.0))
     pcm = _to_pcm(samples)
     form = path.suffix.removeprefix(".").upper()
-    with (
-        atomic_write(path) as file,
-        soundfile.SoundFile(file, "w", sample_rate, channels=1, format=form, subtype="PCM_16") as sound,
-    ):
+    data = io.BytesIO()  # soundfile shows a traceback when it cannot write to a file
+    with soundfile.SoundFile(data, "w", sample_rate, channels=1, format=form, subtype="PCM_16") as sound:
         if comment:
             sound.comment = comment
         sound.write(pcm)
+    with atomic_write(path) as file:
+        file.write(data.getbuffer())
     return peak
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shards.console import progress_bar, quote
-from shards.errors import UserError
+from shards.errors import NO_ROOM, UserError
 from shards.files import PART, sha256_of
 
 CHUNK = 1 << 18  # bytes read at a time
@@ -102,6 +102,10 @@ def _fetch(archive: Archive, part: Path, progress: Progress) -> None:
             error.close()
             raise DownloadError(f"{archive.url}: the server answers {error.code} ({error.reason})") from error
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and (error.errno in NO_ROOM or error.filename is not None):
+                raise DownloadError(
+                    f"{part}: cannot be written ({error.strerror}); make room and run the command again to resume"
+                ) from error
             size_before, size = size, part.stat().st_size if part.is_file() else 0
             if size <= size_before:
                 reason = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -10,6 +10,7 @@ import soxr
 
 from pipeline.audio import LONGEST, AudioError, fit, load, save
 from shards.errors import UserError
+from tests.support.disk import largest_file
 from tests.support.notes import RATE, tone, write_note
 
 CODEC_RATE = 24_000  # Hz
@@ -194,3 +195,13 @@ def test_an_error_is_the_users_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load(tmp_path / "missing.wav", CODEC_RATE)
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    ending: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with largest_file(500), pytest.raises(UserError, match=rf"a\.{ending}: cannot be written"):
+        save(tmp_path / f"a.{ending}", tone(), RATE, "a comment")
+    assert capfd.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,6 @@
 """shards.files: a name that exists is a file that is whole."""
 
 import os
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 from shards.errors import UserError
 from shards.files import atomic_write, write_json
 from tests.support import ROOT
+from tests.support.disk import largest_file
 
 
 def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
@@ -49,17 +48,8 @@ def test_two_writers_of_one_path_share_no_part_and_the_last_one_stays(tmp_path: 
 
 def test_a_file_that_outgrows_its_limit_is_one_line_that_names_it_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "big"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(
-        signal.SIGXFSZ, signal.SIG_IGN
-    )  # then write() fails with EFBIG, as a full disk does with ENOSPC
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(UserError, match="big: cannot be written"), atomic_write(path) as file:
-            file.write(bytes(100_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with largest_file(1000), pytest.raises(UserError, match="big: cannot be written"), atomic_write(path) as file:
+        file.write(bytes(100_000))
     assert list(tmp_path.iterdir()) == []
 
 

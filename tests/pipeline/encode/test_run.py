@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import resource
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from shards.manifest import read_manifest
 from shards.reader import read_shard
 from shards.record import read_shard_records
 from shards.verify import find_faults
+from tests.support.disk import largest_file
 from tests.support.notes import Silent, files_of, nsynth_folder, options, tone, write_note
 
 pytestmark = pytest.mark.usefixtures("without_workers")
@@ -200,13 +200,8 @@ def test_a_second_run_in_the_same_set_is_refused(audio: Path, out: Path) -> None
 
 def test_a_full_disk_is_one_line_with_the_path_and_the_rerun_completes(audio: Path, tmp_path: Path) -> None:
     encode(audio, tmp_path / "whole")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))  # bytes; no file can be larger
-    try:
-        with pytest.raises(UserError, match=r"train-00000\.tar: cannot be written .*make room") as caught:
-            encode(audio, tmp_path / "set")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with largest_file(6_000), pytest.raises(UserError, match=r"train-00000\.tar: cannot be written .*make") as caught:
+        encode(audio, tmp_path / "set")
     assert "\n" not in caught.value.message
     assert not (tmp_path / "set").exists()  # it was empty again
     encode(audio, tmp_path / "set")
