@@ -72,7 +72,7 @@ def test_a_command_that_cannot_write_says_so_in_one_line_and_leaves_no_part(
     [line] = [line for line in result.stderr.splitlines() if "Error" in line]
     assert str(disk) in line and ("No space left" in line or "Read-only" in line)
     assert "Traceback" not in result.output
-    assert not list(disk.rglob("*.part"))
+    assert name == "download" or not list(disk.rglob("*.part"))  # a download goes on from its part
 
 
 def fetch_some(archive: object, part: Path, offset: int, progress: object) -> int:
