@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from shards.console import path_bytes
 from shards.errors import UserError
@@ -92,6 +92,11 @@ def is_http(path: Path) -> bool:
     return str(path).startswith(tuple(f"{protocol}://" for protocol in WEB))
 
 
+def join_path(folder: Path, name: str) -> Path:
+    """The path of a file in a folder, by its name in a listing; under a web server, that is a part of a URL."""
+    return folder / (quote(name, errors="surrogateescape") if is_http(folder) else name)
+
+
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
     """The file itself if it is on this machine, or a copy that exists as long as the block.
@@ -161,7 +166,7 @@ def list_tree(folder: Path) -> dict[str, FileInfo]:
     files = _list_remote(folder, deep=True)
     if is_http(folder):
         with ThreadPoolExecutor(HEAD_REQUESTS) as threads:
-            files = dict(zip(files, threads.map(lambda name: _head(folder / name), files), strict=True))
+            files = dict(zip(files, threads.map(lambda name: _head(join_path(folder, name)), files), strict=True))
     return dict(sorted(files.items()))
 
 
@@ -182,19 +187,21 @@ def _unescape(text: str) -> bytes:
 
 def _list_remote(folder: Path, deep: bool) -> dict[str, FileInfo]:
     def attempt(source: Any) -> dict[str, FileInfo]:
-        top = source.path.rstrip("/") + "/"
         files = source.fs.find(source.path, detail=True, maxdepth=None if deep else 1)
+        if source.protocol in WEB:  # a link with ? or # sorts the listing, or is a part of a page
+            files = {_unquote(url): info for url, info in files.items() if not re.search("[?#]", url)}
+        top = (_unquote(source.path) if source.protocol in WEB else source.path).rstrip("/") + "/"
         names = ((name.removeprefix(top), info) for name, info in files.items())
-        return {
-            unquote(name) if source.protocol in WEB else name: _file_info(info)
-            for name, info in names
-            if name and not name.endswith("/")
-        }
+        return {name: _file_info(info) for name, info in names if name and not name.endswith("/")}
 
     try:
         return _retry(folder, attempt)
     except FileNotFoundError:
         return {}
+
+
+def _unquote(url: str) -> str:
+    return unquote(url, errors="surrogateescape")  # as Python has names of files
 
 
 def _head(path: Path) -> FileInfo:

@@ -19,7 +19,7 @@ from pipeline.encode.ranks import StoppedError
 from pipeline.notes.folder import EMPTY, AudioFile, AudioFolder
 from shards.errors import UserError
 from shards.files import atomic_write
-from shards.storage import is_remote, local_copy, read_bytes
+from shards.storage import is_remote, join_path, local_copy, read_bytes
 
 EDGE = 1 << 19  # bytes hashed at each end of a file; most notes are smaller than two of these, so hashed whole
 DIGEST = 32  # hexadecimal digits
@@ -100,14 +100,14 @@ class AudioDigests:
 
     def _hash(self, file: AudioFile) -> str | AudioError:
         try:
-            with local_copy(self.root / file.path) as copy:
+            with local_copy(join_path(self.root, file.path)) as copy:
                 return hash_file(copy)
         except AudioError as error:
             if is_remote(self.root) and file.size:
-                raise gone_since(self.root / file.path, "has changed") from error
+                raise gone_since(join_path(self.root, file.path), "has changed") from error
             return error
         except FileNotFoundError as error:
-            raise gone_since(self.root / file.path, "is gone") from error
+            raise gone_since(join_path(self.root, file.path), "is gone") from error
 
     def _read_cache(self) -> dict[str, str]:
         """The cached digests that still hold: path -> digest; none if the cache is damaged or of another folder."""

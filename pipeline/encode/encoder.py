@@ -20,7 +20,7 @@ from pipeline.encode.settings import Settings
 from pipeline.encode.workers import BatchResult
 from shards.note import Note, flatten
 from shards.record import Rejection
-from shards.storage import is_remote, local_copy
+from shards.storage import is_remote, join_path, local_copy
 
 
 class Encoder:
@@ -108,7 +108,7 @@ def load_encoder(settings: Settings, weights: Path | None, device: str, root: Pa
 @contextmanager
 def _fetch_audio(root: Path, note: PlannedNote) -> Iterator[Path]:
     """The note's file on this machine."""
-    path = root / note.file.path
+    path = join_path(root, note.file.path)
     try:
         with local_copy(path) as copy:
             if is_remote(root) and note.file.size not in (None, copy.stat().st_size):

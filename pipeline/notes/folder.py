@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.audio import FFMPEG_SUFFIXES, SUFFIXES, has_ffmpeg
 from pipeline.notes.nsynth import EXAMPLES, Labels, read_examples
 from shards.errors import UserError
-from shards.storage import is_http, is_remote, list_tree, path_text
+from shards.storage import is_http, is_remote, join_path, list_tree, path_text
 
 EMPTY = ("empty", "0 bytes")  # reason and detail of a rejection
 
@@ -86,7 +86,7 @@ def scan_folder(folder: Path, ffmpeg: bool | None = None) -> AudioFolder:
         name = file.path.rpartition("/")[2]
         suffix = _suffix(file)
         if name == EXAMPLES:
-            examples |= read_examples(root / file.path)
+            examples |= read_examples(join_path(root, file.path))
         elif suffix in SUFFIXES | FFMPEG_SUFFIXES and not name.startswith(
             "."
         ):  # ._NAME.wav is what macOS leaves in archives

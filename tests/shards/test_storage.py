@@ -8,7 +8,7 @@ import pytest
 
 from shards import storage
 from shards.errors import UserError
-from shards.storage import FileInfo, list_tree, parse_path, path_text, text_path
+from shards.storage import FileInfo, join_path, list_tree, local_copy, parse_path, path_text, text_path
 from tests.support.servers import Behaviour, s3_server, web_server
 
 
@@ -27,7 +27,7 @@ def test_a_name_that_looks_like_an_escape_is_itself_if_there_is_such_a_file(tmp_
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(storage, "PAUSES", (0, 0))
-    for name, data in (("b.wav", b"note"), ("a/deep, with ü %.wav", b"longer"), ("a/empty.wav", b"")):
+    for name, data in (("b.wav", b"note"), (NAMES[0], b"longer"), (NAMES[1], b"")):
         path = tmp_path / "audio" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -35,6 +35,46 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 NAMES = ["a/deep, with ü %.wav", "a/empty.wav", "b.wav"]
+HARD_NAMES = ["C#4.wav", "what?.wav", "50%.wav", "50%25.wav", "a b/c & d+e.wav", "日本 é.wav", "s#p/t?u/%20;x=1.wav"]
+
+
+def write_hard_names(folder: Path) -> Path:
+    for name in HARD_NAMES:
+        path = folder / "my #1" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return folder / "my #1"
+
+
+def read_all(root: Path) -> dict[str, str]:
+    """Content of each file in a listing."""
+    contents = {}
+    for name in list_tree(root):
+        with local_copy(join_path(root, name)) as copy:
+            contents[name] = copy.read_text()
+    return contents
+
+
+def test_names_with_the_signs_of_urls_are_read_from_a_web_server(tmp_path: Path) -> None:
+    write_hard_names(tmp_path)
+    with web_server(tmp_path, Behaviour()) as url:
+        assert read_all(parse_path(f"{url}/my%20%231")) == {name: name for name in HARD_NAMES}
+
+
+def test_a_name_that_is_not_utf_8_is_read_from_a_web_server(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_text("note")
+    with web_server(tmp_path, Behaviour()) as url:
+        [(name, content)] = read_all(parse_path(url)).items()
+    assert (path_text(name)[:3], content) == ("caf", "note")
+
+
+def test_names_with_the_signs_of_urls_are_read_from_an_object_store(tmp_path: Path) -> None:
+    folder = write_hard_names(tmp_path)
+    with s3_server() as url:
+        bucket = parse_path(f"{url}/my #1")
+        for name in HARD_NAMES:
+            storage.upload(folder / name, bucket / name)
+        assert read_all(bucket) == {name: name for name in HARD_NAMES}
 
 
 def test_a_web_servers_tree_has_sizes_and_the_time_of_the_last_change(folder: Path) -> None:
