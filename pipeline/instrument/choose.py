@@ -17,14 +17,14 @@ from pipeline.score.timbre import distance
 Pair = tuple[int, int]  # key, velocity
 
 TERMS = {  # how much of each costs 1
-    "cents": 10.0,  # off the key
+    "cents": 2.0,  # off the key
     "level": 3.0,  # dB off the level of its neighbourhood
     "log_likelihood": 0.1,  # nats a token less than the likeliest candidate of the pair
     "seconds": 1.0,  # halvings or doublings of the time in which its neighbourhood dies away
     "clipping": 0.25,  # of a peak above full scale, in shares of it
     "distance": 0.3,  # in timbre, to each neighbour and to the note that was asked for
 }
-MOST = 10.0  # of one term, so that none outweighs all others
+MOST = 25.0  # of one term, so that none outweighs all others
 LOUDNESS = 9.0  # dB off the level of its neighbourhood, at most, for a good candidate
 AUDIBLE = 1e-3  # peak, at least
 NEIGHBOURHOOD = 6  # keys on each side whose median level and length are expected

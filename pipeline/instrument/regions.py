@@ -18,13 +18,14 @@ ONSET = 0.01  # of the peak: where the attack begins
 BEFORE_ONSET, FADE_OUT = 0.003, 0.05  # seconds kept before it, rising; and falling at the end
 SHORTEST_RISE = 0.001  # seconds, of a sound that begins at once
 SILENT = 10 ** (-70 / 20)  # of the peak: the tail that is quieter is cut off
+PEAK = 0.9  # of the sounds in their files, where 1 is full scale
 SMOOTHED = 6  # keys on each side, over which the level may change slowly
 SLOPE = (0.05, 0.15)  # dB a step of velocity: the least there is, and that of a single layer
 HEADROOM = -1.0  # dB, of the loudest sound
 
 
 def trim(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Leave out the silence before the attack and behind the decay, and let both ends begin and end at zero."""
+    """Leave out the silence before the attack and behind the decay, let both ends be zero, and use all 16 bits."""
     level = np.abs(waveform)
     peak = level.max()
     before, fade = round(BEFORE_ONSET * sample_rate), round(FADE_OUT * sample_rate)
@@ -34,7 +35,7 @@ def trim(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     rise, fall = min(max(min(before, onset), round(SHORTEST_RISE * sample_rate)), len(sound)), min(fade, len(sound))
     sound[:rise] *= np.linspace(0, 1, rise, endpoint=False)
     sound[len(sound) - fall :] *= np.linspace(1, 0, fall)
-    return np.asarray(sound / max(1.0, peak), np.float32)
+    return np.asarray(sound / peak * PEAK, np.float32)
 
 
 def make_regions(
