@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shards.errors import ShardError
-from shards.files import atomic_write, sha256_of_open
+from shards.errors import ShardError, writing
+from shards.files import atomic_write, cache_folder, sha256_of_open
 from shards.manifest import Shard
 from shards.storage import fetch, is_remote
 
+CURE = "make room, or name another folder in XDG_CACHE_HOME"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -31,9 +32,10 @@ def cached_shard(folder: Path, shard: Shard) -> Path:
         return folder / shard.name
     if SHA256.fullmatch(shard.sha256) is None:
         raise ShardError(f"{folder / shard.name}: {shard.sha256!r} is no sha256; encode this set again")
-    copy = _cache_folder() / shard.sha256 / shard.name
+    copy = cache_folder() / "note-tokens" / "shards" / shard.sha256 / shard.name
     if not _is_whole(copy, shard):
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        with writing(copy.parent, CURE):
+            copy.parent.mkdir(parents=True, exist_ok=True)
         with _lock_folder(copy.parent):  # the first of several workers and ranks fetches it, the others wait
             if not _is_whole(copy, shard):
                 _fetch_shard(folder / shard.name, shard, copy)
@@ -45,17 +47,13 @@ def _is_whole(copy: Path, shard: Shard) -> bool:
 
 
 def _fetch_shard(path: Path, shard: Shard, copy: Path) -> None:
-    with atomic_write(copy, writer=secrets.token_hex(4)) as file:
+    with atomic_write(copy, secrets.token_hex(4), CURE) as file:
         try:
             fetch(path, Path(file.name), shard.bytes)
         except FileNotFoundError as error:
             raise ShardError(f"{path}: missing; encode this set again") from error
         if sha256_of_open(file) != shard.sha256:
             raise ShardError(f"{path}: its sha256 is not the manifest's, so its bytes changed; encode this set again")
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "note-tokens" / "shards"
 
 
 @contextmanager

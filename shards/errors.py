@@ -17,6 +17,9 @@ from shards.console import STDOUT, echo
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of a network
 
 
+CURE = "make room or choose another folder"
+
+
 class UserError(click.ClickException):
     """A mistake or a damaged file that the program cannot go on with. The message is the whole explanation."""
 
@@ -31,7 +34,7 @@ class ShardError(UserError):
 
 
 @contextmanager
-def writing(path: Path, cure: str = "make room or choose another folder") -> Iterator[None]:
+def writing(path: Path, cure: str = CURE) -> Iterator[None]:
     """Turn errors of the system in a block that writes `path` into a UserError that names it."""
     try:
         yield
@@ -39,8 +42,8 @@ def writing(path: Path, cure: str = "make room or choose another folder") -> Ite
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {cure}") from error
 
 
-def system_error(error: OSError, cure: str = "make room, or name another folder") -> UserError:
+def system_error(error: OSError) -> UserError:
     """An error of the system as one line: the file if it is known, the fact, and for a full disk the cure."""
     file = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     is_cured = error.errno in (*NO_ROOM, errno.EACCES, errno.EPERM) and error.filename != STDOUT
-    return UserError(f"{file}{error.strerror or error}" + (f"; {cure}" if is_cured else ""))
+    return UserError(f"{file}{error.strerror or error}" + (f"; {CURE}" if is_cured else ""))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shards.console import path_bytes
-from shards.errors import UserError
-from shards.storage import is_remote, local_copy, upload
+from shards.errors import CURE, UserError
+from shards.storage import TMPDIR_CURE, is_remote, local_copy, temporary_folder, upload
 
 PART = ".part"  # ending of a file that is still being written
 LONGEST_TMPDIR = 70  # bytes: a socket's path has 103, and multiprocessing adds 32
@@ -23,12 +23,12 @@ HASH_CHUNK = 1 << 20  # bytes read at a time, so that memory does not grow with 
 
 
 @contextmanager
-def atomic_write(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+def atomic_write(path: Path, writer: str = "", cure: str = CURE) -> Iterator[BinaryIO]:
     """Open `path` for writing and reading; the name appears when the block ends without an error, bytes on disk.
 
     Writes `path.part`, then fsync, rename, fsync of the folder (POSIX: a rename within a folder is atomic). If the
     block raises, the part is removed and an older `path` stays as it was. Processes that may write the same `path`
-    at once give different names as `writer`, so that no two share a part.
+    at once give different names as `writer`, so that no two share a part. `cure`: the end of the error.
 
     Under a URL, the file is written on this machine and uploaded as one object when the block ends without an error.
 
@@ -36,9 +36,9 @@ def atomic_write(path: Path, writer: str = "") -> Iterator[BinaryIO]:
         UserError: the disk is full, or the folder cannot be written; names the path.
     """
     if is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="note-tokens-") as folder:
-            copy = Path(folder) / path.name
-            with atomic_write(copy) as file:
+        with temporary_folder() as folder:
+            copy = folder / path.name
+            with atomic_write(copy, cure=TMPDIR_CURE) as file:
                 yield file
             upload(copy, path)
         return
@@ -56,9 +56,8 @@ def atomic_write(path: Path, writer: str = "") -> Iterator[BinaryIO]:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        if error.filename is None or Path(error.filename) in (part, path, path.parent):
-            reason = error.strerror or error
-            raise UserError(f"{path}: cannot be written ({reason}); make room or choose another folder") from error
+        if error.filename is None or Path(error.filename) in (part, path, *path.parents):
+            raise UserError(f"{path}: cannot be written ({error.strerror or error}); {cure}") from error
         raise
 
 
@@ -80,6 +79,20 @@ def sha256_of_open(file: BinaryIO) -> str:
     while chunk := file.read(HASH_CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """The folder of this user's caches.
+
+    Raises:
+        UserError: the user has no home folder.
+    """
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise UserError("caches need a folder, and you have no home folder; name it in XDG_CACHE_HOME") from error
 
 
 @contextmanager

@@ -18,11 +18,12 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from shards.console import path_bytes
-from shards.errors import UserError
+from shards.errors import NO_ROOM, UserError, writing
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # protocol -> package that reads it
 WEB = ("http", "https")
 PAUSES = (1.0, 4.0)  # seconds before each further try
+TMPDIR_CURE = "make room, or name another folder in TMPDIR"
 SILENCE = 60.0  # seconds without a byte after which a connection counts as broken
 HEAD_REQUESTS = 16  # at a time
 ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")  # of a byte that is not UTF-8, in a path as text
@@ -108,10 +109,24 @@ def local_copy(path: Path) -> Iterator[Path]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="note-tokens-") as folder:
-        copy = Path(folder) / f"file{path.suffix}"
-        fetch(path, copy)
+    with temporary_folder() as folder:
+        copy = folder / f"file{path.suffix}"
+        try:
+            fetch(path, copy)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UserError(f"{copy}: cannot be written ({error.strerror}); {TMPDIR_CURE}") from error
         yield copy
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for a file on its way from or to a URL, which exists as long as the block. Raises UserError."""
+    with writing(Path(tempfile.gettempdir()), TMPDIR_CURE):
+        folder = tempfile.TemporaryDirectory(prefix="note-tokens-", ignore_cleanup_errors=True)
+    with folder as name:
+        yield Path(name)
 
 
 def fetch(path: Path, copy: Path, size: int | None = None) -> None:
@@ -120,6 +135,7 @@ def fetch(path: Path, copy: Path, size: int | None = None) -> None:
     Raises:
         FileNotFoundError: there is nothing under the URL.
         UserError: it cannot be fetched after some tries.
+        OSError: this machine's disk is full or read-only.
     """
 
     def attempt(source: Any) -> None:
@@ -232,6 +248,8 @@ def _retry(path: Path, attempt: Callable[[Any], T]) -> T:
         except (FileNotFoundError, UserError):
             raise
         except Exception as error:  # each library under fsspec has errors of its own
+            if getattr(error, "errno", None) in NO_ROOM:
+                raise  # of this machine's disk
             if pause is None:
                 raise UserError(
                     f"{path}: cannot be read, in {1 + len(PAUSES)} tries ({_reason(error)}); run the same command again"

@@ -3,10 +3,11 @@
 Hashes a weights file and never reads its tensors: `model.py` does. Imports torch only to download.
 """
 
+import errno
 import os
 from pathlib import Path
 
-from shards.errors import UserError
+from shards.errors import NO_ROOM, UserError
 from shards.files import sha256_of
 from shards.note import Codec
 
@@ -77,9 +78,12 @@ def weights_file(name: str, weights: Path | None = None) -> Path:
 
 
 def torch_cache() -> Path:
-    """Folder of `torch.hub`'s downloads, where the `encodec` package keeps its weights too."""
+    """Folder of `torch.hub`'s downloads, where the `encodec` package keeps its weights too. Raises CodecError."""
     default = Path(os.getenv("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return Path(os.getenv("TORCH_HOME", default)).expanduser() / "hub" / "checkpoints"
+    try:
+        return Path(os.getenv("TORCH_HOME", default)).expanduser() / "hub" / "checkpoints"
+    except RuntimeError as error:
+        raise CodecError("weights need a folder, and you have no home folder; name it in TORCH_HOME") from error
 
 
 def _download_official(path: Path) -> None:
@@ -88,7 +92,10 @@ def _download_official(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(OFFICIAL_URL, str(path), hash_prefix=OFFICIAL_SHA256)
-    except (OSError, RuntimeError) as error:  # no network, no space, or a download that is not the file
+    except (OSError, RuntimeError) as error:  # no network, or a download that is not the file
+        if isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            cure = "make room, name another folder in TORCH_HOME or XDG_CACHE_HOME, or the weights with --weights FILE"
+            raise CodecError(f"{path}: cannot be written ({error.strerror}); {cure}") from error
         raise CodecError(
             f"encodec_24khz: its weights cannot be downloaded from {OFFICIAL_URL} ({error}); put them at {path}, "
             "or name them with --weights FILE; encodec_mini needs none"
