@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_samples_whatever_their_number(run: Path, t
 
 
 def test_labels_without_an_option_go_together_as_on_train_notes(run: Path, tmp_path: Path) -> None:
-    combinations = {values for values, _ in read_run(run).combinations}
+    combinations = {values[:2] for values, _ in read_run(run).combinations}  # of pitch and velocity
     sampled = [(labels["pitch"], labels["velocity"]) for labels in made(run, tmp_path, 20)]
     assert set(sampled) <= combinations
     assert len(set(sampled)) > 1
