@@ -8,9 +8,13 @@ CODEC  ?= encodec_24khz
 RUN    ?= $(NAME)
 PRESET ?= small
 N      ?= 16
+KEYS   ?=
+TIMBRE ?=
+LIKE   ?=
+MOST_CANDIDATES ?= 16
 
 # Folders are called shards, trainer, tests too: without this, make would find them up to date.
-.PHONY: help setup data shards train samples demo test pytest test-long bench lint clean
+.PHONY: help setup data shards train samples instrument demo test pytest test-long bench lint clean
 
 help:
 	@echo "make demo                         everything on this machine alone: plucked notes to samples you can hear"
@@ -18,6 +22,7 @@ help:
 	@echo "make shards  AUDIO=... NAME=...   encode a folder of notes once (CODEC=$(CODEC))"
 	@echo "make train   NAME=... RUN=...     train, or go on with, a run (PRESET=$(PRESET))"
 	@echo "make samples RUN=... N=16         sample notes, decode them, write the page to listen to them"
+	@echo "make instrument RUN=...           a playable instrument of a run (KEYS=40:76 TIMBRE=... LIKE=SET:KEY)"
 	@echo "make test | test-long | bench | lint"
 
 # --- installation -----------------------------------------------------------------------------------------------------
@@ -52,6 +57,17 @@ train: setup
 samples: setup
 	@$(PY) -m trainer sample --run runs/$(RUN) --out samples/$(RUN)/tokens --count $(N)
 	@$(PY) -m pipeline listen samples/$(RUN)
+
+# The trainer draws candidates and the pipeline chooses, in turns, until every key has a good one or has had enough.
+CANDIDATES = instruments/$(RUN)/candidates
+WANTED     = instruments/$(RUN)/wanted.json
+SAMPLE     = $(PY) -m trainer sample --run runs/$(RUN) --out $(CANDIDATES)
+INSTRUMENT = $(PY) -m pipeline instrument $(CANDIDATES) --out instruments/$(RUN) --most $(MOST_CANDIDATES) $(if $(LIKE),--like $(LIKE))
+
+instrument: setup
+	@$(SAMPLE) --candidates 4 $(if $(KEYS),--label pitch=$(KEYS)) $(if $(TIMBRE),--label instrument_str=$(TIMBRE))
+	@$(INSTRUMENT)
+	@while [ -f $(WANTED) ]; do $(SAMPLE) --wanted $(WANTED) && $(INSTRUMENT) || exit 1; done
 
 demo: setup
 	@$(PY) -m pipeline demo-notes data/demo-notes
