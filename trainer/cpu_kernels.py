@@ -17,6 +17,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from shards.numba_cache import tolerate_unwritable_cache
+
+tolerate_unwritable_cache()
 EPSILON = np.float32(1e-5)  # LayerNorm's
 compiled = njit(
     nogil=True,
