@@ -13,6 +13,9 @@ from shards.device import DEVICE_HELP
 from shards.program import Program
 from shards.storage import parse_path
 
+LARGEST_SEED = 2**64 - 1  # that a token file holds
+MOST_SAMPLES = 1_000_000
+MOST_CANDIDATES = 10_000
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help=DEVICE_HELP)
 RUN = click.option(
     "--run", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="The run's folder."
@@ -69,7 +72,9 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
 @RUN
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of token files.")
 @click.option(
-    "--count", type=click.IntRange(1), help="Samples; default: 16, or one of each combination of the --label values."
+    "--count",
+    type=click.IntRange(1, MOST_SAMPLES),
+    help="Samples; default: 16, or one of each combination of the --label values.",
 )
 @click.option(
     "--temperature", default=0.9, show_default=True, help="Below 1: likelier codes; above 1: wilder; 0: the likeliest."
@@ -85,7 +90,7 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
 )
 @click.option(
     "--candidates",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_CANDIDATES),
     metavar="N",
     help="For an instrument: N samples of each key and velocity (by default all that the run has learned, at three "
     "velocities), all of one instrument.",
@@ -103,7 +108,14 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
     help="Begin with this note; `python -m pipeline encode` makes one of an audio file.",
 )
 @click.option("--prompt-seconds", default=0.5, show_default=True, help="Length of the prompt.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Sample i of a seed stays the same.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default="0",
+    type=click.IntRange(0, LARGEST_SEED),
+    metavar="N",
+    help="Sample i of a seed stays the same.",
+)
 @click.option("--checkpoint", "step", type=int, metavar="STEP", help="Step of the checkpoint; default: the newest.")
 @click.option(
     "--dtype",

@@ -20,7 +20,7 @@ from trainer.errors import ConfigError
 from trainer.run import RunInfo
 from trainer.vocabulary import NONE, Vocabulary, parse_mixture
 
-SWEEP = re.compile(r"(-?\d+):(-?\d+)(?::(\d+))?")
+SWEEP = re.compile(r"(-?\d{1,18}):(-?\d{1,18})(?::(\d{1,18}))?")
 MOST_VALUES = 12  # of a label that an error lists; of more it says the first and the last
 Labels = dict[str, Any]
 
@@ -64,17 +64,19 @@ def _parse_values(name: str, text: str, trained: tuple[Any, ...]) -> list[Any]:
         return [text]
     by_text = {str(value): value for value in trained}
     sweep = SWEEP.fullmatch(text)
-    texts = [text]
+    texts: Iterable[str] = [text]
     if sweep is not None and text not in by_text:
         first, last, step = int(sweep[1]), int(sweep[2]), int(sweep[3] or 1)
         if step < 1 or last < first:
             raise ConfigError(f"--label {name}={text}: is not FROM:TO:STEP with FROM up to TO")
-        texts = [str(value) for value in range(first, last + 1, step)]
-    for value in texts:
+        texts = map(str, range(first, last + 1, step))
+    values = []
+    for value in texts:  # up to the first that is unknown, however far the sweep goes
         if value not in by_text:
-            values = ", ".join(by_text) if len(by_text) <= MOST_VALUES else f"{trained[0]} to {trained[-1]}"
-            raise ConfigError(f"--label {name}={value}: no note that the run was trained on has it; it knows {values}")
-    return [by_text[value] for value in texts]
+            known = ", ".join(by_text) if len(by_text) <= MOST_VALUES else f"{trained[0]} to {trained[-1]}"
+            raise ConfigError(f"--label {name}={value}: no note that the run was trained on has it; it knows {known}")
+        values.append(by_text[value])
+    return values
 
 
 def fill_labels(labels: Labels, info: RunInfo, entropy: tuple[int, ...]) -> Labels:
@@ -103,9 +105,9 @@ def read_prompt(text: str, seconds: float, info: RunInfo) -> Note:
     note, codec = file.note, file.codec
     if codec != info.codec:
         raise ConfigError(f"--prompt {text}: its codes are of {_describe(codec)}, the run's of {_describe(info.codec)}")
-    length = round(seconds * codec.frame_rate) * codec.codebooks
+    longest = info.window / codec.tokens_per_second
+    length = round(seconds * codec.frame_rate) * codec.codebooks if 0 <= seconds <= longest else 0
     if not 0 < length < info.window:
-        longest = info.window / codec.tokens_per_second
         raise ConfigError(f"--prompt-seconds {seconds:g}: must be more than 0 and less than the run's {longest:g} s")
     if length > len(note.tokens):
         raise ConfigError(

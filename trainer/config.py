@@ -6,7 +6,7 @@ Knows nothing of the shard set: what depends on it (the vocabulary, the number o
 import difflib
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +16,21 @@ from msgspec import Meta
 from trainer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
+LARGEST = 10**9  # of numbers that have no bound of their own
+LARGEST_SEED = 2**64 - 1  # of torch
+UNROTATED = 4  # features of a head for which rotary positions are not defined: their base divides by zero
 
 # Types of settings. msgspec checks a value against its type; an error says the description.
-Positive = Annotated[int, Meta(gt=0, description="a whole number above 0")]
-Natural = Annotated[int, Meta(ge=0, description="a whole number, 0 or more")]
-PositiveNumber = Annotated[float, Meta(gt=0, description="a number above 0")]
-NaturalNumber = Annotated[float, Meta(ge=0, description="a number, 0 or more")]
+Positive = Annotated[int, Meta(gt=0, le=LARGEST, description=f"a whole number above 0, at most {LARGEST}")]
+Natural = Annotated[int, Meta(ge=0, le=LARGEST, description=f"a whole number, 0 or more, at most {LARGEST}")]
+Seed = Annotated[int, Meta(ge=0, description=f"a whole number, 0 or more, at most {LARGEST_SEED}")]
+Width = Annotated[int, Meta(ge=2, le=65536, description="a whole number above 0, from 2 to 65536")]
+Count = Annotated[int, Meta(gt=0, le=1024, description="a whole number above 0, at most 1024")]
+HeadWidth = Annotated[int, Meta(ge=2, le=1024, multiple_of=2, description="an even number from 2 to 1024, but not 4")]
+Notes = Annotated[int, Meta(gt=0, le=1 << 20, description=f"a whole number above 0, at most {1 << 20}")]
+Processes = Annotated[int, Meta(ge=0, le=1024, description="a whole number, 0 or more, at most 1024")]
+PositiveNumber = Annotated[float, Meta(gt=0, le=LARGEST, description=f"a number above 0, at most {LARGEST}")]
+NaturalNumber = Annotated[float, Meta(ge=0, le=LARGEST, description=f"a number, 0 or more, at most {LARGEST}")]
 Share = Annotated[float, Meta(ge=0, lt=1, description="a number, at least 0 and less than 1")]
 Switch = Annotated[bool, Meta(description="true or false")]
 Names = Annotated[tuple[str, ...], Meta(description="a list of words")]
@@ -35,18 +44,22 @@ Precision = Annotated[Literal["auto", "float32", "bfloat16"], Meta(description="
 class ModelConfig:
     """An x-transformers decoder over tokens."""
 
-    width: Positive = 192
-    depth: Positive = 4
-    heads: Positive = 3
-    head_width: Positive = 64
+    width: Width = 192
+    depth: Count = 4
+    heads: Count = 3
+    head_width: HeadWidth = 64
     dropout: Share = 0.0  # of embeddings, attention and feed-forward; above 0 a CPU has no flash attention
     flash: Switch = True  # scaled_dot_product_attention instead of attention written out
     shared_vocabulary: Switch = False  # all codebooks use the ids 0..codebook_size - 1, and code 0 is the start token
     position: Position = "frame"  # token: a position of the decoder for each code; frame: for all codes of a frame
-    labels: Names = ()  # label names that condition the model; those that the set lacks are left out
+    labels: Names = ()  # label names that condition the model
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.head_width == UNROTATED:
+            raise ConfigError(f"model.head_width = {self.head_width}: must be {_rule('model.head_width')}")
+        if len({*self.labels}) < len(self.labels):
+            raise ConfigError(f"model.labels = {list(self.labels)}: a label is named twice")
         if self.shared_vocabulary and self.position == "frame":
             raise ConfigError("model.position: a shared vocabulary goes with position=token")
         if self.shared_vocabulary and self.labels:
@@ -57,10 +70,12 @@ class ModelConfig:
 class DataConfig:
     """Batches and loading. The order of notes is a function of the set, `train.seed` and `batch`."""
 
-    batch: Positive = 16  # notes a step, over all ranks
+    batch: Notes = 16  # notes a step, over all ranks
     micro_batch: Natural = 0  # notes of a rank at a time, gradients added up; 0: all of its notes
     window: Natural = 0  # tokens from a note's start; 0: the longest note of the set
-    workers: Natural = 0  # loader processes a rank; 0: read in the training process, which takes it about 0.1 ms a note
+    workers: Processes = (
+        0  # loader processes a rank; 0: read in the training process, which takes it about 0.1 ms a note
+    )
     label_dropout: Share = 0.1  # probability that a label is hidden, so that one model samples with and without it
 
     def __post_init__(self) -> None:
@@ -83,7 +98,7 @@ class TrainConfig:
     weight_decay: NaturalNumber = 0.1  # on matrices only
     clip: NaturalNumber = 1.0  # largest norm of the gradient; 0: any
     ema: Share = 0.0  # decay a step of the weights' moving average, which is evaluated and sampled then; 0: none
-    seed: Natural = 0
+    seed: Seed = 0
     dtype: Precision = "auto"  # bfloat16: autocast; auto: bfloat16 where the hardware has units for it
     compile: Switch = False  # torch.compile
     evaluate_every: Natural = 0  # steps; 0: a fifth of the run
@@ -97,6 +112,8 @@ class TrainConfig:
                 f"train.steps = {self.steps}, train.epochs = {self.epochs}, train.minutes = {self.minutes:g}: "
                 "set exactly one of them"
             )
+        if self.seed > LARGEST_SEED:
+            raise ConfigError(f"train.seed = {self.seed}: must be {_rule('train.seed')}")
 
 
 @dataclass(frozen=True)
@@ -106,25 +123,28 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1))
+    has_optional_labels: bool = field(default=False, compare=False)  # a preset's: those that a set lacks are left out
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        return asdict(self)
+        return {section: asdict(getattr(self, section)) for section in SECTIONS}
 
     @classmethod
-    def from_json(cls, value: dict[str, dict[str, Any]]) -> "Config":
+    def from_json(cls, value: Any) -> "Config":
         """Undo `to_json`, as it comes back from a file.
 
         Raises:
             ConfigError: a setting that this version does not know, or a value it refuses.
         """
         tables: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+            raise ConfigError("settings: are no tables of settings")
         for key, item in _flat(value).items():
             section, name = _full_key(key, "settings").split(".")
             tables[section][name] = _convert(key, item)
         return cls(**{section: kind(**tables[section]) for section, kind in SECTIONS.items()})
 
 
-SECTIONS: dict[str, Any] = {item.name: item.type for item in fields(Config)}
+SECTIONS: dict[str, Any] = {item.name: item.type for item in fields(Config) if is_dataclass(item.type)}
 TYPES: dict[str, Any] = {
     f"{name}.{item.name}": item.type for name, section in SECTIONS.items() for item in fields(section)
 }
@@ -146,6 +166,7 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
         ConfigError: no such preset, a key that is unknown (the nearest one is named), or a value that does not fit.
     """
     path = PRESETS / f"{preset}.toml"
+    has_optional_labels = path.is_file()
     if not path.is_file():
         path = Path(preset)
     if not path.is_file():
@@ -164,15 +185,15 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
         if not equals:
             raise ConfigError(f"--set {change}: is not KEY=VALUE, such as train.lr=0.001")
         key = _full_key(key.strip(), "--set")
+        has_optional_labels &= key != "model.labels"
         if key in LENGTHS:
             values = {other: value for other, value in values.items() if other not in LENGTHS}
-        words = [word.strip() for word in text.split(",") if word.strip()]
-        values[key] = _convert(key, words if TYPES[key] == Names else text.strip(), strict=False)
+        values[key] = _convert(key, _words(key, text) if TYPES[key] == Names else text.strip(), strict=False)
     sections: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         section, name = key.split(".")
         sections.setdefault(section, {})[name] = value
-    return Config.from_json(sections)
+    return replace(Config.from_json(sections), has_optional_labels=has_optional_labels)
 
 
 def same_length(ours: Config, theirs: Config) -> bool:
@@ -200,13 +221,27 @@ def _full_key(key: str, source: str) -> str:
     return names[key]
 
 
+def _words(key: str, text: str) -> list[str]:
+    """Words between commas, or a list as JSON and TOML write it."""
+    if not text.lstrip().startswith("["):
+        return [word.strip() for word in text.split(",") if word.strip()]
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except (msgspec.MsgspecError, RecursionError):
+        raise ConfigError(f'{key} = {text}: must be words between commas, or a list such as ["pitch"]') from None
+
+
 def _convert(key: str, value: Any, strict: bool = True) -> Any:
     """The value in the type of its setting; without `strict`, of its text too."""
     try:
         return msgspec.convert(value, TYPES[key], strict=strict)
     except msgspec.ValidationError:
-        rule = TYPES[key].__metadata__[0].description
-        raise ConfigError(f"{key} = {value!r}: must be {rule}") from None
+        raise ConfigError(f"{key} = {value!r}: must be {_rule(key)}") from None
+
+
+def _rule(key: str) -> str:
+    """The values that a setting can have."""
+    return TYPES[key].__metadata__[0].description
 
 
 def _check(section: Any) -> None:

@@ -22,6 +22,8 @@ from trainer.errors import ConfigError
 from trainer.model import NoteModel
 
 NOTES_PER_THREAD = 4  # fewer are not worth another thread
+LOWEST, HIGHEST = 1e-6, 1e6  # of temperatures and guidance: beyond, logits leave float32
+LARGEST = 1 << 20  # codes
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class Sampling:
     guidance: float = 1.0  # classifier-free: 0: logits without labels; 1: with labels; above 1: further on from there
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ConfigError(f"--temperature {self.temperature:g}: must be 0 or more")
-        if self.top_k < 0:
-            raise ConfigError(f"--top-k {self.top_k}: must be 0 or more")
+        if self.temperature != 0 and not LOWEST <= self.temperature <= HIGHEST:
+            raise ConfigError(f"--temperature {self.temperature:g}: must be 0, or from {LOWEST:g} to {HIGHEST:g}")
+        if not abs(self.guidance) <= HIGHEST:
+            raise ConfigError(f"--guidance {self.guidance:g}: must be from {-HIGHEST:g} to {HIGHEST:g}")
+        if not 0 <= self.top_k <= LARGEST:
+            raise ConfigError(f"--top-k {self.top_k}: must be from 0 to {LARGEST}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"--top-p {self.top_p:g}: must be more than 0 and at most 1")
         if not 0 <= self.min_p <= 1:
@@ -53,9 +57,11 @@ class Layer:
 
     def __init__(self, attn_norm: Any, attn: Any, ffn_norm: Any, ffn: Any) -> None:
         qkv_proj = torch.cat([attn.to_q.weight, attn.to_k.weight, attn.to_v.weight])
+        is_projected = isinstance(attn.to_out, nn.Linear)  # one head as wide as the model is added as it is
+        out_proj = attn.to_out.weight if is_projected else torch.eye(len(qkv_proj) // 3).to(qkv_proj)
         up_proj, down_proj = ffn.ff[0][0], ffn.ff[-1]
         weights = [
-            *(norm_weight(attn_norm), qkv_proj, attn.to_out.weight),
+            *(norm_weight(attn_norm), qkv_proj, out_proj),
             *(norm_weight(ffn_norm), up_proj.weight, up_proj.bias, down_proj.weight, down_proj.bias),
         ]
         self.cache_dtype = qkv_proj.dtype

@@ -47,6 +47,21 @@ def test_changes_are_parsed_as_their_field() -> None:
     assert (config.train.optimizer, config.train.lr) == ("adam", 0.01)
 
 
+@pytest.mark.parametrize(
+    "text", ["pitch,velocity", " pitch , velocity ", '["pitch", "velocity"]', ' ["pitch","velocity"]']
+)
+def test_labels_are_words_or_a_list(text: str) -> None:
+    assert load_config("small", [f"labels={text}"]).model.labels == ("pitch", "velocity")
+
+
+def test_only_labels_of_a_preset_are_optional(tmp_path: Path) -> None:
+    assert load_config("small", ["width=64"]).has_optional_labels
+    assert not load_config("small", ["labels=pitch"]).has_optional_labels
+    (tmp_path / "mine.toml").write_text("[train]\nsteps = 5\n[model]\nlabels = ['pitch']\n")
+    assert not load_config(str(tmp_path / "mine.toml")).has_optional_labels
+    assert not Config().has_optional_labels
+
+
 def test_labels_can_be_taken_away() -> None:
     assert load_config("small", ["labels="]).model.labels == ()
 
@@ -72,6 +87,17 @@ def test_steps_epochs_and_minutes_replace_each_other() -> None:
         ("flash=maybe", "model.flash = 'maybe': must be true or false"),
         ("width=0", "model.width = '0': must be a whole number above 0"),
         ("batch=-1", "data.batch = '-1': must be a whole number above 0"),
+        *((f"head_width={value}", f"model.head_width = {value!r}: must be an even number") for value in ("7", "1")),
+        ("head_width=4", "model.head_width = 4: must be an even number from 2 to 1024, but not 4"),
+        ("width=1", "model.width = '1': must be a whole number above 0, from 2 to"),
+        ("depth=99999999999999999999", "model.depth = '99999999999999999999': must be a whole number above 0"),
+        ("batch=999999999999", "data.batch = '999999999999': must be a whole number above 0"),
+        (f"seed={10**23}", f"train.seed = {10**23}: must be a whole number, 0 or more, at most 18446744073709551615"),
+        *((f"minutes={value}", f"train.minutes = '{value}': must be a number") for value in ("inf", "nan", "1e300")),
+        ("lr=inf", "train.lr = 'inf': must be a number above 0"),
+        ("labels=pitch,pitch", "a label is named twice"),
+        ('labels=["pitch"', 'model.labels = ["pitch": must be words between commas, or a list such as'),
+        ("labels=[1]", "model.labels = [1]: must be words between commas, or a list such as"),
         ("dropout=1", "model.dropout = '1': must be a number, at least 0 and less than 1"),
         ("schedule=linear", "train.schedule = 'linear': must be cosine or constant"),
         ("steps=0", "set exactly one of them"),
@@ -146,6 +172,8 @@ def test_settings_are_checked_when_made_in_code_too() -> None:
         lambda: ModelConfig(width=0),
         lambda: DataConfig(batch=-1),
         lambda: TrainConfig(steps=1, lr=float("nan")),
+        lambda: TrainConfig(steps=1, seed=2**64),
+        lambda: ModelConfig(head_width=4),
         lambda: TrainConfig(steps=1, schedule="linear"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ConfigError, match="must be"):

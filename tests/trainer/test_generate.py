@@ -1,11 +1,12 @@
 """Sampling: the cached decoder against the whole model, filters, and codes that can never be sampled."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -98,6 +99,45 @@ def test_logits_of_each_preset_equal_the_full_forward_pass(preset: str, notes: i
         whole = model.net(inputs)
         steps = torch.cat([decoder.feed(inputs[:, index : index + 1]) for index in range(inputs.shape[1])], dim=1)
         assert torch.allclose(model.heads[0](steps), model.heads[0](whole), atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 24),
+    depth=st.integers(1, 2),
+    heads=st.integers(1, 3),
+    head_width=st.one_of(st.integers(1, 40), st.none()),
+    flash=st.booleans(),
+    position=st.sampled_from(["token", "frame"]),
+    shared=st.booleans(),
+    codebooks=st.integers(1, 3),
+    notes=st.sampled_from([1, 9]),
+)
+def test_likelihoods_of_every_shape_that_the_settings_allow_are_those_of_the_full_forward_pass(
+    width: int,
+    depth: int,
+    heads: int,
+    head_width: int | None,
+    flash: bool,
+    position: str,
+    shared: bool,
+    codebooks: int,
+    notes: int,
+) -> None:
+    torch.manual_seed(0)
+    shape = {"width": width, "depth": depth, "heads": heads, "head_width": head_width or width, "flash": flash}
+    try:
+        config = ModelConfig(**shape, position=position, shared_vocabulary=shared)  # type: ignore[arg-type]
+    except ConfigError:
+        return
+    model = NoteModel(config, Vocabulary(codebooks, 8, shared), 4 * codebooks).eval()
+    labels = torch.zeros(notes, 0, dtype=torch.long)
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.mul_(5)
+        codes, likelihoods = generate(model, labels, random_uniforms(notes, 4 * codebooks), Sampling())
+        logits = model.logits(labels, codes).flatten(1, 2)  # (note, token, code)
+    assert torch.allclose(likelihoods, logits.log_softmax(-1).gather(2, codes[:, :, None])[:, :, 0], atol=1e-4)
 
 
 @pytest.mark.parametrize("position", ["token", "frame"])
@@ -279,14 +319,19 @@ def test_each_filter_leaves_its_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("refused", "says"),
     [
         ({"temperature": -1.0}, "--temperature -1"),
+        *(({"temperature": value}, "--temperature") for value in (math.nan, math.inf, 1e-40, 1e30)),
+        *(({"guidance": value}, "--guidance") for value in (math.nan, math.inf, -math.inf, 1e30)),
+        *(({"top_p": value}, "--top-p") for value in (math.nan, math.inf)),
+        *(({"min_p": value}, "--min-p") for value in (math.nan, math.inf)),
+        ({"top_k": 10**23}, "--top-k"),
         ({"top_k": -1}, "--top-k -1"),
         ({"top_p": 0.0}, "--top-p 0"),
         ({"min_p": 2.0}, "--min-p 2"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, float], says: str) -> None:
+def test_settings_that_make_no_sense_are_refused(refused: dict[str, float], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Sampling(**settings)
+        Sampling(**refused)
