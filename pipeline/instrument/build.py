@@ -14,14 +14,15 @@ import numpy as np
 
 from pipeline.audio import save
 from pipeline.codec.model import EnCodec
+from pipeline.decode.run import decode_notes
 from pipeline.decode.source import load_codec_for
 from pipeline.instrument.candidates import (
     INSTRUMENT_LABEL,
     CandidateFiles,
-    decode_chosen,
     measure_candidates,
     read_candidates,
     read_real_notes,
+    read_recorded,
     recorded_pairs,
 )
 from pipeline.instrument.choose import TERMS, Candidate, Pair, choose, good_candidates, mean_distances
@@ -36,6 +37,7 @@ from pipeline.score.timbre import RealNote, TimbreScale, nearest_note, timbre_sc
 from shards.console import quote
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
+from shards.note import Note
 from shards.storage import text_path
 from shards.wanted import WANTED, Wanted, WantedPair, write_wanted
 
@@ -51,6 +53,7 @@ class BuildRequest:
     out: Path
     shards: Path | None = None  # None: as in the token files
     like: str | None = None  # SET:KEY, a note whose timbre all should be near
+    complete: str | None = None  # SET:INSTRUMENT, whose real notes are kept; candidates fill in what it lacks
     weights: Path | None = None
     device: str = "auto"
     draw: int = 4  # candidates that are wanted more of a pair without a good one
@@ -104,6 +107,9 @@ def build_instrument(
     real, recorded, notes = _real_notes(request, files, codec, {velocity for _, velocity in candidates})
     like = None if request.like is None else _timbre_of_note(request, codec)
     good = good_candidates(candidates)
+    recordings = _recorded_notes(request, codec, {velocity for _, velocity in candidates})
+    for pair, (_, candidate) in recordings.items():
+        candidates[pair] = good[pair] = [candidate]
     wanted = _wanted(request, files, candidates, good)
     if not good:
         write_wanted(request.out, wanted)
@@ -119,9 +125,12 @@ def build_instrument(
     chosen = choose(good, like)
     on_stage("writing")
     pairs = {candidate.key: pair for pair, candidate in sorted(chosen.items())}
+    notes_by_key = {note.key: note for note, _ in recordings.values()} | {
+        key: file.note for key, file in files.files.items()
+    }
     sounds = {
         pairs[note.key]: trim(waveform, codec.spec.sample_rate)
-        for note, waveform in decode_chosen(files, [*pairs], codec)
+        for note, waveform in decode_notes((notes_by_key[key] for key in pairs), codec)
     }
     scales = {velocity: timbre_scale(real, velocity) for _, velocity in candidates}
     asked = files.label(INSTRUMENT_LABEL)
@@ -165,6 +174,16 @@ def _real_notes(
     return read_real_notes(shard_set, velocities), recorded_pairs(shard_set, asked) if asked else None, ()
 
 
+def _recorded_notes(request: BuildRequest, codec: EnCodec, velocities: set[int]) -> dict[Pair, tuple[Note, Candidate]]:
+    if request.complete is None:
+        return {}
+    folder, colon, instrument = request.complete.rpartition(":")
+    if not colon:
+        raise UserError(f"--complete {request.complete}: is not SET:INSTRUMENT, as shards/demo:guitar_acoustic_000")
+    shard_set = open_shard_set(text_path(folder), request.weights, request.device, codec)
+    return read_recorded(shard_set, instrument, velocities)
+
+
 def _timbre_of_note(request: BuildRequest, codec: EnCodec) -> np.ndarray:
     from pipeline.score.timbre import timbre_of
 
@@ -186,7 +205,7 @@ def _wanted(
 ) -> Wanted:
     labels = {name: files.label(name) for name in next(iter(files.files.values())).note.labels}
     pairs = [
-        WantedPair(*pair, some[-1].number + 1, min(request.draw, request.most - len(some)))
+        WantedPair(*pair, 1 + max(each.number or 0 for each in some), min(request.draw, request.most - len(some)))
         for pair, some in candidates.items()
         if pair not in good and len(some) < request.most
     ]

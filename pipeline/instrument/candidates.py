@@ -1,7 +1,6 @@
 """Token files -> measured candidates, by key and velocity; and the real notes that they are compared with."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def measure_candidates(files: CandidateFiles, codec: EnCodec, progress: Progress
     progress.start(len(files.files), 0)
     measured: dict[str, Candidate] = {}
     for note, waveform in decode_notes((file.note for file in files.files.values()), codec):
-        measured[note.key] = _measure(files.files[note.key], waveform, codec.spec)
+        measured[note.key] = _measure(files.files[note.key], waveform)
         progress.step(1, len(waveform) / codec.spec.sample_rate)
     return {pair: [measured[key] for key in keys] for pair, keys in files.pairs().items()}
 
@@ -94,6 +93,27 @@ def read_real_notes(shard_set: ShardSet, velocities: set[int]) -> list[RealNote]
     return [_real_note(note, path, shard_set.codec) for note, path in islice(usable, MOST_REAL)]
 
 
+def read_recorded(shard_set: ShardSet, instrument: str, velocities: set[int]) -> dict[Pair, tuple[Note, Candidate]]:
+    """The real notes of an instrument at these velocities, through the codec, as candidates without a number.
+
+    Raises:
+        UserError: the set has no notes of it.
+    """
+    notes = [
+        note
+        for split in shard_set.manifest.splits
+        for note in shard_set.notes(split)
+        if note.labels.get(INSTRUMENT_LABEL) == instrument and note.labels.get("velocity") in velocities
+    ]
+    if not notes:
+        raise UserError(f"{shard_set.folder}: has no notes of an instrument {instrument} at these velocities")
+    measured = {
+        note.key: (note, replace(_measure(TokenFile(note, shard_set.codec.spec), waveform), number=None))
+        for note, waveform in decode_notes(notes, shard_set.codec)
+    }
+    return {(note.labels["pitch"], note.labels["velocity"]): measured[note.key] for note in notes}
+
+
 def recorded_pairs(shard_set: ShardSet, instrument: str) -> set[Pair]:
     """The keys and velocities that the train notes of an instrument have."""
     labels = (note.labels for note in shard_set.notes("train"))
@@ -104,12 +124,8 @@ def recorded_pairs(shard_set: ShardSet, instrument: str) -> set[Pair]:
     }
 
 
-def decode_chosen(files: CandidateFiles, keys: list[str], codec: EnCodec) -> Iterator[tuple[Note, np.ndarray]]:
-    """Decode some candidates: each with its waveform, (sample,) float32."""
-    return decode_notes((files.files[key].note for key in keys), codec)
-
-
-def _measure(file: TokenFile, waveform: np.ndarray, spec: Codec) -> Candidate:
+def _measure(file: TokenFile, waveform: np.ndarray) -> Candidate:
+    spec = file.codec
     features = note_features(file.note, waveform, spec)
     return Candidate(
         key=file.note.key,

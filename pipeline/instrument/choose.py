@@ -36,7 +36,7 @@ class Candidate:
     """Measurements of one sample of a pair."""
 
     key: str  # of its token file
-    number: int  # among those of its pair
+    number: int | None  # among those of its pair; None: a real note
     cents: float | None  # off the key; None: no pitch was found
     level: float  # dB against full scale, of its first second
     peak: float  # 1 is full scale

@@ -19,7 +19,7 @@ INSTRUMENT = "instrument.json"
 class Figures:
     """Measurements of the chosen candidate of a pair of key and velocity, and its choice."""
 
-    candidate: int  # its number among those of its pair
+    candidate: int | None  # its number among those of its pair; None: a real note, which was kept
     candidates: int  # drawn for the pair
     good: int  # of them in tune, audible and at about the level of their velocity
     cents: float | None  # off the key; None: no pitch was found

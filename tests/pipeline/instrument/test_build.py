@@ -14,12 +14,14 @@ import pytest
 import soundfile
 
 from pipeline.instrument.build import BuildOutcome, BuildRequest, build_instrument
+from pipeline.instrument.candidates import read_candidates
 from pipeline.instrument.instrument import read_instrument
 from pipeline.score.pitch import cents, fundamental, hertz_of, loudness
 from shards.errors import UserError
 from shards.wanted import read_wanted
 from tests.support.candidates import NYLON, STEEL, Sound, write_candidates
 from tests.support.notes import Silent, files_of
+from tests.support.shard_sets import write_set
 
 KEYS = range(52, 60, 2)
 VELOCITIES = (25, 75, 127)
@@ -183,6 +185,46 @@ def test_instrument_json_comes_back(built: BuildOutcome) -> None:
     assert read_instrument(built.request.out) == built.instrument
     text = json.loads((built.request.out / "instrument.json").read_text())
     assert (text["run"], text["step"], text["seed"]) == ("runs/x", 7, 0)
+
+
+def test_real_notes_are_kept_and_only_what_is_missing_is_filled_in(
+    candidates: Path, built: BuildOutcome, tmp_path: Path
+) -> None:
+    key, missing = KEYS[0], KEYS[-1]
+    folder = write_candidates(tmp_path / "real", [Sound(key, 75), Sound(missing, 75)], instrument_str="steel")
+    files = read_candidates(folder)
+    notes = [replace(file.note, key=f"real-{key}") for key, file in files.files.items()]
+    write_set(tmp_path / "set", {"train": [notes]}, files.codec)
+    outcome = build(candidates, tmp_path / "whole", complete=f"{tmp_path / 'set'}:steel")
+    real = [region for region in outcome.instrument.regions if region.figures.candidate is None]
+    assert [(region.pitch, region.velocity) for region in real] == [(key, 75), (missing, 75)]
+    assert [(pair.pitch, pair.velocity) for pair in outcome.instrument.missing] == [(missing, 25), (missing, 127)]
+    with pytest.raises(UserError, match="has no notes of an instrument brass"):
+        build(candidates, tmp_path / "none", complete=f"{tmp_path / 'set'}:brass")
+    with pytest.raises(UserError, match="is not SET:INSTRUMENT"):
+        build(candidates, tmp_path / "none", complete="steel")
+
+
+def test_the_asked_instrument_is_compared_with_the_real_ones_of_the_set(tmp_path: Path) -> None:
+    strings = [*enumerate((NYLON, STEEL))]
+    sounds = [Sound(key, 100, number, instrument=name) for key in (52, 53) for number, name in strings]
+    folder = write_candidates(tmp_path / "c", sounds, instrument_str="steel")
+    names = {0: "nylon", 1: "steel"}
+    notes = [
+        replace(file.note, key=key, labels={**file.note.labels, "instrument_str": names[int(key[-1])]})
+        for key, file in read_candidates(folder).files.items()
+    ]
+    codec = read_candidates(folder).codec
+    write_set(tmp_path / "set", {"train": [notes]}, codec)
+    for like, expected in (("candidate-052-100-00", "nylon"), ("candidate-052-100-01", "steel")):
+        outcome = build(folder, tmp_path / expected, shards=tmp_path / "set", like=f"{tmp_path / 'set'}:{like}")
+        nearest = [str(region.figures.nearest) for region in outcome.instrument.regions]
+        assert {names[int(key[-1])] for key in nearest} == {expected}
+        assert outcome.instrument.after.as_asked == (1.0 if expected == "steel" else 0.0)
+        assert all(region.figures.is_recorded for region in outcome.instrument.regions)
+        assert all(region.figures.distance is not None for region in outcome.instrument.regions)
+    with pytest.raises(UserError, match="has no note of this name"):
+        build(folder, tmp_path / "none", like=f"{tmp_path / 'set'}:nobody")
 
 
 def test_one_pitch_and_one_candidate_are_an_instrument(tmp_path: Path) -> None:
