@@ -33,7 +33,7 @@ from pipeline.instrument.sfz import decent_sampler_text, sfz_text
 from pipeline.progress import Progress
 from pipeline.score.pitch import IN_TUNE
 from pipeline.score.references import ShardSet, open_shard_set
-from pipeline.score.timbre import RealNote, TimbreScale, nearest_note, timbre_scale
+from pipeline.score.timbre import RealNote, TimbreScale, nearest_note, timbre_of, timbre_scale
 from shards.console import quote
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
@@ -41,6 +41,7 @@ from shards.note import Note
 from shards.storage import text_path
 from shards.wanted import WANTED, Wanted, WantedPair, write_wanted
 
+MEASURED = "measured.json"  # cache of the candidates' measurements
 CLOSE = 10.0  # cents
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP file can hold
 
@@ -102,7 +103,7 @@ def build_instrument(
     files = read_candidates(request.candidates)
     on_stage("decoding")
     codec = load_codec_for(files.codec, files.folder, request.weights, request.device)
-    candidates = measure_candidates(files, codec, progress)
+    candidates = measure_candidates(files, codec, progress, request.out / MEASURED)
     on_stage("comparing timbres")
     real, recorded, notes = _real_notes(request, files, codec, {velocity for _, velocity in candidates})
     like = None if request.like is None else _timbre_of_note(request, codec)
@@ -185,8 +186,6 @@ def _recorded_notes(request: BuildRequest, codec: EnCodec, velocities: set[int])
 
 
 def _timbre_of_note(request: BuildRequest, codec: EnCodec) -> np.ndarray:
-    from pipeline.score.timbre import timbre_of
-
     folder, colon, key = (request.like or "").rpartition(":")
     if not colon:
         raise UserError(f"--like {request.like}: is not SET:KEY, such as shards/demo:guitar_acoustic_000-060-100")

@@ -1,6 +1,7 @@
 """Token files -> measured candidates, by key and velocity; and the real notes that they are compared with."""
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,26 @@ from pipeline.score.pitch import sounding_frames
 from pipeline.score.references import ShardSet
 from pipeline.score.timbre import RATE, SECONDS, RealNote, timbre_of
 from shards.errors import UserError
+from shards.files import write_json
 from shards.note import Codec, Note, TokenFile, read_token_file
+from shards.parse import json_object, to_dataclass
 from shards.sample_info import SampleInfo, common
 from shards.sample_list import select_last_call
 
 MOST_REAL = 3_000  # train notes that are compared
 INSTRUMENT_LABEL = "instrument_str"
+VERSION = 1  # of the measurements, in the cache of them
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measurements of a sound: the fields of a `Candidate` that depend on its tokens alone."""
+
+    cents: float | None
+    level: float
+    peak: float
+    seconds: float
+    timbre: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -73,14 +88,21 @@ def read_candidates(folder: Path) -> CandidateFiles:
     return CandidateFiles(folder, files, first.codec, common(origins), (notice,) if notice else ())
 
 
-def measure_candidates(files: CandidateFiles, codec: EnCodec, progress: Progress) -> dict[Pair, list[Candidate]]:
-    """Decode and measure every candidate."""
-    progress.start(len(files.files), 0)
-    measured: dict[str, Candidate] = {}
-    for note, waveform in decode_notes((file.note for file in files.files.values()), codec):
-        measured[note.key] = _measure(files.files[note.key], waveform)
+def measure_candidates(
+    files: CandidateFiles, codec: EnCodec, progress: Progress, cache: Path | None = None
+) -> dict[Pair, list[Candidate]]:
+    """Decode and measure every candidate, but for those whose measurements are in the file `cache`; add them to it."""
+    sounds = _read_cache(cache)
+    digests = {key: _digest(file) for key, file in files.files.items()}
+    new = [file.note for key, file in files.files.items() if digests[key] not in sounds]
+    progress.start(len(files.files), len(files.files) - len(new))
+    for note, waveform in decode_notes(new, codec):
+        sounds[digests[note.key]] = _measure(note, waveform, codec.spec)
         progress.step(1, len(waveform) / codec.spec.sample_rate)
-    return {pair: [measured[key] for key in keys] for pair, keys in files.pairs().items()}
+    if cache is not None and new:
+        write_json(cache, {digest: asdict(sounds[digest]) for digest in sorted(digests.values())})
+    candidates = {key: _candidate(file, sounds[digests[key]]) for key, file in files.files.items()}
+    return {pair: [candidates[key] for key in keys] for pair, keys in files.pairs().items()}
 
 
 def read_real_notes(shard_set: ShardSet, velocities: set[int]) -> list[RealNote]:
@@ -107,8 +129,9 @@ def read_recorded(shard_set: ShardSet, instrument: str, velocities: set[int]) ->
     ]
     if not notes:
         raise UserError(f"{shard_set.folder}: has no notes of an instrument {instrument} at these velocities")
+    spec = shard_set.codec.spec
     measured = {
-        note.key: (note, replace(_measure(TokenFile(note, shard_set.codec.spec), waveform), number=None))
+        note.key: (note, replace(_candidate(TokenFile(note, spec), _measure(note, waveform, spec)), number=None))
         for note, waveform in decode_notes(notes, shard_set.codec)
     }
     return {(note.labels["pitch"], note.labels["velocity"]): measured[note.key] for note in notes}
@@ -124,19 +147,36 @@ def recorded_pairs(shard_set: ShardSet, instrument: str) -> set[Pair]:
     }
 
 
-def _measure(file: TokenFile, waveform: np.ndarray) -> Candidate:
-    spec = file.codec
-    features = note_features(file.note, waveform, spec)
-    return Candidate(
-        key=file.note.key,
-        number=_number(file),
+def _measure(note: Note, waveform: np.ndarray, spec: Codec) -> Measurements:
+    features = note_features(note, waveform, spec)
+    return Measurements(
         cents=features.cents,
         level=features.level,
         peak=float(np.abs(waveform).max(initial=0.0)),
         seconds=sounding_frames(waveform, spec.hop) / spec.frame_rate,
-        log_likelihood=file.sampled.log_likelihood if file.sampled else None,
-        timbre=timbre_of(waveform, spec.sample_rate),
+        timbre=tuple(timbre_of(waveform, spec.sample_rate).tolist()),
     )
+
+
+def _candidate(file: TokenFile, sound: Measurements) -> Candidate:
+    log_likelihood = file.sampled.log_likelihood if file.sampled else None
+    fields = {**vars(sound), "timbre": np.array(sound.timbre)}
+    return Candidate(file.note.key, _number(file), log_likelihood=log_likelihood, **fields)
+
+
+def _digest(file: TokenFile) -> str:
+    """A digest of all that the measurements depend on."""
+    labels = (VERSION, file.codec.weights_sha256, file.note.labels["pitch"])
+    return hashlib.sha256(repr(labels).encode() + file.note.tokens.tobytes()).hexdigest()
+
+
+def _read_cache(path: Path | None) -> dict[str, Measurements]:
+    """The measurements in a cache; none if there is none, or it is damaged."""
+    try:
+        value = json_object(path.read_bytes(), str(path)) if path is not None else {}
+        return {digest: to_dataclass(Measurements, fields, digest, "") for digest, fields in value.items()}
+    except (OSError, UserError):
+        return {}
 
 
 def _number(file: TokenFile) -> int:

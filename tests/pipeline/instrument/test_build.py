@@ -13,6 +13,7 @@ import pysfizz
 import pytest
 import soundfile
 
+from pipeline.instrument import candidates as candidates_module
 from pipeline.instrument.build import BuildOutcome, BuildRequest, build_instrument
 from pipeline.instrument.candidates import read_candidates
 from pipeline.instrument.instrument import read_instrument
@@ -129,6 +130,20 @@ def test_the_same_candidates_give_the_same_bytes(candidates: Path, built: BuildO
         }
 
 
+def test_a_candidate_is_measured_once_and_a_damaged_cache_is_only_a_cache(
+    candidates: Path, built: BuildOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    real = candidates_module._measure
+    monkeypatch.setattr(
+        candidates_module, "_measure", lambda note, *rest: (measured.append(note.key), real(note, *rest))[1]
+    )
+    assert build(candidates, built.request.out).instrument == built.instrument and measured == []
+    (built.request.out / "measured.json").write_text('{"a": 1')
+    assert build(candidates, built.request.out).instrument == built.instrument
+    assert len(measured) == 2 * len(KEYS) * len(VELOCITIES)
+
+
 def test_sounds_keep_their_attack_and_begin_and_end_at_zero(built: BuildOutcome) -> None:
     for region in built.instrument.regions:
         samples, rate = soundfile.read(built.request.out / region.sample)
@@ -239,7 +254,7 @@ def test_without_a_good_candidate_there_is_one_line_and_a_wish(tmp_path: Path, s
     folder = write_candidates(tmp_path / "c", [sound])
     with pytest.raises(UserError, match="none of its 1 candidates is in tune and audible; draw more"):
         build(folder, tmp_path / "none")
-    assert sorted(files_of(tmp_path / "none")) == ["wanted.json"]
+    assert sorted(files_of(tmp_path / "none")) == ["measured.json", "wanted.json"]
 
 
 def test_candidates_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
