@@ -4,6 +4,7 @@ Without this, numba refuses to load such loops, its own users' (librosa's) among
 """
 
 import errno
+import importlib
 import logging
 import os
 import secrets
@@ -41,11 +42,10 @@ class NoFolder:
 @cache
 def tolerate_unwritable_cache() -> None:
     """Let numba compile what it cannot find or keep in its cache; warns once. Call it before loops are defined."""
-    from numba.core import caching
-
+    caching: Any = importlib.import_module("numba.core.caching")
     implementation = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # the name in older versions
     implementation._locator_classes.append(NoFolder)
-    caches: Any = caching.Cache
+    caches = caching.Cache
     load, save = caches.load_overload, caches.save_overload
 
     def load_if_possible(self: Any, *arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+MIN_NOTES = 32  # of fewer, a distance says more about their number than about the notes
 RESAMPLES = 100
 COVERAGE = 0.95  # share of the resampled distances within the interval
 

@@ -14,12 +14,12 @@ from pipeline.audio import AudioError, fit, resample
 from pipeline.codec.distance import mel_distance
 from pipeline.codec.model import EnCodec
 from pipeline.notes.nsynth import MIDI_MAX
-from pipeline.score.frechet import Moments, frechet, interval, moments, pooled
+from pipeline.score.frechet import MIN_NOTES, Moments, frechet, interval, moments, pooled
 from pipeline.score.nearest import Nearest
 from pipeline.score.pitch import IN_TUNE, cents, fundamental, hertz_of, loudness, sounding_frames
 from pipeline.score.references import ReferenceNote, ShardSet
 from pipeline.score.samples import SampleFolder
-from pipeline.score.scores import SAMPLES, Figure, Measured, Score, Scores
+from pipeline.score.scores import FRECHET, SAMPLES, Figure, Measured, Score, Scores
 from shards.errors import UserError
 from shards.note import Codec, Note
 from shards.storage import path_text
@@ -93,7 +93,7 @@ def measure(
     scores = [_pitch_score(subjects), _loudness_score(subjects)]
 
     on_stage("comparing latents")
-    _, train = shard_set.choose(min(len(features), MAX_LATENTS), ("train",))
+    _, train = shard_set.choose(len(latents), ("train",)) if len(latents) >= MIN_NOTES else ("", [])
     scores.append(_frechet_score(latents, train, unseen, codec))
 
     on_stage("searching for copies")
@@ -161,25 +161,33 @@ def _frechet_score(
     """Compare all subjects, through the same encoder, with the same unseen recordings."""
     recordings = [real.recording for real in unseen if real.recording is not None]
     basis = recordings or [real.round_trip for real in unseen]
+    is_enough = len(basis) >= MIN_NOTES
     subjects = {
-        SAMPLES: samples if basis else [],  # a set without unseen notes has no train notes either
-        TRAIN: [_latents(real.recording, codec) for real in train if real.recording is not None],
-        ROUND_TRIP: [_latents(real.round_trip, codec) for real in train],
+        SAMPLES: samples,
+        TRAIN: [_latents(real.recording, codec) for real in train if is_enough and real.recording is not None],
+        ROUND_TRIP: [_latents(real.round_trip, codec) for real in train if is_enough],
     }
-    reference = pooled([_latents(waveform, codec) for waveform in basis])
+    reference = pooled([_latents(waveform, codec) for waveform in basis]) if is_enough else None
 
-    def distance(notes: Sequence[Moments]) -> Estimate:
-        return frechet(pooled(notes), reference), *interval(notes, reference)
+    def figure(subject: str, notes: Sequence[Moments]) -> Figure:
+        if reference is None:
+            return Figure(
+                subject, None, why=f"needs {MIN_NOTES} unseen notes" if basis else "the set has no unseen notes"
+            )
+        if subject == TRAIN and train and not notes:
+            return Figure(subject, None, why=NO_RECORDINGS)
+        if len(notes) < MIN_NOTES:
+            return Figure(subject, None, len(notes), why=f"needs {MIN_NOTES} notes")
+        return Figure(subject, frechet(pooled(notes), reference), len(notes), *interval(notes, reference))
 
-    why = NO_RECORDINGS if basis else "the set has no unseen notes"
     compared_with = "unseen notes" if recordings else "the round trip of unseen notes, as the recordings are gone"
     return Score(
-        "frechet",
+        FRECHET,
         "Distance to real notes",
         f"Fréchet distance of the encoder's latents from those of {len(basis)} {compared_with}. Lower is better; "
         "a perfect model of the train notes would reach the floor, and more notes lower every figure.",
         "distance",
-        tuple(_figure(subject, notes, distance, why) for subject, notes in subjects.items()),
+        tuple(figure(subject, notes) for subject, notes in subjects.items()),
     )
 
 

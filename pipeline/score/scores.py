@@ -4,12 +4,13 @@ Knows nothing of how figures are measured and reported.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from pipeline.score.frechet import MIN_NOTES
 from pipeline.score.samples import SampleFolder
 from shards.console import quote
 from shards.errors import ShardError
@@ -18,6 +19,7 @@ from shards.note import json_object, to_dataclass
 
 FILE = "scores.json"
 VERSION = 1
+FRECHET = "frechet"  # key of its score
 SAMPLES = "samples"  # subject of a figure; the others are floors
 Kind = Literal["share", "correlation", "distance"]
 FORMATS: dict[Kind, str] = {"share": "{:.0%}", "correlation": "{:.2f}", "distance": "{:.3g}"}
@@ -93,4 +95,15 @@ def read_scores(samples: SampleFolder) -> Scores | None:
     scores = to_dataclass(Scores, value, f"{path}:", cure)
     if scores.fingerprint != samples.fingerprint():
         raise ShardError(f"{path}: is about other samples than those in the folder; {cure}")
-    return scores
+    return replace(scores, scores=tuple(map(_without_small_distances, scores.scores)))
+
+
+def _without_small_distances(score: Score) -> Score:
+    """Drop Fréchet distances of too few notes, which earlier versions of this program have written."""
+    figures = (
+        Figure(figure.of, None, figure.count, why=f"needs {MIN_NOTES} notes")
+        if score.key == FRECHET and figure.value is not None and figure.count < MIN_NOTES
+        else figure
+        for figure in score.figures
+    )
+    return replace(score, figures=tuple(figures))

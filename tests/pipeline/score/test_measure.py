@@ -106,10 +106,17 @@ def test_silence_after_a_note_does_not_make_it_a_copy(tmp_path, world):
     assert score(tmp_path, notes=1).samples["short"].agreement < 0.1
 
 
-def test_distances_order_as_they_must(tmp_path, world, scored):
+@pytest.fixture
+def compare_few(monkeypatch):
+    """Let the few notes of these tests be enough for a Fréchet distance."""
+    monkeypatch.setattr("pipeline.score.measure.MIN_NOTES", 1)
+
+
+@pytest.mark.usefixtures("compare_few")
+def test_distances_order_as_they_must(tmp_path, world, samples):
     rng = np.random.default_rng(0)
     noise = fill(tmp_path, world, sound=lambda pitch, velocity: rng.normal(0, 0.1, RATE).astype(np.float32))
-    of_noise, of_real = figures(score(noise, notes=4), "frechet"), figures(scored, "frechet")
+    of_noise, of_real = figures(score(noise, notes=4), "frechet"), figures(score(samples, notes=4), "frechet")
     assert of_real[SAMPLES] < of_noise[SAMPLES] and of_real["train notes"] < of_noise[SAMPLES]
     assert of_real["train notes"] == of_noise["train notes"]
 
@@ -119,6 +126,26 @@ def test_the_codec_has_its_own_scores(scored):
     assert 0 < figures(scored, "codec_distance")["unseen real notes"] < 2
 
 
+def test_a_frechet_distance_of_few_notes_is_no_figure(scored):
+    [distance] = [score for score in scored.scores if score.key == "frechet"]
+    assert {figure.value for figure in distance.figures} == {None}
+    assert {figure.why for figure in distance.figures} == {"needs 32 unseen notes"}
+    report = "\n".join(Report({"samples": scored}).lines())
+    assert "needs 32 unseen notes" in report
+
+
+def test_a_frechet_distance_of_few_notes_in_an_older_file_is_not_shown(tmp_path, samples, scored):
+    shutil.copytree(samples, tmp_path / "samples")
+    value = json.loads((tmp_path / "samples" / FILE).read_text())
+    [distance] = [score for score in value["scores"] if score["key"] == "frechet"]
+    distance["figures"][0] |= {"value": 0.5, "count": 31, "low": 0.4, "high": 0.6}
+    distance["figures"][1] |= {"value": 0.7, "count": 32}
+    (tmp_path / "samples" / FILE).write_text(json.dumps(value))
+    shown = figures(read_scores(read_samples(tmp_path / "samples")), "frechet")
+    assert shown == {SAMPLES: None, "train notes": 0.7, "their round trip": None}
+
+
+@pytest.mark.usefixtures("compare_few")
 def test_without_recordings_what_needs_them_says_so(tmp_path, world):
     shutil.copytree(world, tmp_path / "set")
     set_source(tmp_path / "set", tmp_path / "gone")
