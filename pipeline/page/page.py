@@ -103,7 +103,7 @@ def write_page(
     }
     path = folder / INDEX
     with atomic_write(path) as file:
-        file.write(_render(content).encode())
+        file.write(render(Path(__file__).with_name(TEMPLATE), content).encode())
     players = [card.player for _, cards in groups for card in cards]
     faults = [each.samples.left_out for each in runs if each.samples.left_out]
     faults += [f"{player.name}: {player.fault}" for player in players if player.fault]
@@ -143,13 +143,14 @@ def _curve(run: RunSamples) -> Curve:
     return training_curve(run.run)
 
 
-def _render(content: Mapping[str, Any]) -> str:
+def render(template: Path, content: Mapping[str, Any]) -> str:
+    """Fill in an HTML template; all text is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8")).render(content)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(content)
 
 
 def _path(text: str | None) -> Path | None:

@@ -52,6 +52,22 @@ ARGUMENTS = (
     "--autoplay-policy=no-user-gesture-required",
 )
 
+CONTRASTS = """
+const luminance = (colour) => {
+  const linear = (part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const [red, green, blue] = colour.match(/[0-9.]+/g).slice(0, 3).map((part) => linear(part / 255));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+};
+const background = (element) => {
+  const colour = getComputedStyle(element).backgroundColor;
+  return colour === "rgba(0, 0, 0, 0)" ? background(element.parentElement) : colour;
+};
+return [...document.querySelectorAll(arguments[0])].map((element) => {
+  const pair = [luminance(getComputedStyle(element).color), luminance(background(element))];
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+});
+"""
+
 
 def install_command(system: str, release: Mapping[str, str], is_root: bool) -> str:
     """Return the command that installs Chromium and its driver.
@@ -130,6 +146,10 @@ class Browser:
         from selenium.webdriver import ActionChains
 
         ActionChains(self.driver).send_keys(*keys).perform()
+
+    def contrasts(self, selector: str) -> list[float]:
+        """Return the contrast of the text of each element with its background; WCAG 2.1 asks for 4.5 (level AA)."""
+        return self.run(CONTRASTS, selector)
 
     def complaints(self) -> list[str]:
         """Return the console's errors and warnings since the page was opened."""
