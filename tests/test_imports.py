@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline.decode": _CODEC,
     "pipeline.score": _CODEC | {"pipeline.encode", "pipeline.decode"},
     "pipeline.page": _SCORE,
+    "pipeline.instrument": _SCORE | {"pipeline.page"},
     "pipeline.__main__": set(),  # and every cli.py
 }
 

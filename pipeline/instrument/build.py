@@ -98,7 +98,7 @@ def build_instrument(
     """Write `request.out`: sounds, SFZ, ZIP, preset, keyboard page, `instrument.json`, and `wanted.json` if any are.
 
     Raises:
-        UserError: no candidates, or none that is good, or the timbre that was asked for is not there.
+        UserError: no candidates, or none that is good, or the note to be like is not there.
     """
     files = read_candidates(request.candidates)
     on_stage("decoding")
@@ -134,7 +134,7 @@ def build_instrument(
         for note, waveform in decode_notes((notes_by_key[key] for key in pairs), codec)
     }
     scales = {velocity: timbre_scale(real, velocity) for _, velocity in candidates}
-    asked = files.label(INSTRUMENT_LABEL)
+    timbre = files.label(INSTRUMENT_LABEL)
     figures = _figures(candidates, good, chosen, real, scales, recorded)
     keys = sorted({key for key, _ in candidates})
     regions, levels = make_regions(sounds, figures, codec.spec.sample_rate, keys)
@@ -145,14 +145,14 @@ def build_instrument(
         step=files.origin.step,
         shards=files.origin.shards,
         seed=files.origin.seed,
-        timbre=asked or request.like,
+        timbre=timbre or request.like,
         sample_rate=codec.spec.sample_rate,
         velocities=tuple(sorted({velocity for _, velocity in chosen})),
         keys=tuple(keys),
         regions=regions,
         missing=_missing(candidates, good, regions),
-        before=_quality(first, len(candidates), real, scales, asked),
-        after=_quality(chosen, len(candidates), real, scales, asked),
+        before=_quality(first, len(candidates), real, scales, timbre),
+        after=_quality(chosen, len(candidates), real, scales, timbre),
         terms=TERMS,
     )
     _write(request.out, instrument, {sample_path(pair): sound for pair, sound in sounds.items()})
@@ -163,16 +163,16 @@ def build_instrument(
 def _real_notes(
     request: BuildRequest, files: CandidateFiles, codec: EnCodec, velocities: set[int]
 ) -> tuple[list[RealNote], set[Pair] | None, tuple[str, ...]]:
-    """Real notes to compare with, and the pairs that the instrument asked for has; none if the set is not there."""
+    """Real notes to compare with, and the pairs that the timbre has among them; none if the set is not there."""
     folder = request.shards or (None if files.origin.shards is None else text_path(files.origin.shards))
-    asked = files.label(INSTRUMENT_LABEL)
+    timbre = files.label(INSTRUMENT_LABEL)
     try:
         if folder is None:
             raise ShardError("its token files name no shard set")
         shard_set = open_shard_set(folder, request.weights, request.device, codec)
     except UserError as error:
         return [], None, (f"No distances in timbre of real notes: {error.message}; name the set with --shards",)
-    return read_real_notes(shard_set, velocities), recorded_pairs(shard_set, asked) if asked else None, ()
+    return read_real_notes(shard_set, velocities), recorded_pairs(shard_set, timbre) if timbre else None, ()
 
 
 def _recorded_notes(request: BuildRequest, codec: EnCodec, velocities: set[int]) -> dict[Pair, tuple[Note, Candidate]]:
@@ -254,7 +254,7 @@ def _quality(
     pairs: int,
     real: Sequence[RealNote],
     scales: Mapping[int, TimbreScale | None],
-    asked: str | None,
+    timbre: str | None,
 ) -> Quality:
     cents = [abs(candidate.cents) for candidate in candidates.values() if candidate.cents is not None]
     shares = [
@@ -263,12 +263,12 @@ def _quality(
         if (scale := scales[velocity]) is not None
     ]
     nearest = [nearest_note(candidate.timbre, *pair, real) for pair, candidate in candidates.items()]
-    as_asked = sum(note is not None and note.instrument == asked for note in nearest) / pairs
+    as_asked = sum(note is not None and note.instrument == timbre for note in nearest) / pairs
     return Quality(
         in_tune=sum(interval <= IN_TUNE for interval in cents) / pairs,
         within_10_cents=sum(interval <= CLOSE for interval in cents) / pairs,
         distance=float(np.mean(shares)) if shares else None,
-        as_asked=as_asked if asked in {note.instrument for note in real} else None,
+        as_asked=as_asked if timbre in {note.instrument for note in real} else None,
     )
 
 

@@ -49,16 +49,17 @@ def make_regions(
     Returns the regions by velocity and key, and the levels of the quietest and the loudest layer in dB.
     """
     layers = sorted({velocity for _, velocity in sounds})
-    levels = {pair: loudness(sound, sample_rate) for pair, sound in sounds.items()}
+    levels = {pair: figures[pair].level for pair in sounds}  # as sampled; in the files all are equally loud
     of_layer = {
         velocity: float(np.median([level for (_, layer), level in levels.items() if layer == velocity]))
         for velocity in layers
     }
     target = _line(of_layer)
     volumes = {}
-    for (key, velocity), level in levels.items():
+    for key, velocity in levels:
         around = [other - of_layer[layer] for (near, layer), other in levels.items() if abs(near - key) <= SMOOTHED]
-        volumes[key, velocity] = target(_velocities(layers, velocity)[1]) + float(np.median(around)) - level
+        wanted = target(_velocities(layers, velocity)[1]) + float(np.median(around))
+        volumes[key, velocity] = wanted - loudness(sounds[key, velocity], sample_rate)
     offset = HEADROOM - max(_peak_level(sounds[pair]) + volume for pair, volume in volumes.items())
     regions = []
     for velocity in layers:

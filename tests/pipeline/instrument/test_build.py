@@ -12,7 +12,9 @@ import numpy as np
 import pysfizz
 import pytest
 import soundfile
+from click.testing import CliRunner
 
+from pipeline.__main__ import main
 from pipeline.instrument import candidates as candidates_module
 from pipeline.instrument.build import BuildOutcome, BuildRequest, build_instrument
 from pipeline.instrument.candidates import read_candidates
@@ -157,6 +159,8 @@ def sampler(built: BuildOutcome) -> pysfizz.Synth:
     """The sfizz engine with the instrument."""
     synth = pysfizz.Synth(sample_rate=RATE)
     synth.load_sfz_file(str(built.request.out / "an instrument.sfz"))
+    for region in built.instrument.regions:  # the engine reads files in the background, once they are played
+        play(synth, region.pitch, region.velocity)
     return synth
 
 
@@ -240,6 +244,16 @@ def test_the_asked_instrument_is_compared_with_the_real_ones_of_the_set(tmp_path
         assert all(region.figures.distance is not None for region in outcome.instrument.regions)
     with pytest.raises(UserError, match="has no note of this name"):
         build(folder, tmp_path / "none", like=f"{tmp_path / 'set'}:nobody")
+
+
+def test_the_command_says_what_was_made_how_good_it_is_and_what_to_do_next(candidates: Path, tmp_path: Path) -> None:
+    words = ["instrument", str(candidates), "--out", str(tmp_path / "x"), "--most", "2", "--device", "cpu"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0
+    *_, made, before, after, following = result.stdout.splitlines()
+    assert made.startswith(f"{tmp_path / 'x'}: 9 sounds for 4 keys at velocities 25, 75, 127")
+    assert before.startswith("  first candidates  in tune 75%") and after.startswith("  chosen            in tune 75%")
+    assert following.startswith(f"Next: open {tmp_path / 'x' / 'index.html'}")
 
 
 def test_one_pitch_and_one_candidate_are_an_instrument(tmp_path: Path) -> None:
