@@ -214,9 +214,10 @@ def _figures(region: Region) -> Facts:
     """The figures of a sound, as (name, value) to show."""
     figures = region.figures
     good = "all good" if figures.good == figures.candidates else f"{figures.good} good"
+    chosen = "a real note was kept" if figures.candidate is None else f"number {figures.candidate + 1} chosen"
     facts = [
         ("sound", f"{note_name(region.pitch)}, velocity {region.velocity}, {format_seconds(region.seconds)}"),
-        ("candidates", f"{figures.candidates}, {good}; number {figures.candidate + 1} chosen"),
+        ("candidates", f"{figures.candidates}, {good}; {chosen}"),
         ("off the key", "no pitch found" if figures.cents is None else f"{_signed(figures.cents, 1)} cents, corrected"),
         ("level", f"{_signed(figures.level, 1, plus='')} dB"),
     ]
