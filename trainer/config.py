@@ -173,7 +173,7 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
         names = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
         raise ConfigError(f"{preset}: neither a preset ({names}) nor a TOML file")
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not TOML ({error})") from error
     for section, table in tables.items():

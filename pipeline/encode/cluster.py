@@ -74,10 +74,12 @@ def submit_to_slurm(request: EncodeRequest, ranks: int, sbatch: Mapping[str, str
     `sbatch`: options of sbatch, such as partition or time; others are the cluster's defaults.
 
     Raises:
-        UserError: no folder of audio, or sbatch is not installed or refuses.
+        UserError: no folder of audio, a path that Slurm's script cannot name, or sbatch is not installed or refuses.
     """
     request = _portable(request)
     logs = _new_log_folder(request.out)
+    if shlex.quote(str(logs)) != str(logs):  # datatrove's script does not quote it
+        raise UserError(f"{logs}: the logs of a Slurm job need a path without spaces and signs; give another --out")
     executor = _SlurmArray(
         [EncodeRank(request)],
         tasks=ranks,
@@ -115,6 +117,8 @@ def encode_on_ray(request: EncodeRequest, ranks: int, progress: Progress) -> Enc
         ray.init()
     except ConnectionError as error:
         raise UserError(f"Ray: no cluster ({error}); start one, or unset RAY_ADDRESS to use this machine") from error
+    except OSError as error:  # its disk, or the path of its sockets
+        raise UserError(f"Ray: does not start ({error}); name a short folder with room in RAY_TMPDIR") from error
     try:
         executor = RayPipelineExecutor(
             [EncodeRank(portable)], tasks=ranks, logging_dir=str(logs), skip_completed=False, **_resources(portable)

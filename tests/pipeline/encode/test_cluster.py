@@ -173,6 +173,13 @@ class Job:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
 
+def test_a_path_that_slurms_script_cannot_name_is_refused(audio: Path, tmp_path: Path) -> None:
+    ended = encode(audio, tmp_path / "my set", "--engine", "slurm", "--of", "2")
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1 and "a path without spaces" in ended.stderr
+    assert list(tmp_path.glob("my set*")) == []
+
+
 def test_slurm_makes_the_set_of_one_run(
     audio: Path, tmp_path: Path, whole: dict[str, bytes], slurm: dict[str, str]
 ) -> None:
