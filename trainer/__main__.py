@@ -142,9 +142,9 @@ def sample(run: Path, out: Path, device: str, candidates: int | None, wanted: Pa
     from trainer.sample import SampleRequest
     from trainer.sample import sample as run_sampling
 
-    drawn = CandidateRequest(candidates, wanted) if candidates or wanted else None
+    request = CandidateRequest(candidates, wanted) if candidates or wanted else None
     sampling = Sampling(**{field.name: settings.pop(field.name) for field in fields(Sampling)})
-    _print(run_sampling(run, out, SampleRequest(sampling=sampling, candidates=drawn, **settings), device).lines())
+    _print(run_sampling(run, out, SampleRequest(sampling=sampling, candidates=request, **settings), device).lines())
 
 
 @main.command()

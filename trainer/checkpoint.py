@@ -8,24 +8,29 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from shards.console import quote
+from shards.errors import writing
 from shards.files import PART, atomic_write, utf8_path
+from shards.parse import json_object, to_dataclass
 from trainer.errors import TrainError
 
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-NAME = re.compile(r"step-(\d{8,})\.safetensors")
+NAME = re.compile(r"step-(\d{8,15})\.safetensors")
+DAMAGED = ".damaged"  # ending of a file that is renamed aside
+LARGEST_STEP = 10**15
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,15 @@ class Checkpoint:
     step: int  # updates made
     tensors: dict[str, Tensor]
     facts: dict[str, Any]  # JSON: valid loss, the best step so far ...
+
+
+@dataclass(frozen=True)
+class _Facts:
+    step: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_STEP)]
+
+
+class DamagedError(TrainError):
+    """A checkpoint whose bytes are not those that were written."""
 
 
 def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
@@ -52,32 +66,81 @@ def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
     """Undo `write_checkpoint`. With a `prefix`, only the tensors with it in their names, which lose it.
 
     Raises:
-        TrainError: missing or damaged.
+        DamagedError: damaged.
+        TrainError: missing, or it cannot be read.
     """
     try:
         with utf8_path(path) as readable, safe_open(readable, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = json.loads(metadata["facts"])
         is_intact = _checksum(tensors) == int(metadata["crc32"])
+        facts = json_object(metadata["facts"], f"{path}: facts", DamagedError, has_nan=True)
     except FileNotFoundError as error:
         raise TrainError(f"{path}: no such checkpoint") from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise TrainError(f"{path}: is not a whole checkpoint ({str(error).splitlines()[0]})") from error
+    except PermissionError as error:
+        raise TrainError(f"{path}: cannot be read ({error.strerror})") from error
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedError(f"{path}: is not a whole checkpoint ({reason})") from error
     if not is_intact:
-        raise TrainError(f"{path}: is damaged, its checksum does not fit; delete it to go on from the one before")
+        raise DamagedError(f"{path}: is damaged, its checksum does not fit")
+    step = to_dataclass(_Facts, facts, f"{path}:", "train again from the one before", DamagedError).step
+    del facts["step"]
+    name = NAME.fullmatch(path.name)
+    if name and int(name[1]) != step:
+        raise DamagedError(f"{path}: is of step {step}, so another file was copied over it")
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return Checkpoint(facts.pop("step"), tensors, facts)
+    return Checkpoint(step, tensors, facts)
 
 
-def newest_checkpoint(run: Path) -> Checkpoint | None:
-    """Read the last intact checkpoint of the run, or None if it has none; warn of each damaged one."""
+def newest_checkpoint(
+    run: Path, prefix: str = "", on_damaged: Callable[[Path], object] = lambda path: None
+) -> Checkpoint | None:
+    """Read the last intact checkpoint of the run, or None if it has none; warn of each damaged one.
+
+    prefix: as in `read_checkpoint`. on_damaged: called with the path of each damaged one.
+
+    Raises:
+        TrainError: one that cannot be read, intact or not.
+    """
     for step in reversed(saved_steps(run)):
+        path = checkpoint_path(run, step)
         try:
-            return read_checkpoint(checkpoint_path(run, step))
-        except TrainError as error:
-            log.warning("%s Falling back to the checkpoint before it.", error.message)
+            return read_checkpoint(path, prefix)
+        except DamagedError as error:
+            log.warning("%s. Falling back to the checkpoint before it.", error.message)
+            on_damaged(path)
     return None
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that it is not counted among those that are pruned. Raises UserError."""
+    with writing(path):
+        path.replace(path.with_name(path.name + DAMAGED))
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of a checkpoint that are not those of its run.
+
+    Raises:
+        TrainError: names a tensor that is missing, unknown, or of another shape or type.
+    """
+    fact = ""
+    if missing := expected.keys() - tensors.keys():
+        fact = f"{min(missing)} is missing"
+    elif unknown := tensors.keys() - expected.keys():
+        fact = f"{min(unknown)} is unknown"
+    for name in sorted(expected) if not fact else ():
+        ours, theirs = tensors[name], expected[name]
+        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            fact = f"{name} is {_describe(ours)}, not {_describe(theirs)}"
+            break
+    if fact:
+        raise TrainError(f"{path}: does not fit the settings in the run's run.json: {fact}; is it of another run?")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {[*tensor.shape]}"
 
 
 def find_checkpoint(run: Path, step: int | None) -> Path:

@@ -119,6 +119,19 @@ def state_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tens
     }
 
 
+def expected_state(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Tensors with the names, shapes and types of those that `state_tensors` returns after a step."""
+    expected: dict[str, Tensor] = {}
+    for number, optimizer in enumerate(optimizers):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, parameter in enumerate(parameters):
+            moments = ("momentum",) if isinstance(optimizer, Muon) else ("exp_avg", "exp_avg_sq")
+            expected |= {f"{number}.{index}.{name}": parameter.detach() for name in moments}
+            if not isinstance(optimizer, Muon):
+                expected[f"{number}.{index}.step"] = torch.zeros(())
+    return expected
+
+
 def restore_state(optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
     """Undo `state_tensors`."""
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]

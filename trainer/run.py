@@ -3,21 +3,27 @@
 Knows nothing of models and checkpoints.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import msgspec
+from msgspec import Meta
 
 from shards.console import quote
+from shards.errors import writing
 from shards.files import write_json
 from shards.manifest import Manifest
-from shards.note import Codec, json_object
+from shards.note import Codec
+from shards.parse import json_object, to_dataclass
 from shards.storage import path_text
-from trainer.config import Config, list_differences, same_length
+from trainer.config import LARGEST, Config, list_differences, same_length
 from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
 from trainer.order import Order
@@ -28,6 +34,8 @@ from trainer.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+LOCK = "lock"  # file in a run's folder
+LONGEST = 3600  # seconds of a note
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ class RunInfo:
     notes_sha256: str  # of the names, notes and checksums of the set's shards
     codec: Codec
     vocabulary: Vocabulary
-    window: int  # tokens of a note that the model sees
-    combinations: list[tuple[tuple[Any, ...], int]]  # the labels' values, and how many train notes have them
+    window: Annotated[int, Meta(gt=0)]  # tokens of a note that the model sees
+    combinations: list[tuple[tuple[Any, ...], Annotated[int, Meta(gt=0, le=LARGEST)]]]  # values of labels, train notes
 
     def write(self, run: Path) -> None:
         value = {
@@ -62,33 +70,97 @@ def read_run(run: Path) -> RunInfo:
     path = run / RUN_FILE
     if not path.is_file():
         raise TrainError(f"{run}: no such run; `python -m trainer train --shards SET --run {quote(run)}` makes one")
-    value = json_object(path.read_bytes(), str(path))
+    value = json_object(path.read_bytes(), str(path), TrainError)
+    cure = "start another run"
     try:
-        return msgspec.convert({**value, "config": Config.from_json(value["config"])}, RunInfo)
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrainError(f"{path}: is damaged ({type(error).__name__}: {error}); start another run") from error
+        config = Config.from_json(value.get("config"))
+    except ConfigError as error:
+        raise TrainError(f"{path}: {error.message}; {cure}") from error
+    info = to_dataclass(RunInfo, {**value, "config": config}, f"{path}:", cure, TrainError)
+    for part, fits in _list_parts(info):
+        if not fits:
+            raise TrainError(f"{path}: is damaged ({part} do not fit the rest of it); {cure}")
+    return info
+
+
+def _list_parts(info: RunInfo) -> Iterator[tuple[str, bool]]:
+    """(name, True if it fits the others) of the parts of a run file."""
+    codec, model, vocabulary = info.codec, info.config.model, info.vocabulary
+    labels = [name for name, _ in vocabulary.labels]
+    yield "codebooks", (codec.codebooks, codec.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
+    yield "labels", labels == [*model.labels] and vocabulary.shared == model.shared_vocabulary
+    yield "combinations", bool(info.combinations) and {len(values) for values, _ in info.combinations} == {len(labels)}
+    yield "tokens", info.window % codec.codebooks == 0 and info.window <= LONGEST * codec.tokens_per_second
+
+
+@contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Lock the run's folder for the block; a folder that got no run file in it is removed again.
+
+    A file system without locks is used without one. Unlike a lock of `flock`, this one ends with its process even if
+    loader workers, which are forks of it, live on for some seconds.
+
+    Raises:
+        UserError: another training has locked it, or the folder cannot be written.
+    """
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / LOCK).open("a")
+    try:
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise TrainError(f"{run}: another training is writing into it; wait for it, or stop it") from error
+            yield
+    finally:
+        if not (run / RUN_FILE).is_file():
+            with suppress(OSError):
+                (run / LOCK).unlink()
+                run.rmdir()
+
+
+def fit_config(config: Config, notes: NoteReader, ranks: Ranks) -> Config:
+    """Leave out the labels of a preset that the set lacks. Nothing is written.
+
+    Raises:
+        UserError: settings that do not fit the shard set or the ranks.
+    """
+    folder, manifest = notes.folder, notes.manifest
+    if ranks.world > config.data.batch:
+        raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
+    if config.data.window % manifest.codec.codebooks:
+        raise ConfigError(
+            f"data.window = {config.data.window}: not a multiple of the set's {manifest.codec.codebooks} codebooks; "
+            "a window must end on a frame"
+        )
+    if not sum(notes.counts):
+        raise TrainError(
+            f"{folder}: has no train split to learn from; `python -m shards inspect {quote(folder)}` shows what it has"
+        )
+    labels = tuple(name for name in config.model.labels if name in manifest.labels)
+    for name in config.model.labels:
+        if name not in labels and not config.has_optional_labels:
+            known = ", ".join(manifest.labels) or "none at all"
+            raise ConfigError(f"model.labels: no note of {folder} has the label {name}; they have {known}")
+        if name not in labels:
+            log.warning("%s: its notes have no label %s, so the model learns without it.", folder, name)
+    return replace(config, model=replace(config.model, labels=labels))
 
 
 def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks) -> RunInfo:
     """Start a run on these train notes, or go on with the one that is there; write its run file.
 
+    config: from `fit_config`.
+
     Raises:
-        UserError: settings that do not fit the shard set or the ranks, or a run that began with others.
+        UserError: a run that began with other settings or notes.
     """
     folder, manifest = notes.folder, notes.manifest
-    if ranks.world > config.data.batch:
-        raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
-    for name in set(config.model.labels) - set(manifest.labels):
-        log.warning("%s: its notes have no label %s, so the model learns without it.", folder, name)
-    if not sum(notes.counts):
-        raise TrainError(
-            f"{folder}: has no train split to learn from; `python -m shards inspect {quote(folder)}` shows what it has"
-        )
     order = Order(notes.counts, config.train.seed, config.data.batch)
     steps = config.train.steps or config.train.epochs * order.steps_per_epoch  # 0: as many as fit in the minutes
     plans: Plans = ((0, steps),) if steps else ()
-    labels = tuple(name for name in config.model.labels if name in manifest.labels)
-    config = replace(config, model=replace(config.model, labels=labels))
     if (run / RUN_FILE).is_file():
         info = read_run(run)
         check_same_run(run, info, config, manifest)
@@ -104,11 +176,6 @@ def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks) -> RunI
 
 def _new_run(notes: NoteReader, config: Config, plans: Plans) -> RunInfo:
     codec = notes.manifest.codec
-    if config.data.window % codec.codebooks:
-        raise ConfigError(
-            f"data.window = {config.data.window}: not a multiple of the set's {codec.codebooks} codebooks; "
-            "a window must end on a frame"
-        )
     stats = notes.stats(config.model.labels)
     values = tuple(
         (name, tuple(sorted({combination[index] for combination, _ in stats.combinations} - {None}, key=_by_type)))

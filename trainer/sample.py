@@ -15,8 +15,9 @@ from shards.sample_info import TOKENS, SampleInfo
 from shards.sample_list import SampleList, select_last_call
 from shards.storage import path_text
 from trainer.candidates import CandidateRequest, candidate_draws
-from trainer.checkpoint import find_checkpoint, read_checkpoint
+from trainer.checkpoint import check_tensors, checkpoint_path, find_checkpoint, newest_checkpoint, read_checkpoint
 from trainer.conditioning import Draw, Labels, fill_labels, parse_labels, read_prompt
+from trainer.errors import TrainError
 from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
@@ -74,20 +75,20 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
         UserError: no run, no checkpoint, labels that the run does not know, or a prompt that does not fit it.
     """
     info = read_run(run)
-    path = find_checkpoint(run, request.step)
+    find_checkpoint(run, request.step)
     target = resolve_device(device)
     prompt = read_prompt(request.prompt, request.prompt_seconds, info) if request.prompt else Note("", np.zeros(0))
     if request.candidates is not None:
         draws = candidate_draws(request.candidates, request.labels, info, request.seed)
     else:
         draws = _draws(request, prompt.labels, info)
-    model, step = _load(info, path, target)
+    model, step = _load(info, run, request.step, target)
     dtype = resolve_dtype(request.dtype, target)
     prepare(model, dtype)
     prompt_length = len(prompt.tokens)
     sample_info = SampleInfo(
         run=path_text(run),
-        checkpoint=path.name,
+        checkpoint=checkpoint_path(run, step).name,
         step=step,
         shards=info.shards,
         dtype=str(dtype).removeprefix("torch."),
@@ -148,9 +149,15 @@ def _draws(request: SampleRequest, prompt_labels: Labels, info: RunInfo) -> list
     return draws
 
 
-def _load(info: RunInfo, path: Path, device: torch.device) -> tuple[NoteModel, int]:
-    """The model of a checkpoint, and its step."""
-    checkpoint = read_checkpoint(path, "average." if info.config.train.ema else "model.")
+def _load(info: RunInfo, run: Path, step: int | None, device: torch.device) -> tuple[NoteModel, int]:
+    """The model of the checkpoint of a step, or of the newest intact one, and its step."""
+    prefix = "average." if info.config.train.ema else "model."
+    checkpoint = newest_checkpoint(run, prefix) if step is None else read_checkpoint(checkpoint_path(run, step), prefix)
+    if checkpoint is None:
+        raise TrainError(f"{run}: none of its checkpoints is intact; train it again")
+    with torch.device("meta"):  # without memory, for settings that were changed
+        expected = NoteModel(info.config.model, info.vocabulary, info.window).state_dict()
+    check_tensors(checkpoint_path(run, checkpoint.step), checkpoint.tensors, expected)
     model = NoteModel(info.config.model, info.vocabulary, info.window)
     model.load_state_dict(checkpoint.tensors)
     return model.to(device).eval(), checkpoint.step

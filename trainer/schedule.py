@@ -7,10 +7,14 @@ same learning rates. Knows nothing of models and files.
 """
 
 import math
+from typing import Annotated
 
-from trainer.config import TrainConfig
+from msgspec import Meta
 
-Plans = tuple[tuple[int, int], ...]  # (from this step on, so many steps in all)
+from trainer.config import LARGEST, TrainConfig
+
+Step = Annotated[int, Meta(ge=0, le=LARGEST**2)]
+Plans = tuple[tuple[Step, Step], ...]  # (from this step on, so many steps in all)
 
 FIRST_ESTIMATE = 0.02  # share of the minutes after which the number of steps is first estimated
 NEXT_ESTIMATE = 0.1  # share of the minutes between estimates

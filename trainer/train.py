@@ -8,30 +8,40 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.console import echo_above_bar, progress_bar, quote
 from shards.manifest import read_manifest
+from shards.parse import to_dataclass
 from shards.sample_info import TOKENS
-from trainer.checkpoint import Checkpoint, checkpoint_path, newest_checkpoint, prune_checkpoints, write_checkpoint
+from trainer.checkpoint import (
+    Checkpoint,
+    check_tensors,
+    checkpoint_path,
+    newest_checkpoint,
+    prune_checkpoints,
+    set_aside,
+    write_checkpoint,
+)
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
 from trainer.errors import TrainError
 from trainer.metrics import MetricsWriter
 from trainer.model import NoteModel
-from trainer.optim import make_optimizers, restore_state, state_tensors, update_ema
+from trainer.optim import expected_state, make_optimizers, restore_state, state_tensors, update_ema
 from trainer.order import Order, split_range
-from trainer.run import RunInfo, open_run
+from trainer.run import RunInfo, fit_config, lock_run, open_run
 from trainer.runtime import Ranks, join_ranks, peak_memory, resolve_device, resolve_dtype
 from trainer.schedule import StepEstimator, learning_rate, planned_steps
 from trainer.vocabulary import Vocabulary
@@ -39,6 +49,22 @@ from trainer.vocabulary import Vocabulary
 TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
 EVALUATIONS = 5  # of a run whose settings do not say how often
 NAMED_NOTES = 8  # notes of a batch that an error names
+
+
+class Best(TypedDict):
+    """The evaluation with the lowest loss."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The numbers of a checkpoint."""
+
+    seconds: Annotated[float, Meta(ge=0)]
+    valid: dict[str, float]
+    best: Best | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +76,7 @@ class Outcome:
     steps: int
     checkpoint: Path
     valid: dict[str, float]  # of the last evaluation; empty if the set has no valid split
-    best: dict[str, float] | None  # step, loss
+    best: Best | None
     signal: int = 0  # that stopped it; 0: it is finished
     is_main: bool = True  # of the ranks, only this process reports
 
@@ -83,8 +109,10 @@ def train(shards: Path, run: Path, config: Config, device: str = "auto", wandb_p
     with join_ranks(target) as ranks:
         manifest = read_manifest(shards)
         train_notes, valid_notes = (NoteReader(shards, manifest, split) for split in ("train", "valid"))
-        info = open_run(train_notes, run, config, ranks)
-        return Training(info, run, train_notes, valid_notes, target, ranks).fit(wandb_project)
+        config = fit_config(config, train_notes, ranks)
+        with lock_run(run) if ranks.is_main else nullcontext():
+            info = open_run(train_notes, run, config, ranks)
+            return Training(info, run, train_notes, valid_notes, target, ranks).fit(wandb_project)
 
 
 class Training:
@@ -110,7 +138,7 @@ class Training:
         self.optimizers = make_optimizers(self.model, self.config.train)
         self.step = 0
         self.seconds = 0.0  # of training, over all starts
-        self.best: dict[str, float] | None = None
+        self.best: Best | None = None
         self.valid: dict[str, float] = {}
         self._restore()
         compiled = torch.compile(self.model) if self.config.train.compile else self.model
@@ -301,30 +329,37 @@ class Training:
         if metrics is None:
             return
         metrics.flush()
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        if self.ema_model is not self.model:  # the prefix is that of old checkpoints
-            tensors |= {f"average.{name}": tensor for name, tensor in self.ema_model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in state_tensors(self.optimizers).items()}
+        tensors = self._weights() | _with_prefix("optimizer", state_tensors(self.optimizers))
         facts = {"seconds": self.seconds, "valid": self.valid, "best": self.best}
         write_checkpoint(self.run, Checkpoint(self.step, tensors, facts))
-        prune_checkpoints(self.run, self.config.train.keep, int(self.best["step"]) if self.best else None)
+        prune_checkpoints(self.run, self.config.train.keep, self.best["step"] if self.best else None)
 
     def _restore(self) -> None:
-        checkpoint = newest_checkpoint(self.run)
+        if self.ranks.is_main:
+            checkpoint = newest_checkpoint(self.run, on_damaged=set_aside)
+            self.ranks.barrier()
+        else:
+            self.ranks.barrier()  # until the main rank has set the damaged ones aside
+            checkpoint = newest_checkpoint(self.run)
         if checkpoint is None:
             return
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-        for name, tensor in checkpoint.tensors.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = tensor
-        self.model.load_state_dict(groups["model"])
-        if self.ema_model is not self.model:
-            self.ema_model.load_state_dict(groups["average"])
-        restore_state(self.optimizers, groups["optimizer"])
+        path = checkpoint_path(self.run, checkpoint.step)
+        facts = to_dataclass(Facts, checkpoint.facts, f"{path}:", "delete it to go on from the one before", TrainError)
+        weights = self._weights()
+        check_tensors(path, checkpoint.tensors, weights | _with_prefix("optimizer", expected_state(self.optimizers)))
+        for name, tensor in weights.items():
+            tensor.copy_(checkpoint.tensors[name])
+        state = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in weights}
+        restore_state(self.optimizers, {name.partition(".")[2]: tensor for name, tensor in state.items()})
         self.step = checkpoint.step
-        self.seconds = checkpoint.facts["seconds"]
-        self.valid = checkpoint.facts["valid"]
-        self.best = checkpoint.facts["best"]
+        self.seconds, self.valid, self.best = facts.seconds, facts.valid, facts.best
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The weights by their names in a checkpoint."""
+        weights = _with_prefix("model", self.model.state_dict())
+        if self.ema_model is not self.model:  # the prefix is that of old checkpoints
+            weights |= _with_prefix("average", self.ema_model.state_dict())
+        return weights
 
     def _raise_not_finite(self, batch: Batch, loss: float, norm: float) -> None:
         keys = [key for part in self.ranks.all_gather(batch.keys) for key in part]
@@ -337,6 +372,10 @@ class Training:
     def _outcome(self, stop_signal: int = 0) -> Outcome:
         path, steps = checkpoint_path(self.run, self.step), self._steps or self.step
         return Outcome(self.run, self.step, steps, path, self.valid, self.best, stop_signal, self.ranks.is_main)
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batch]:

@@ -23,7 +23,7 @@ class Vocabulary:
     codebooks: int
     codebook_size: int
     shared: bool = False  # all codebooks use the ids of the first, and the start token is code 0
-    labels: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # (name, its values in the train split)
+    labels: tuple[tuple[str, tuple[str | bool | int | float, ...]], ...] = ()  # (name, its values in the train split)
 
     @property
     def start(self) -> int:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,9 @@ from tests.support.servers import Behaviour, web_server
 from tests.support.shard_sets import random_note, write_set
 from trainer.config import Config, load_config
 from trainer.data import NoteReader, SplitStats
+from trainer.errors import TrainError
 from trainer.order import Order
-from trainer.run import RUN_FILE, open_run
+from trainer.run import RUN_FILE, open_run, read_run
 from trainer.runtime import Ranks
 from trainer.train import train
 
@@ -116,6 +118,57 @@ def test_a_run_file_of_the_records_is_that_of_the_notes(tmp_path: Path, labels: 
     delete(folder, "*-0*.json")
     open_run(reader(folder), tmp_path / "slow", config, Ranks())
     assert (tmp_path / "fast" / RUN_FILE).read_bytes() == (tmp_path / "slow" / RUN_FILE).read_bytes()
+
+
+def vocabulary_labels(value: dict[str, Any]) -> list[Any]:
+    return value["vocabulary"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda value: value.pop("plans"), "plans"),
+        (lambda value: value.update(plans=[[0, 1, 2]]), "plans"),
+        (lambda value: value.update(plans=[[0, -1]]), "plans"),
+        (lambda value: value.update(plans=3), "plans"),
+        (lambda value: value.update(window=0), "window"),
+        (lambda value: value.update(window=3), "tokens do not fit"),
+        (lambda value: value.update(window=2 * 10**12), "tokens do not fit"),
+        (lambda value: value.update(combinations=[]), "combinations do not fit"),
+        (lambda value: value.update(combinations=[[[60], 1]]), "combinations do not fit"),
+        (lambda value: value.update(combinations=[[[60, 25], 0]]), "combinations"),
+        (lambda value: value["vocabulary"].update(codebook_size=10**12), "codebooks do not fit"),
+        (lambda value: value["vocabulary"].update(shared=True), "labels do not fit"),
+        (lambda value: vocabulary_labels(value).pop(), "labels do not fit"),
+        (lambda value: vocabulary_labels(value)[0][1].append([60]), "vocabulary"),
+        (lambda value: value["config"].update(model=[]), "tables"),
+        (lambda value: value["config"]["model"].update(width="wide"), "model.width"),
+        (lambda value: value["config"]["model"].update(depth=10**9), "model.depth"),
+        (lambda value: value["config"]["model"].update(head_width=7), "model.head_width"),
+        (lambda value: value["config"]["train"].update(new=1), "new"),
+        (lambda value: value.update(config=None), "tables"),
+        (lambda value: value.pop("codec"), "codec"),
+    ],
+)
+def test_a_run_file_that_is_damaged_is_refused_by_name(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    run = tmp_path / "run"
+    open_run(reader(labelled_set(tmp_path / "set")), run, tiny("labels=pitch,velocity"), Ranks())
+    value = json.loads((run / RUN_FILE).read_text())
+    assert read_run(run).config == tiny("labels=pitch,velocity")
+    change(value)
+    (run / RUN_FILE).write_text(json.dumps(value))
+    with pytest.raises(TrainError, match=says) as caught:
+        read_run(run)
+    assert str(run / RUN_FILE) in caught.value.message and "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"plans": ' + b"9" * 400 + b"}"])
+def test_a_run_file_that_is_no_object_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / RUN_FILE).write_bytes(text)
+    with pytest.raises(TrainError, match=RUN_FILE):
+        read_run(tmp_path)
 
 
 def test_a_training_whose_tars_are_not_there_yet_fails_at_the_first_note_it_needs(tmp_path: Path) -> None:

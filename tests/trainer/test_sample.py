@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -13,11 +15,14 @@ import pytest
 import torch
 
 from shards.errors import UserError
+from shards.manifest import read_manifest
 from shards.note import read_token_file
 from shards.sample_list import SampleList, read_sample_list
 from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer import sample as sample_module
+from trainer.checkpoint import find_checkpoint
 from trainer.config import load_config
+from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
 from trainer.generate import Sampling, generate
 from trainer.run import read_run
@@ -119,6 +124,45 @@ def test_a_run_that_is_not_there_is_refused(tmp_path: Path, run: Path) -> None:
         made(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(TrainError, match="no checkpoint of step 9"):
         sample(run, tmp_path, SampleRequest(1, step=9))
+
+
+def test_the_newest_intact_checkpoint_is_sampled_and_none_is_renamed(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    newest = find_checkpoint(copy, None)
+    shutil.copy(newest, newest.with_name("step-00000001.safetensors"))  # of another step than its name says
+    shutil.copy(newest, newest.with_name("step-00000009.safetensors"))
+    (newest.with_name("step-00000007.safetensors")).write_bytes(newest.read_bytes()[:-9])
+    names = sorted(path.name for path in newest.parent.iterdir())
+    assert sample(copy, tmp_path / "out", SampleRequest(1)).step == 2
+    assert sorted(path.name for path in newest.parent.iterdir()) == names
+    for step in (1, 7, 9):
+        with pytest.raises(TrainError, match=f"step-0000000{step}.safetensors"):
+            sample(copy, tmp_path / "out", SampleRequest(1, step=step))
+    newest.unlink()
+    with pytest.raises(TrainError, match="none of its checkpoints is intact"):
+        sample(copy, tmp_path / "out", SampleRequest(1))
+
+
+@pytest.mark.parametrize("step", [":999999999999", ":9999999999999999999999", ":999999999999:1"])
+def test_a_sweep_ends_at_the_first_value_that_is_unknown(run: Path, tmp_path: Path, step: str) -> None:
+    pitch = read_run(run).vocabulary.labels[0][1][0]
+    with pytest.raises(ConfigError, match="no note that the run was trained on has it"):
+        sample(run, tmp_path, SampleRequest(labels=(f"pitch={pitch}{step}",)))
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, 1e-40, -1.0, 1e300])
+def test_a_length_of_a_prompt_that_makes_no_sense_is_refused(
+    make_set: Callable[..., Path], run: Path, tmp_path: Path, seconds: float
+) -> None:
+    folder = make_set(train=[2])
+    key = read_all_keys(folder)[0]
+    with pytest.raises(ConfigError, match="--prompt-seconds"):
+        sample(run, tmp_path / "out", SampleRequest(1, prompt=f"{folder}:{key}", prompt_seconds=seconds))
+
+
+def read_all_keys(folder: Path) -> list[str]:
+    return [note.key for note in NoteReader(folder, read_manifest(folder), "train").read_all()]
 
 
 def test_random_streams_differ_and_begin_alike_at_any_length() -> None:

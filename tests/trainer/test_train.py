@@ -1,5 +1,6 @@
 """Training: it learns, it stops anywhere and goes on exactly, and it refuses settings that do not fit."""
 
+import errno
 import os
 import random
 import signal
@@ -8,19 +9,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from shards.errors import UserError
+from shards.errors import ShardError, UserError
 from shards.metrics import read_metrics
 from shards.note import Note
 from tests.support import ROOT
 from tests.support.shard_sets import CODEC, random_note, write_set
-from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps
+from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps, write_checkpoint
 from trainer.config import Config, load_config
 from trainer.errors import ConfigError, TrainError
-from trainer.run import read_run
+from trainer.run import lock_run, read_run
 from trainer.sample import SampleRequest, sample
 from trainer.train import train
 
@@ -83,10 +85,10 @@ def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_
 
 def test_the_run_holds_all_its_settings(make_set: Callable[..., Path], tmp_path: Path) -> None:
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
-    train(folder, run, tiny("steps=0", "epochs=2", "labels=pitch,instrument_str,mood"))
+    train(folder, run, tiny("steps=0", "epochs=2", "labels=pitch,instrument_str"))
     info = read_run(run)
     assert (info.plans, info.window, info.codec) == (((0, 6),), 24, CODEC)
-    assert info.config.model.labels == ("pitch", "instrument_str")  # the set has no mood
+    assert info.config.model.labels == ("pitch", "instrument_str")
     assert info.vocabulary.labels[1] == ("instrument_str", ("guitar_acoustic_000",))
 
 
@@ -224,6 +226,108 @@ def test_a_damaged_newest_checkpoint_costs_only_the_way_from_the_one_before(
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_damaged_checkpoints_are_set_aside_and_do_not_count(
+    make_set: Callable[..., Path], tmp_path: Path, damaged: int
+) -> None:
+    folder, run = make_set(train=[6, 3]), tmp_path / "run"
+    settings = ("checkpoint_every=2", "keep=3")
+    train(folder, run, tiny(*settings))
+    steps = saved_steps(run)
+    before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    for step in steps[-damaged:]:
+        path = find_checkpoint(run, step)
+        path.write_bytes(before[path][:-100])
+    fallen_back = (steps[:-damaged] or [0])[-1]
+    outcome = train(folder, run, tiny(*settings, f"steps={fallen_back + 2}", "keep=2"))
+    assert outcome.checkpoint.is_file() and outcome.step == fallen_back + 2  # below the damaged ones
+    assert newest_step(run) == outcome.step
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert {f"step-{step:08d}.safetensors.damaged" for step in steps[-damaged:]} <= names
+
+
+def newest_step(run: Path) -> int:
+    newest = newest_checkpoint(run)
+    assert newest is not None
+    return newest.step
+
+
+def change_checkpoint(run: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> Path:
+    """Write the newest checkpoint again, changed, with a checksum that fits."""
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    change(checkpoint.tensors, checkpoint.facts)
+    return write_checkpoint(run, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors, facts: tensors.pop("model.heads.0.weight"), "model.heads.0.weight is missing"),
+        (lambda tensors, facts: tensors.update({"model.more": torch.zeros(1)}), "model.more is unknown"),
+        (lambda tensors, facts: tensors.update({"other": torch.zeros(1)}), "other is unknown"),
+        (lambda tensors, facts: tensors.update({"optimizer.0.exp_avg": torch.zeros(1)}), "optimizer.0.exp_avg is unkn"),
+        (lambda tensors, facts: tensors.pop("optimizer.0.0.exp_avg"), "optimizer.0.0.exp_avg is missing"),
+        (
+            lambda tensors, facts: tensors.update({"model.heads.0.weight": torch.zeros(3, 4)}),
+            r"model.heads.0.weight is float32 of shape \[3, 4\], not float32 of shape \[1024, 16\]",
+        ),
+        (
+            lambda tensors, facts: tensors.update({"optimizer.0.0.exp_avg": torch.zeros(3, 4)}),
+            "optimizer.0.0.exp_avg is float32 of shape",
+        ),
+        (lambda tensors, facts: facts.pop("seconds"), "is damaged .*seconds"),
+        (lambda tensors, facts: facts.update(valid=[1]), "is damaged .*valid"),
+        (lambda tensors, facts: facts.update(best={"step": 1}), "is damaged .*loss"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_its_run_is_named_with_what_differs(
+    make_set: Callable[..., Path], tmp_path: Path, change: Callable[..., object], says: str
+) -> None:
+    folder, run = make_set(train=[4]), tmp_path / "run"
+    train(folder, run, tiny("steps=2"))
+    path = change_checkpoint(run, change)
+    with pytest.raises(TrainError, match=says) as caught:
+        train(folder, run, tiny("steps=4"))
+    assert str(path) in caught.value.message and "\n" not in caught.value.message
+    if says.startswith("model"):
+        with pytest.raises(TrainError, match=says.removeprefix("model.")):
+            sample(run, tmp_path / "out", SampleRequest(1))
+
+
+def test_a_second_training_in_a_run_folder_is_refused(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder, run = make_set(train=[4]), tmp_path / "run"
+    train(folder, run, tiny("steps=2"))
+    with lock_run(run):  # a lock is of a process: another one is needed to meet it
+        second = subprocess.run(
+            command(folder, run, "steps=4"), env=environment(), capture_output=True, text=True, timeout=120
+        )
+    assert second.returncode == 2
+    assert (
+        second.stderr.splitlines()[-1] == f"Error: {run}: another training is writing into it; wait for it, or stop it"
+    )
+    assert saved_steps(run) == [2]
+
+
+def test_a_run_is_trained_where_locks_do_not_exist(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    assert train(make_set(train=[4]), tmp_path / "run", tiny("steps=2")).step == 2
+
+
+def test_a_training_that_cannot_begin_leaves_no_folder(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_set(train=[4])
+    for path in folder.glob("train*"):
+        path.unlink()
+    with pytest.raises(ShardError, match="missing"):
+        train(folder, tmp_path / "run", tiny())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_notes(
     make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +353,8 @@ def test_what_cannot_be_trained_is_refused(make_set: Callable[..., Path], tmp_pa
         train(make_set("a", valid=[3]), tmp_path / "run", tiny())
     with pytest.raises(ConfigError, match="not a multiple of the set's 2 codebooks"):
         train(make_set("b", train=[3]), tmp_path / "run", tiny("window=3"))
+    with pytest.raises(ConfigError, match="has the label mood; they have instrument_source_str, instrument_str, pitch"):
+        train(make_set("d", train=[3]), tmp_path / "run", tiny("labels=pitch,mood"))
     with pytest.raises(UserError, match="--device abacus"):
         train(make_set("c", train=[3]), tmp_path / "run", tiny(), "abacus")
     assert not (tmp_path / "run").exists()
