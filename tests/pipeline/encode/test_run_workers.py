@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from tests.support import ROOT
-from tests.support.notes import Silent, files_of, nsynth_folder, options
+from tests.support.notes import Silent, files_of, nsynth_folder, options, write_note
 
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]
 
@@ -79,6 +79,21 @@ def test_a_run_that_was_killed_or_stopped_is_finished_by_the_same_command(
 @pytest.mark.long
 def test_ctrl_c_stops_as_sigterm_does(audio: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     assert check_end_and_finish(6, signal.SIGINT, audio, tmp_path / "set", whole) == 130
+
+
+def test_names_and_a_terminal_that_do_not_fit_change_nothing_of_a_set(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    write_note(tmp_path / "日本.wav")
+    root.mkdir()
+    (tmp_path / "日本.wav").rename(root / "日本.wav")
+    (root / "ドラム.wav").write_text("no sound")
+    command = [sys.executable, "-m", "pipeline", "encode", str(root), "--out", str(root) + " set", *OPTIONS]
+    command += ["--max-rejected", "1", "--valid-fraction", "0"]
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
+    ended = subprocess.run(command, capture_output=True, env={**os.environ, **ascii_locale}, cwd=ROOT, check=True)
+    assert b"\\u30c9\\u30e9\\u30e0.wav: not audio" in ended.stdout and b"caf\\xe9 set: 1 notes in 1" in ended.stdout
+    again = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONUTF8": "1"}, cwd=ROOT, check=True)
+    assert "finished before: nothing to do" in again.stdout.decode()
 
 
 def test_ctrl_c_while_the_fork_server_starts_shows_no_traceback(audio: Path, tmp_path: Path) -> None:
