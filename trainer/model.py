@@ -34,6 +34,7 @@ class NoteModel(nn.Module):
         super().__init__()
         self.vocabulary = vocabulary
         self.group = vocabulary.codebooks if config.position == "frame" else 1  # codes a position
+        self.window = window
         self.positions = -(-window // self.group)
         self.net = TransformerWrapper(
             num_tokens=vocabulary.size,

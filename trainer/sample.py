@@ -3,6 +3,7 @@
 Knows no codec and no audio.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -106,22 +107,10 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     with progress_bar(total=total, unit="token", unit_scale=True, leave=False) as bar:
         for first in range(0, len(draws), BATCH):
             batch = draws[first : first + BATCH]
-            label_ids = [model.label_ids(draw.labels) for draw in batch]
-            numbers = np.stack([uniforms(draw.entropy, info.window) for draw in batch])
-            prompts = torch.from_numpy(prompt.tokens.astype(np.int64)).expand(len(batch), -1)
-            codes, likelihoods = generate(
-                model,
-                torch.tensor(label_ids, dtype=torch.long, device=target),
-                torch.from_numpy(numbers).to(target),
-                request.sampling,
-                prompts.to(target) if prompt_length else None,
-                bar.update,
-            )
+            notes = draw_notes(model, batch, request.sampling, prompt.tokens, bar.update)
             if not files:  # before files are replaced: after an interruption, the list names none of another call
                 SampleList(len(keys), tuple(earlier)).write(out)
-            for draw, tokens, likelihood in zip(batch, codes.cpu().numpy(), likelihoods.cpu(), strict=True):
-                mean = float(likelihood[prompt_length:].mean())
-                note = Note(draw.key, tokens.astype(np.int16), draw.labels)
+            for draw, (note, mean) in zip(batch, notes, strict=True):
                 sampled = replace(
                     sample_info, index=draw.index, candidate=draw.candidate, log_likelihood=round(mean, 6)
                 )
@@ -131,6 +120,34 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     return Outcome(
         run, out, files, step, likelihood_sum / len(draws), peak_memory(target), request.candidates is not None
     )
+
+
+def draw_notes(
+    model: NoteModel,
+    draws: Sequence[Draw],
+    sampling: Sampling,
+    prompt: np.ndarray,
+    progress: Callable[[int], object] = lambda tokens: None,
+) -> list[tuple[Note, float]]:
+    """Sample a batch with a model that is prepared for it: each note, and its log-likelihood in nats a token.
+
+    prompt: (token,) codes that all of them begin with; none if it is empty.
+    """
+    device = next(model.parameters()).device
+    labels = [model.label_ids(draw.labels) for draw in draws]
+    numbers = np.stack([uniforms(draw.entropy, model.window) for draw in draws])
+    prompts = torch.from_numpy(prompt.astype(np.int64)).expand(len(draws), -1)
+    codes, likelihoods = generate(
+        model,
+        torch.tensor(labels, dtype=torch.long, device=device),
+        torch.from_numpy(numbers).to(device),
+        sampling,
+        prompts.to(device) if len(prompt) else None,
+        progress,
+    )
+    means = [float(row[len(prompt) :].mean()) for row in likelihoods.cpu()]
+    tokens = codes.cpu().numpy().astype(np.int16)
+    return [(Note(draw.key, row, draw.labels), mean) for draw, row, mean in zip(draws, tokens, means, strict=True)]
 
 
 def uniforms(entropy: tuple[int, ...], length: int) -> np.ndarray:
