@@ -8,6 +8,7 @@ tells only whether a cached digest still holds. Knows nothing of notes, shards a
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,8 @@ from pipeline.encode.ranks import StoppedError
 from pipeline.notes.folder import EMPTY, AudioFile, AudioFolder
 from shards.errors import UserError
 from shards.files import atomic_write
-from shards.storage import is_remote, join_path, local_copy, read_bytes
+from shards.parse import json_object
+from shards.storage import is_remote, join_path, local_copy, path_text, read_bytes
 
 EDGE = 1 << 19  # bytes hashed at each end of a file; most notes are smaller than two of these, so hashed whole
 DIGEST = 32  # hexadecimal digits
@@ -86,13 +88,13 @@ class AudioDigests:
         self._is_saved = True
         digests = self._read_cache() | self._digests
         files = {
-            path: [file.size, file.version, digests[path]]
-            for path, file in self._files.items()
-            if path in digests and file.version
+            text: [file.size, file.version, digests[file.path]]
+            for text, file in self._by_text().items()
+            if file.path in digests and file.version
         }
         try:
             with atomic_write(self._cache, writer) as cache:
-                cache.write(json.dumps({"source": str(self.root), "files": files}, indent=0).encode())
+                cache.write(json.dumps({"source": path_text(self.root), "files": files}, indent=0).encode())
         except StoppedError:
             raise
         except UserError:
@@ -109,20 +111,27 @@ class AudioDigests:
         except FileNotFoundError as error:
             raise gone_since(join_path(self.root, file.path), "is gone") from error
 
+    def _by_text(self) -> dict[str, AudioFile]:
+        """The files by their paths as text; those that no text tells apart are in no cache."""
+        counts = Counter(file.display_path for file in self._files.values())
+        return {file.display_path: file for file in self._files.values() if counts[file.display_path] == 1}
+
     def _read_cache(self) -> dict[str, str]:
         """The cached digests that still hold: path -> digest; none if the cache is damaged or of another folder."""
         digests: dict[str, str] = {}
         try:
-            value: Any = json.loads(read_bytes(self._cache)) if self._cache is not None else {}
-            entries = value["files"] if value["source"] == str(self.root) else {}
-            for path, (size, version, digest) in entries.items():
-                file = self._files.get(path)
-                is_same = file is not None and (file.size, file.version) == (size, version) and version
-                if is_same and isinstance(digest, str) and len(digest) == DIGEST:
-                    digests[path] = digest
+            value: Any = json_object(read_bytes(self._cache), str(self._cache)) if self._cache is not None else {}
+            entries = value["files"] if value["source"] == path_text(self.root) else {}
+            files = self._by_text()
+            for text, (size, version, digest) in entries.items():
+                file = files.get(text)
+                if file is None or (file.size, file.version) != (size, version) or not version:
+                    continue
+                if isinstance(digest, str) and len(digest) == DIGEST:
+                    digests[file.path] = digest
         except StoppedError:
             raise
-        except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError):
             return {}
         return digests
 

@@ -188,9 +188,9 @@ class _Worker:
             os.set_blocking(self._stderr.fileno(), False)
             arguments = (pipe, stderr, self._make_encoder, self._read_seconds)
             self._process = context.Process(target=_serve, args=arguments, daemon=True)
-            resource_tracker.ensure_running()  # it would unblock the signal
-            # Ctrl-C reaches the fork server too, which would end with a traceback while it imports torch.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            resource_tracker.ensure_running()  # it would unblock the signals
+            # They reach the whole group: the fork server would end while it imports torch, and its callers would wait.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
             try:
                 self._process.start()
             finally:

@@ -46,6 +46,18 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_names_that_are_not_utf_8_are_in_the_cache_too(audio: Path, tmp_path: Path, hashed: list[str]) -> None:
+    audio = audio.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    (audio / NOTE).rename(audio / os.fsdecode(b"caf\xe9.mp3"))
+    folder = scan_folder(audio)
+    for read in (len(folder.inputs), 0):
+        digests = AudioDigests(folder, tmp_path / "set")
+        digests.hash_files(folder.inputs)
+        digests.save()
+        assert len(hashed) == read
+        hashed.clear()
+
+
 @pytest.mark.parametrize("size", [5, EDGE, 2 * EDGE - 1, 2 * EDGE, 3 * EDGE])
 def test_bytes_at_either_end_and_the_size_are_in_the_digest(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.wav"

@@ -96,14 +96,17 @@ def test_names_and_a_terminal_that_do_not_fit_change_nothing_of_a_set(tmp_path: 
     assert "finished before: nothing to do" in again.stdout.decode()
 
 
-def test_ctrl_c_while_the_fork_server_starts_shows_no_traceback(audio: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_while_the_fork_server_starts_shows_no_traceback(
+    number: signal.Signals, audio: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "pipeline", "encode", str(audio), "--out", str(tmp_path / "set"), *OPTIONS]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     while not any("forkserver" in Path(f"/proc/{child}/cmdline").read_text() for child in _children(run.pid)):
         assert run.poll() is None, "it ended before its fork server was seen"
         time.sleep(0.01)
     time.sleep(0.1)  # in the middle of its imports
-    os.killpg(run.pid, signal.SIGINT)
+    os.killpg(run.pid, number)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130
     assert errors.splitlines()[-1].startswith("Error: stopped") and "Traceback" not in errors
