@@ -53,12 +53,11 @@ class Cell:
         """Say in a sentence which sound plays the pair."""
         if self.missing is not None:
             filled = "Silent" if self.region is None else f"Filled by {self._source(self.region)}"
-            count = "candidate" if self.missing.candidates == 1 else "candidates"
-            return f"{filled}: no good candidate of {self.missing.candidates} {count}."
+            return f"{filled}: no good candidate of {self.missing.candidates}."
         if self.region is None:
             return "Silent: not sampled."
         if self.region.pitch == self.key:
-            return "Sampled on this key."
+            return "A real note." if self.region.figures.candidate is None else "Sampled on this key."
         return f"Played by {self._source(self.region)}: this key was not sampled."
 
     def _source(self, region: Region) -> str:
@@ -105,8 +104,8 @@ def write_keyboard(folder: Path, instrument: Instrument) -> Path:
     Raises:
         OSError: a sound is not there, or the folder cannot be written.
     """
-    lowest = min((region.low_key for region in instrument.regions), default=0)
-    highest = max((region.high_key for region in instrument.regions), default=-1)
+    lowest = min(region.low_key for region in instrument.regions)
+    highest = max(region.high_key for region in instrument.regions)
     velocities = sorted({*instrument.velocities, *(pair.velocity for pair in instrument.missing)})
     cells = {
         (key, velocity): _cell(instrument, key, velocity)
@@ -136,7 +135,6 @@ def write_keyboard(folder: Path, instrument: Instrument) -> Path:
     }
     content = {
         "name": plain(instrument.name),
-        "sounds_count": len(instrument.regions),
         "facts": _facts(instrument),
         "qualities": list(_qualities(instrument)),
         "missing": len(instrument.missing),
@@ -214,10 +212,10 @@ def _figures(region: Region) -> Facts:
     """The figures of a sound, as (name, value) to show."""
     figures = region.figures
     good = "all good" if figures.good == figures.candidates else f"{figures.good} good"
-    chosen = "a real note was kept" if figures.candidate is None else f"number {figures.candidate + 1} chosen"
+    candidates = f"{figures.candidates}, {good}; number {(figures.candidate or 0) + 1} chosen"
     facts = [
         ("sound", f"{note_name(region.pitch)}, velocity {region.velocity}, {format_seconds(region.seconds)}"),
-        ("candidates", f"{figures.candidates}, {good}; {chosen}"),
+        ("candidates", "none: a real note" if figures.candidate is None else candidates),
         ("off the key", "no pitch found" if figures.cents is None else f"{_signed(figures.cents, 1)} cents, corrected"),
         ("level", f"{_signed(figures.level, 1, plus='')} dB"),
     ]
@@ -255,7 +253,7 @@ def _qualities(instrument: Instrument) -> Iterator[tuple[str, str, str, str]]:
         yield "Distance in timbre", _signed(after.distance, 2, plus=""), first, "0: one instrument, 1: two"
     if after.as_asked is not None:
         first = "not measured" if before.as_asked is None else _percent(before.as_asked)
-        yield "Of this timbre", _percent(after.as_asked), first, f"nearest real note: {plain(instrument.timbre)}"
+        yield "Of this timbre", _percent(after.as_asked), first, f"nearest real note is of {plain(instrument.timbre)}"
 
 
 def _heat_maps(instrument: Instrument, cells: Mapping[Pair, Cell], velocities: Sequence[int]) -> Iterator[HeatMap]:

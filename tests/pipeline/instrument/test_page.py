@@ -125,7 +125,7 @@ def test_a_key_without_a_good_candidate_is_played_by_its_neighbour_and_says_so(b
     hertz = fundamental(render(browser, GONE[0], GONE[1]), BROWSER_RATE)
     assert hertz is not None and abs(cents(hertz, hertz_of(GONE[0]))) < 5
     browser.run(f"press({GONE[0]}, {GONE[1]})")
-    assert "Filled by D4: no good candidate of 4 candidates." in browser.run(MADE)
+    assert "Filled by D4: no good candidate of 4." in browser.run(MADE)
     browser.run(f"press({GONE[0]}, 127)")
     assert "Sampled on this key." in browser.run(MADE)
     browser.run(f"press({GONE[0] - 3}, 127)")
@@ -147,6 +147,14 @@ def test_a_key_says_how_its_sound_was_made(browser: Browser, page: Path) -> None
         assert text in made
     browser.run("press(58, 127)")
     assert "recorded" in browser.run(MADE)
+
+
+def test_a_real_note_that_was_kept_is_named_as_such(browser: Browser, tmp_path: Path) -> None:
+    instrument = make_instrument(tmp_path)
+    regions = [replace(region, figures=replace(region.figures, candidate=None)) for region in instrument.regions]
+    browser.open(write_keyboard(tmp_path, replace(instrument, regions=tuple(regions))))
+    browser.run("press(60, 127)")
+    assert "A real note." in browser.run(MADE) and "none: a real note" in browser.run(MADE)
 
 
 def point_of(browser: Browser, key: int, share: float) -> dict[str, float]:
