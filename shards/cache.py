@@ -1,6 +1,6 @@
-"""Local copies of remote shards: each is fetched once, checked, and shared by all runs and ranks of this machine.
+"""Local copies of remote shards: each is fetched once, and shared by all runs and ranks of this machine.
 
-A copy's folder is the sha256 of its bytes, so sets share what is the same. Nothing is ever deleted here:
+A copy is checked by its sha256 when it is fetched, and again whenever a process first uses it. Its folder is the sha256 of its bytes, so sets share what is the same. Nothing is ever deleted here:
 `~/.cache/note-tokens` (or `$XDG_CACHE_HOME/note-tokens`) can be removed at any time.
 """
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.errors import ShardError, writing
-from shards.files import atomic_write, cache_folder, sha256_of_open
+from shards.files import atomic_write, cache_folder, sha256_of, sha256_of_open
 from shards.manifest import Shard
 from shards.storage import fetch, is_remote
 
@@ -43,7 +43,7 @@ def cached_shard(folder: Path, shard: Shard) -> Path:
 
 
 def _is_whole(copy: Path, shard: Shard) -> bool:
-    return copy.is_file() and copy.stat().st_size == shard.bytes
+    return copy.is_file() and copy.stat().st_size == shard.bytes and sha256_of(copy) == shard.sha256
 
 
 def _fetch_shard(path: Path, shard: Shard, copy: Path) -> None:

@@ -3,9 +3,12 @@
 Knows no model, and nothing of the tar format.
 """
 
+import logging
+import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,11 @@ from shards.note import Note
 from shards.reader import NoteFile
 from shards.record import UNCOUNTED, ShardRecord, read_shard_record
 from trainer.config import DataConfig
+from trainer.errors import TrainError
 from trainer.order import NoteIndex, Order, split_range
 from trainer.vocabulary import Vocabulary, label_value
+
+log = logging.getLogger(__name__)
 
 PREFETCH = 4  # batches that a worker reads ahead
 
@@ -81,7 +87,12 @@ class NoteReader:
         if file is None:
             entry = self.shards[shard]
             file = self._files[shard] = NoteFile(cached_shard(self.folder, entry), entry.notes)
-        return file.read(row)
+        try:
+            return file.read(row)
+        except OSError as error:
+            raise ShardError(
+                f"{file.path}: cannot be read any more ({error.strerror}); bring it back, and the same command goes on"
+            ) from error
 
     def read_all(self) -> Iterator[Note]:
         """Read all notes, in the order of the tars."""
@@ -194,7 +205,7 @@ def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
     """
     import webdataset as wds
 
-    workers = min(workers, len(stream.lanes))
+    workers = min(workers, len(stream.lanes)) if workers and _can_start_workers() else 0
     loader = wds.WebLoader(
         wds.DataPipeline(stream.indices, stream.batches),
         num_workers=workers,
@@ -210,6 +221,32 @@ def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
         if len(parts) == max(1, workers):
             yield _concatenate(parts)
             parts = []
+
+
+@contextmanager
+def name_dead_workers() -> Iterator[None]:
+    """Raise TrainError if a loader process ends by itself: torch raises RuntimeError at any time in the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        for process in multiprocessing.active_children():
+            process.kill()  # the others ignore SIGTERM, and wait for what the dead one had locked
+        reason = str(error).splitlines()[0]
+        raise TrainError(
+            f"data.workers: {reason.rstrip('. ')}; the same command goes on from the last checkpoint, "
+            "with data.workers=0 without such processes"
+        ) from error
+
+
+def _can_start_workers() -> bool:
+    try:
+        multiprocessing.Lock()
+    except (OSError, ImportError) as error:  # no /dev/shm, in some containers
+        log.warning("data.workers: no semaphores here (%s), so notes are read in the training process.", error)
+        return False
+    return True
 
 
 def valid_batches(

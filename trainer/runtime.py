@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 
 from shards import device as devices
+from trainer.errors import TrainError
+
+TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that it sets beside WORLD_SIZE and LOCAL_RANK
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,22 @@ class Ranks:
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
     """Join the ranks that `torchrun` started, if it did, until the block ends."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    world = _whole_number("WORLD_SIZE")
+    if world in (None, 1):
         yield Ranks()
         return
+    needed = (*TORCHRUN, "LOCAL_RANK") if device.type == "cuda" else TORCHRUN
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        raise TrainError(
+            f"WORLD_SIZE={world} is set, but {', '.join(missing)} not: start ranks by torchrun, or unset WORLD_SIZE"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = f"rank {os.environ['RANK']}: cannot join the other ranks ({str(error).splitlines()[0]})"
+        raise TrainError(f"{reason}; start torchrun again") from error
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
@@ -69,9 +82,17 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: a device that this machine does not have, or an index under `torchrun`.
     """
-    local_rank = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else None
+    local_rank = _whole_number("LOCAL_RANK")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return torch.device(devices.resolve_device(name, gpus, torch.backends.mps.is_available(), local_rank))
+
+
+def _whole_number(name: str) -> int | None:
+    """A variable of the environment; None if it is not set or empty. Raises TrainError."""
+    text = os.environ.get(name, "")
+    if text and not (text.isdecimal() and len(text) < 10):
+        raise TrainError(f"{name}={text}: is no whole number; start ranks by torchrun, or unset it")
+    return int(text) if text else None
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -35,7 +35,7 @@ from trainer.checkpoint import (
     write_checkpoint,
 )
 from trainer.config import Config
-from trainer.data import Batch, NoteReader, TrainStream, train_batches, valid_batches
+from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches, valid_batches
 from trainer.errors import TrainError
 from trainer.metrics import MetricsWriter
 from trainer.model import NoteModel
@@ -154,7 +154,7 @@ class Training:
             total=self._steps, initial=self.step, unit="step", disable=not self.ranks.is_main, leave=False
         )
         try:
-            with catch_signals() as signals:
+            with name_dead_workers(), catch_signals() as signals:
                 return self._loop(signals, metrics, bar)
         finally:
             bar.close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,80 @@ def test_a_second_training_in_a_run_folder_is_refused(make_set: Callable[..., Pa
         second.stderr.splitlines()[-1] == f"Error: {run}: another training is writing into it; wait for it, or stop it"
     )
     assert saved_steps(run) == [2]
+
+
+def test_a_loader_process_that_is_killed_ends_the_training_with_one_line(
+    make_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, run = make_set(train=[40]), tmp_path / "run"
+    arguments = command(folder, run, "steps=1000000", "workers=2", "checkpoint_every=5", "evaluate_every=1000000")
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not saved_steps(run):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert errors.startswith(f"Error: data.workers: DataLoader worker (pid {children[-1]}) is killed by signal: Killed")
+    assert errors.count("\n") == 1 and saved_steps(run)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_goes_away_ends_the_training_with_one_line(
+    make_set: Callable[..., Path], tmp_path: Path, workers: int
+) -> None:
+    folder, run = make_set(train=[40]), tmp_path / "run"
+    arguments = command(folder, run, "steps=1000000", f"workers={workers}", "checkpoint_every=5")
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not saved_steps(run):
+        assert process.poll() is None
+        time.sleep(0.05)
+    (folder / "train-00000.tar").unlink()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert errors.startswith(
+        f"Error: {folder / 'train-00000.tar'}: cannot be read any more (No such file or directory)"
+    )
+    assert errors.count("\n") == 1 and saved_steps(run)
+
+
+def test_without_semaphores_notes_are_read_in_the_training_process(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:  # as without /dev/shm
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr("multiprocessing.Lock", refuse)
+    assert train(make_set(train=[4]), tmp_path / "run", tiny("steps=2", "workers=2")).step == 2
+    assert "data.workers: no semaphores here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE=2 is set, but RANK, MASTER_ADDR, MASTER_PORT not: start ranks by torch",
+        ),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x: is no whole number"),
+        ({"LOCAL_RANK": "first"}, "LOCAL_RANK=first: is no whole number"),
+        ({"WORLD_SIZE": "", "LOCAL_RANK": ""}, ""),
+        ({"WORLD_SIZE": "1"}, ""),
+    ],
+)
+def test_variables_of_ranks_that_are_not_all_there_are_named(
+    make_set: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    says: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainError) if says else nullcontext() as caught:
+        train(make_set(train=[4]), tmp_path / "run", tiny("steps=2"))
+    assert caught is None or caught.value.message.startswith(says)
 
 
 def test_a_run_is_trained_where_locks_do_not_exist(
