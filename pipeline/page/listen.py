@@ -15,7 +15,7 @@ from pipeline.progress import Progress
 from pipeline.score.measure import measure
 from pipeline.score.references import open_shard_set
 from pipeline.score.run import Report
-from pipeline.score.samples import decode_samples, read_samples
+from pipeline.score.samples import NoShardSetError, decode_samples, read_samples
 from pipeline.score.scores import write_scores
 from shards.sample_info import TOKENS
 
@@ -25,7 +25,7 @@ class ListenOutcome:
     """The results of the three steps."""
 
     decoded: Decoded
-    report: Report
+    report: Report | None  # None: the shard set is not there
     page: PageOutcome
 
     @property
@@ -35,7 +35,7 @@ class ListenOutcome:
     def lines(self) -> Iterator[str]:
         """Report for the command line; only the page's last line says what to do next."""
         for step in (self.decoded, self.report):
-            *lines, _next = step.lines()
+            *lines, _next = step.lines() if step else ("Not scored: the shard set is not there.", "")
             yield from lines
         yield from self.page.lines()
 
@@ -56,19 +56,23 @@ def listen(
 
     run, shards: their paths now, if not those in the token files. notes, real: number of real notes that are measured,
     and that are on the page. beside: a second folder of samples to compare with. on_stage: called with the name of each
-    stage.
+    stage. Without the shard set, the page has no scores and no real notes.
 
     Raises:
-        UserError: no token files, a damaged one, no shard set, or a set of another codec.
+        UserError: no token files, a damaged one, or a set that is damaged or of another codec.
     """
     samples = read_samples(folder)
     on_stage("decoding")
     codec = load_codec_for(samples.token_source().codec, folder / TOKENS, weights, device)
     decoded = decode_samples(samples, codec, progress)
-    shards = shards or samples.shards_folder()
-    shard_set = open_shard_set(shards, weights, device, codec)
-    scores = measure(samples, shard_set, notes, on_stage)
-    write_scores(folder, scores)
+    shard_set = report = None
+    try:
+        shard_set = open_shard_set(shards or samples.shards_folder(), weights, device, codec)
+        scores = measure(samples, shard_set, notes, on_stage)
+        write_scores(folder, scores)
+        report = Report({str(folder): scores})
+    except NoShardSetError:
+        pass  # the page says what is missing
     on_stage("writing the page")
     page = write_page(folder, run, shards, real, beside, weights, device, samples, shard_set)
-    return ListenOutcome(decoded, Report({str(folder): scores}), page)
+    return ListenOutcome(decoded, report, page)

@@ -21,6 +21,7 @@ from shards.console import quote
 from shards.curve import Curve, training_curve
 from shards.errors import UserError
 from shards.files import atomic_write
+from shards.metrics import METRICS
 from shards.note import Codec
 from shards.sample_info import SampleInfo
 from shards.storage import text_path
@@ -28,6 +29,7 @@ from shards.storage import text_path
 INDEX = "index.html"
 TEMPLATE = "template.html"
 FREQUENCY_TICKS = ((200, "200 Hz"), (1_000, "1 kHz"), (5_000, "5 kHz"))  # at the side of a spectrogram
+LONGEST = 1000  # characters of a line on the page that names a file
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
@@ -38,9 +40,11 @@ class PageOutcome:
     path: Path
     samples: int
     faults: tuple[str, ...]  # damaged, missing or left out files, one line each
+    missing: tuple[str, ...] = ()  # the run or the shard set: what the page lacks without them, one line each
 
     def lines(self) -> Iterator[str]:
         """Yield the report, with the next step in its last line."""
+        yield from self.missing
         yield f"{self.path}: {self.samples} samples. Next: open it in a browser; it ends with the commands for more."
 
 
@@ -78,7 +82,8 @@ def write_page(
     """
     first = _read_run(samples or read_samples(folder), run, shards)
     runs = [first] if beside is None else [first, _copy_wavs(_read_run(read_samples(beside), None, None), folder)]
-    real_section, neighbours = _real_sections(folder, first, real, weights, device, shard_set)
+    real_section, neighbours, missing = _real_sections(folder, first, real, weights, device, shard_set)
+    missing += [_no_run(each) for each in runs if not _has_run(each)]
     groups = [
         (each.name, [make_card(folder, sample, each.common, each.scores, players) for sample in each.samples])
         for each, players in zip(runs, (neighbours, {}), strict=False)  # train notes of the first run alone
@@ -107,7 +112,7 @@ def write_page(
     players = [card.player for _, cards in groups for card in cards]
     faults = [each.samples.left_out for each in runs if each.samples.left_out]
     faults += [f"{player.name}: {player.fault}" for player in players if player.fault]
-    return PageOutcome(path, len(first.samples), tuple(faults))
+    return PageOutcome(path, len(first.samples), tuple(faults), tuple(missing))
 
 
 def _read_run(samples: SampleFolder, run: Path | None, shards: Path | None) -> RunSamples:
@@ -138,9 +143,18 @@ def _copy_wavs(run: RunSamples, folder: Path) -> RunSamples:
 
 
 def _curve(run: RunSamples) -> Curve:
-    if run.run is None:
-        return Curve("No training curve: the token files do not name one run.")
-    return training_curve(run.run)
+    return training_curve(run.run) if run.run and _has_run(run) else Curve(plain(_no_run(run), LONGEST))
+
+
+def _has_run(run: RunSamples) -> bool:
+    return run.run is not None and (run.run / METRICS).is_file()
+
+
+def _no_run(run: RunSamples) -> str:
+    fact = (
+        f"{run.run / METRICS} is not there" if run.run else f"the token files of {run.samples.path} do not name one run"
+    )
+    return f"No training curve: {fact}; --run FOLDER names the run."
 
 
 def render(template: Path, content: Mapping[str, Any]) -> str:
@@ -185,18 +199,17 @@ def _header_facts(run: RunSamples) -> Facts:
 
 def _real_sections(
     folder: Path, run: RunSamples, count: int, weights: Path | None, device: str, shard_set: ShardSet | None
-) -> tuple[RealNotes, Mapping[str, Player]]:
-    """Make the section of real notes, and the players of the train notes nearest to samples."""
-    if run.shards is None:
-        return RealNotes("No real notes to compare with: the token files do not name one shard set."), {}
+) -> tuple[RealNotes, Mapping[str, Player], list[str]]:
+    """Make the section of real notes, the players of the train notes nearest to samples, and a line if they lack."""
     keys = {measured.nearest for measured in run.scores.samples.values() if measured.nearest} if run.scores else set()
     if not count and not keys:
-        return RealNotes("No real notes were requested."), {}
+        return RealNotes("No real notes were requested."), {}, []
     try:
-        shard_set = shard_set or open_shard_set(run.shards, weights, device)
-        return real_notes(folder, shard_set, count), nearest_notes(folder, shard_set, sorted(keys))
+        shard_set = shard_set or open_shard_set(run.shards or run.samples.shards_folder(), weights, device)
+        return real_notes(folder, shard_set, count), nearest_notes(folder, shard_set, sorted(keys)), []
     except UserError as error:
-        return RealNotes(f"No real notes to compare with. {plain(error.message)}"), {}
+        line = f"No real notes to compare with: {error.message}"
+        return RealNotes(plain(line, LONGEST)), {}, [line]
 
 
 def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple[str, str]]:

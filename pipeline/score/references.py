@@ -18,6 +18,7 @@ from pipeline.decode.run import decode_notes
 from pipeline.decode.source import load_codec_for, read_notes
 from pipeline.notes.key import parse_path_name
 from pipeline.score.nearest import Nearest, find_nearest
+from pipeline.score.samples import NoShardSetError
 from shards.errors import ShardError
 from shards.manifest import Manifest, Shard, read_manifest
 from shards.note import Note
@@ -125,10 +126,16 @@ def open_shard_set(
     """Open a shard set with the codec that it was made with; a loaded `codec` is used if it is that one.
 
     Raises:
-        ShardError: no finished set.
+        NoShardSetError: no finished set.
+        ShardError: damaged.
         CodecError: its codec cannot be loaded.
     """
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except ShardError as error:
+        if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise
+        raise NoShardSetError(f"{error.message}; if the set has moved, --shards FOLDER names it") from error
     if codec is None or codec.spec != manifest.codec:
         codec = load_codec_for(manifest.codec, folder, weights, device)
     return ShardSet(folder, manifest, codec)

@@ -32,6 +32,10 @@ MAX_CACHED = 1_000  # waveforms
 Waveform = tuple[np.ndarray, int]  # (sample,) float32, and its rate in Hz
 
 
+class NoShardSetError(UserError):
+    """The shard set of samples is not named, or not there."""
+
+
 @dataclass
 class Sample:
     """One sample, a WAV or a token file or both."""
@@ -88,10 +92,10 @@ class SampleFolder:
         return common(sample.sampled for sample in self.samples if sample.sampled != SampleInfo())
 
     def shards_folder(self) -> Path:
-        """The shard set that the token files name. Raises UserError if they name none, or several."""
+        """The shard set that the token files name. Raises NoShardSetError if not one."""
         folders = {sample.sampled.shards for sample in self.samples if sample.sampled.shards is not None}
         if len(folders) != 1:
-            raise UserError(f"{self.path}: its token files do not name one shard set; name it with --shards FOLDER")
+            raise NoShardSetError(f"{self.path}: its token files do not name one shard set; --shards FOLDER names it")
         return text_path(folders.pop())
 
     def token_source(self) -> TokenSource:

@@ -119,3 +119,47 @@ def test_samples_of_an_earlier_call_are_named_once_and_not_on_the_page(samples):
         assert result.output.count("1 samples of other calls are left out (sample_0002)") == 1
         assert "2 samples. Next: open it" in result.stdout
         assert "sample_0002" not in (samples / "index.html").read_text()
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run with one train loss."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 5.0}\n')
+    return folder
+
+
+@pytest.mark.parametrize("command", ["listen", "page"])
+def test_a_run_and_a_set_that_have_moved_are_named_and_the_page_is_written(
+    samples, real_set, run_folder, tmp_path, command
+):
+    moved = tmp_path / "moved"
+    real_set.rename(moved)
+    try:
+        if command == "page":
+            run("decode", samples / "tokens", "--out", samples)
+        result = run(command, samples)
+        page = (samples / "index.html").read_text()
+        for text in (result.stdout, page):
+            assert "No training curve: runs/none/metrics.jsonl is not there; --run FOLDER names the run." in text
+            assert f"No real notes to compare with: {real_set}: no such shard set" in text
+            assert "if the set has moved, --shards FOLDER names it" in text
+        assert result.stdout.count("is not there;") == 1 and result.stdout.count("no such shard set") == 1
+        assert ("Not scored" in result.stdout) == (command == "listen") and not (samples / "scores.json").exists()
+        result = run(command, samples, "--shards", moved, "--run", run_folder)
+        page = (samples / "index.html").read_text()
+        assert not any("No training curve" in text or "No real notes" in text for text in (result.stdout, page))
+        assert (samples / "scores.json").exists() == (command == "listen")
+    finally:
+        moved.rename(real_set)
+
+
+def test_a_score_of_a_set_that_has_moved_names_the_option(samples, real_set, tmp_path):
+    run("decode", samples / "tokens", "--out", samples)
+    real_set.rename(tmp_path / "moved")
+    try:
+        result = CliRunner().invoke(main, ["score", str(samples)])
+        assert result.exit_code == 2 and "if the set has moved, --shards FOLDER names it" in result.output
+    finally:
+        (tmp_path / "moved").rename(real_set)
