@@ -40,6 +40,8 @@ def candidate_draws(request: CandidateRequest, options: Sequence[str], info: Run
     trained = dict(info.vocabulary.labels)
     if missing := [name for name in PAIR if name not in trained]:
         raise ConfigError(f"--candidates: this run has not learned {' and '.join(missing)}; train one that has")
+    if not all(trained[name] and all(isinstance(value, int) for value in trained[name]) for name in PAIR):
+        raise ConfigError("--candidates: pitch and velocity of this run are not whole numbers; train one whose are")
     if request.wanted is not None:
         try:
             wanted = read_wanted(request.wanted)
@@ -50,7 +52,10 @@ def candidate_draws(request: CandidateRequest, options: Sequence[str], info: Run
     texts = [f"{name}={value}" for name, value in wanted.labels.items()]
     for pair in wanted.pairs:  # a file may name what the run has not learned
         parse_labels(info.vocabulary, [*texts, f"pitch={pair.pitch}", f"velocity={pair.velocity}"])
-    return list(_draws(wanted, info, seed))
+    draws = list(_draws(wanted, info, seed))
+    if not draws:
+        raise ConfigError(f"--wanted {request.wanted}: names no candidates to draw; write the instrument again")
+    return draws
 
 
 def _all_pairs(count: int, options: Sequence[str], info: RunInfo) -> Wanted:

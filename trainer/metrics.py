@@ -3,6 +3,7 @@ folder, and to Weights & Biases if a project there is named. The training waits 
 buffer, Weights & Biases has processes of its own. Knows nothing of what the numbers mean.
 """
 
+import logging
 import secrets
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from shards.events import EventWriter
 from shards.files import atomic_write
 from shards.metrics import METRICS, Kind, MetricsLine, read_metrics
 from trainer.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 BOARD_INTERVAL = 10  # steps between values in TensorBoard and Weights & Biases
 
@@ -25,7 +28,10 @@ class MetricsWriter:
         self._wandb = _wandb_run(run, settings, wandb_project) if wandb_project else None
         path = run / METRICS
         if path.is_file():
-            lines = [line.to_line() for line in read_metrics(run).lines if line.step <= step]
+            metrics = read_metrics(run)
+            if metrics.damaged:
+                log.warning("%s: %d damaged lines are left out.", path, metrics.damaged)
+            lines = [line.to_line() for line in metrics.lines if line.step <= step]
             with atomic_write(path) as file:
                 file.write("".join(lines).encode())
         self._path = path

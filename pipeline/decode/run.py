@@ -16,6 +16,7 @@ import torch
 from pipeline.audio import FULL_SCALE, read_comment, save
 from pipeline.codec.ecdc import SUFFIX, check_readable, write_ecdc
 from pipeline.codec.model import EnCodec
+from pipeline.codec.spec import CodecError
 from pipeline.decode.source import TokenSource, load_codec_for, open_source
 from pipeline.progress import Progress
 from shards.note import Codec, Note, unflatten
@@ -108,6 +109,11 @@ def decode_notes(notes: Iterable[Note], codec: EnCodec) -> Iterator[tuple[Note, 
     for batch in _group_by_length(notes):
         codes = np.stack([unflatten(note.tokens, codec.spec.codebooks) for note in batch])  # (note, codebook, frame)
         waveforms = codec.decode(torch.from_numpy(codes.astype(np.int64))).cpu().numpy()  # (note, sample)
+        if not np.isfinite(waveforms).all():
+            name = codec.spec.name
+            raise CodecError(
+                f"{name}: its weights decode {batch[0].key} to numbers that are not finite; use other weights"
+            )
         yield from zip(batch, waveforms, strict=True)
 
 

@@ -101,3 +101,14 @@ def test_a_missing_or_unfitting_list_of_wanted_pairs_is_refused(run: Path, tmp_p
     write_wanted(tmp_path, Wanted({}, (WantedPair(61, 75, 2, 1),)))
     with pytest.raises(ConfigError, match="pitch=61"):
         drawn(run, tmp_path / "out", CandidateRequest(wanted=tmp_path / "wanted.json"))
+
+
+def test_a_file_that_wants_nothing_is_refused_by_name(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wanted.json"
+    for text in (
+        '{"labels": {}, "pairs": []}',
+        '{"labels": {}, "pairs": [{"pitch": 62, "velocity": 75, "first": 0, "count": 0}]}',
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="names no candidates to draw"):
+            drawn(run, tmp_path / "out", CandidateRequest(wanted=path))

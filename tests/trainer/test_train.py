@@ -403,6 +403,23 @@ def test_a_training_that_cannot_begin_leaves_no_folder(make_set: Callable[..., P
     assert not (tmp_path / "run").exists()
 
 
+def test_damaged_metrics_are_left_out_and_counted_when_a_run_goes_on(
+    make_set: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, run = make_set(train=[4]), tmp_path / "run"
+    train(folder, run, tiny("steps=2"))
+    damaged = (
+        b'\xff\xfe\n{"kind": "train", "step": "x"}\n[]\n'
+        + b"[" * 100_000
+        + b'\n{"kind": "train", "step": 1, "l": {}}\n'
+    )
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(damaged)
+    train(folder, run, tiny("steps=4"))
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4] and read_metrics(run).damaged == 0
+    assert "metrics.jsonl: 5 damaged lines are left out" in caplog.text
+
+
 def test_a_loss_that_is_no_number_stops_before_the_update_and_names_the_notes(
     make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

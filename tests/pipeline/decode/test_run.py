@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from pipeline.__main__ import main
 from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.spec import CodecError
 from pipeline.decode.run import BATCH, decode_folder, decode_notes
 from shards.errors import ShardError, UserError
 from shards.note import Note, flatten, write_token_file
@@ -224,3 +225,13 @@ def replace_decode(codec: EnCodec, decode: Callable[[torch.Tensor], torch.Tensor
     other = EnCodec(codec.model, replace(codec.spec), codec.device)
     other.decode = decode  # type: ignore[method-assign]
     return other
+
+
+def test_weights_that_decode_to_no_numbers_are_named_and_nothing_is_written(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode_codes = EnCodec.decode
+    monkeypatch.setattr(EnCodec, "decode", lambda self, codes: decode_codes(self, codes) * torch.nan)
+    with pytest.raises(CodecError, match="encodec_mini: its weights decode a to numbers that are not finite"):
+        decode(tokens, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
