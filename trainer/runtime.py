@@ -17,6 +17,7 @@ import torch.distributed as dist
 from shards import device as devices
 from trainer.errors import TrainError
 
+REASON = 200  # characters of a library's error that are shown
 TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that it sets beside WORLD_SIZE and LOCAL_RANK
 
 
@@ -85,6 +86,18 @@ def resolve_device(name: str) -> torch.device:
     local_rank = _whole_number("LOCAL_RANK")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return torch.device(devices.resolve_device(name, gpus, torch.backends.mps.is_available(), local_rank))
+
+
+@contextmanager
+def name_lack_of_memory(cure: str) -> Iterator[None]:
+    """Raise TrainError if the block needs more memory than the system or the GPU gives."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = (str(error).splitlines() or [""])[0]
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text):
+            raise
+        raise TrainError(f"not enough memory ({text[:REASON]}); {cure}") from error
 
 
 def _whole_number(name: str) -> int | None:

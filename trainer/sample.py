@@ -22,7 +22,7 @@ from trainer.errors import TrainError
 from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
-from trainer.runtime import peak_memory, resolve_device, resolve_dtype
+from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, resolve_dtype
 
 BATCH = 64  # notes at a time
 COUNT = 16  # samples, if neither `count` nor `labels` says how many
@@ -69,6 +69,7 @@ class Outcome:
         ]
 
 
+@name_lack_of_memory("sample fewer notes at once by a smaller --count")
 def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -> Outcome:
     """Write token files, KEY.npy and KEY.json, into `out`, and the list of them.
 

@@ -42,7 +42,7 @@ from trainer.model import NoteModel
 from trainer.optim import expected_state, make_optimizers, restore_state, state_tensors, update_ema
 from trainer.order import Order, split_range
 from trainer.run import RunInfo, fit_config, lock_run, open_run
-from trainer.runtime import Ranks, join_ranks, peak_memory, resolve_device, resolve_dtype
+from trainer.runtime import Ranks, join_ranks, name_lack_of_memory, peak_memory, resolve_device, resolve_dtype
 from trainer.schedule import StepEstimator, learning_rate, planned_steps
 from trainer.vocabulary import Vocabulary
 
@@ -97,6 +97,7 @@ class Outcome:
         ]
 
 
+@name_lack_of_memory("make data.micro_batch smaller, or the model, in another --run")
 def train(shards: Path, run: Path, config: Config, device: str = "auto", wandb_project: str | None = None) -> Outcome:
     """Train a run, or go on with it from its newest checkpoint.
 
