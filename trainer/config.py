@@ -4,7 +4,6 @@ Knows nothing of the shard set: what depends on it (the vocabulary, the number o
 """
 
 import difflib
-import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from shards.parse import toml_table
 from trainer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -24,7 +24,7 @@ UNROTATED = 4  # features of a head for which rotary positions are not defined: 
 Positive = Annotated[int, Meta(gt=0, le=LARGEST, description=f"a whole number above 0, at most {LARGEST}")]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST, description=f"a whole number, 0 or more, at most {LARGEST}")]
 Seed = Annotated[int, Meta(ge=0, description=f"a whole number, 0 or more, at most {LARGEST_SEED}")]
-Width = Annotated[int, Meta(ge=2, le=65536, description="a whole number above 0, from 2 to 65536")]
+Width = Annotated[int, Meta(ge=4, le=65536, description="a whole number above 0, from 4 to 65536")]
 Count = Annotated[int, Meta(gt=0, le=1024, description="a whole number above 0, at most 1024")]
 HeadWidth = Annotated[int, Meta(ge=2, le=1024, multiple_of=2, description="an even number from 2 to 1024, but not 4")]
 Notes = Annotated[int, Meta(gt=0, le=1 << 20, description=f"a whole number above 0, at most {1 << 20}")]
@@ -58,6 +58,8 @@ class ModelConfig:
         _check(self)
         if self.head_width == UNROTATED:
             raise ConfigError(f"model.head_width = {self.head_width}: must be {_rule('model.head_width')}")
+        if self.heads == 1 and self.head_width != self.width:  # x-transformers adds a single head without a projection
+            raise ConfigError(f"model.head_width = {self.head_width}: with one head, must be width, {self.width}")
         if len({*self.labels}) < len(self.labels):
             raise ConfigError(f"model.labels = {list(self.labels)}: a label is named twice")
         if self.shared_vocabulary and self.position == "frame":
@@ -102,6 +104,7 @@ class TrainConfig:
     dtype: Precision = "auto"  # bfloat16: autocast; auto: bfloat16 where the hardware has units for it
     compile: Switch = False  # torch.compile
     evaluate_every: Natural = 0  # steps; 0: a fifth of the run
+    samples: Natural = 4  # notes that are sampled at each evaluation, to hear the run learn; 0: none
     checkpoint_every: Natural = 0  # steps; 0: at each evaluation
     keep: Positive = 2  # newest checkpoints that stay, beside the best
 
@@ -172,10 +175,7 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
         raise ConfigError(f"{preset}: neither a preset ({names}) nor a TOML file")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML ({error})") from error
+    tables = toml_table(path.read_bytes(), str(path), ConfigError)
     for section, table in tables.items():
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: {section} is outside the tables [{'], ['.join(SECTIONS)}]")

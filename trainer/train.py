@@ -196,6 +196,10 @@ class Training:
             is_evaluation = self._is_time_to_evaluate()
             if is_evaluation and self.valid_notes.shards:
                 self._evaluate(metrics)
+            if is_evaluation and metrics is not None and self.config.train.samples:
+                from trainer.preview import write_previews  # imports numba
+
+                write_previews(self.run, self.info, self.ema_model, self.step, self.dtype)
             if is_evaluation or stop_signal or (checkpoint_every and self.step % checkpoint_every == 0):
                 self._save(metrics)
             clock = time.perf_counter()

@@ -89,7 +89,7 @@ def test_steps_epochs_and_minutes_replace_each_other() -> None:
         ("batch=-1", "data.batch = '-1': must be a whole number above 0"),
         *((f"head_width={value}", f"model.head_width = {value!r}: must be an even number") for value in ("7", "1")),
         ("head_width=4", "model.head_width = 4: must be an even number from 2 to 1024, but not 4"),
-        ("width=1", "model.width = '1': must be a whole number above 0, from 2 to"),
+        ("width=3", "model.width = '3': must be a whole number above 0, from 4 to"),
         ("depth=99999999999999999999", "model.depth = '99999999999999999999': must be a whole number above 0"),
         ("batch=999999999999", "data.batch = '999999999999': must be a whole number above 0"),
         (f"seed={10**23}", f"train.seed = {10**23}: must be a whole number, 0 or more, at most 18446744073709551615"),

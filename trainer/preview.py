@@ -1,0 +1,58 @@
+"""Previews: the same few notes, sampled at each evaluation of a training, so that one can hear a run learn.
+
+They are token files in the run's folder, which the pipeline decodes; the training needs no codec for them.
+"""
+
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shards.note import write_token_file
+from shards.sample_info import SampleInfo
+from shards.storage import path_text
+from trainer.checkpoint import checkpoint_path
+from trainer.conditioning import Draw
+from trainer.generate import Sampling, prepare
+from trainer.model import NoteModel
+from trainer.run import RunInfo
+from trainer.sample import draw_notes
+
+FOLDER = "samples"  # in the run's folder; below it a folder a step
+SAMPLING = Sampling(temperature=0.9, guidance=3.0)  # as `sample` does by default
+
+
+def write_previews(run: Path, info: RunInfo, model: NoteModel, step: int, dtype: torch.dtype) -> Path:
+    """Sample the previews of a step into `run`/samples/step-N, with a copy of `model`; return the folder."""
+    copy = deepcopy(model).eval()
+    prepare(copy, dtype)
+    draws = preview_draws(info)
+    out = run / FOLDER / f"step-{step:08d}"
+    origin = SampleInfo(
+        run=path_text(run),
+        checkpoint=checkpoint_path(run, step).name,
+        step=step,
+        shards=info.shards,
+        dtype=str(dtype).removeprefix("torch."),
+        seed=info.config.train.seed,
+        **asdict(SAMPLING),
+    )
+    for draw, (note, mean) in zip(draws, draw_notes(copy, draws, SAMPLING, np.zeros(0)), strict=True):
+        values = {**vars(origin), "index": draw.index, "log_likelihood": round(mean, 6)}
+        write_token_file(out, note, info.codec, SampleInfo(**values))
+    return out
+
+
+def preview_draws(info: RunInfo) -> list[Draw]:
+    """The same notes at each step: labels of train notes, evenly spread over their sorted combinations."""
+    count = min(info.config.train.samples, len(info.combinations))
+    ordered = sorted((values for values, _ in info.combinations), key=lambda values: tuple(map(str, values)))
+    names = [name for name, _ in info.vocabulary.labels]
+    draws = []
+    for index in range(count):
+        values = ordered[(2 * index + 1) * len(ordered) // (2 * count)]
+        labels = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        draws.append(Draw(f"preview_{index}", labels, (info.config.train.seed, index), index=index))
+    return draws
