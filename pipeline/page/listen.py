@@ -35,7 +35,7 @@ class ListenOutcome:
     def lines(self) -> Iterator[str]:
         """Report for the command line; only the page's last line says what to do next."""
         for step in (self.decoded, self.report):
-            *lines, _next = step.lines() if step else ("Not scored: the shard set is not there.", "")
+            *lines, _next = step.lines() if step else ("No new scores: the shard set is not there.", "")
             yield from lines
         yield from self.page.lines()
 

@@ -146,7 +146,7 @@ def test_a_run_and_a_set_that_have_moved_are_named_and_the_page_is_written(
             assert f"No real notes to compare with: {real_set}: no such shard set" in text
             assert "if the set has moved, --shards FOLDER names it" in text
         assert result.stdout.count("is not there;") == 1 and result.stdout.count("no such shard set") == 1
-        assert ("Not scored" in result.stdout) == (command == "listen") and not (samples / "scores.json").exists()
+        assert ("No new scores" in result.stdout) == (command == "listen") and not (samples / "scores.json").exists()
         result = run(command, samples, "--shards", moved, "--run", run_folder)
         page = (samples / "index.html").read_text()
         assert not any("No training curve" in text or "No real notes" in text for text in (result.stdout, page))
