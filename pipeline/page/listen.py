@@ -74,5 +74,5 @@ def listen(
     except NoShardSetError:
         pass  # the page says what is missing
     on_stage("writing the page")
-    page = write_page(folder, run, shards, real, beside, weights, device, samples, shard_set)
+    page = write_page(folder, run, shards, real, beside, weights, device, samples, shard_set, codec)
     return ListenOutcome(decoded, report, page)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.codec.model import EnCodec
+from pipeline.decode.source import load_codec_for
 from pipeline.page.cards import common_settings, make_card
+from pipeline.page.learning import PREVIEWS, Evaluation, evaluations
 from pipeline.page.players import MEDIA, Facts, Player, plain
 from pipeline.page.plots import RANGE_DB, frequency_height
 from pipeline.page.real_notes import RealNotes, nearest_notes, real_notes
@@ -71,11 +74,12 @@ def write_page(
     device: str = "auto",
     samples: SampleFolder | None = None,
     shard_set: ShardSet | None = None,
+    codec: EnCodec | None = None,
 ) -> PageOutcome:
     """Write `folder/index.html` about the samples in `folder`.
 
     run, shards: their paths now, if not those in the token files. real: number of real notes on the page.
-    beside: a second folder of samples to compare with. samples, shard_set: if they are in memory already.
+    beside: a second folder of samples to compare with. samples, shard_set, codec: if they are in memory already.
 
     Raises:
         UserError: no such folder, or no samples in it.
@@ -102,6 +106,7 @@ def write_page(
         "no_scores": first.no_scores,
         "real": real_section,
         "curves": [(each.name, _curve(each)) for each in runs],
+        "evaluations": _evaluations(folder, first, weights, device, codec),
         "commands": _commands(folder, first.run, first.shards),
         "frequency_ticks": [{"height": frequency_height(hertz), "text": text} for hertz, text in FREQUENCY_TICKS],
         "range_db": RANGE_DB,
@@ -144,6 +149,19 @@ def _copy_wavs(run: RunSamples, folder: Path) -> RunSamples:
 
 def _curve(run: RunSamples) -> Curve:
     return training_curve(run.run) if run.run and _has_run(run) else Curve(plain(_no_run(run), LONGEST))
+
+
+def _evaluations(
+    folder: Path, run: RunSamples, weights: Path | None, device: str, codec: EnCodec | None
+) -> list[Evaluation]:
+    """The notes of the run's evaluations; none where the codec that decodes them is not there."""
+    spec = run.samples.codec()
+    if run.run is None or spec is None or not (run.run / PREVIEWS).is_dir():
+        return []
+    try:
+        return evaluations(folder, run.run, codec or load_codec_for(spec, folder, weights, device))
+    except UserError:
+        return []
 
 
 def _has_run(run: RunSamples) -> bool:
