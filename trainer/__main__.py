@@ -128,7 +128,8 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
 def sample(run: Path, out: Path, device: str, candidates: int | None, wanted: Path | None, **settings: Any) -> None:
     """Sample token files from a run: KEY.npy with the codes, KEY.json with the labels and settings that made them.
 
-    Labels without a --label are sampled from the train notes that have the other ones.
+    Labels without a --label are sampled from the train notes that have the other ones. OUT/samples.list.json lists
+    the files of the last call: decode, score and page leave those of earlier calls out, and say so.
 
     \b
     Examples:
