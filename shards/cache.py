@@ -1,7 +1,8 @@
 """Local copies of remote shards: each is fetched once, and shared by all runs and ranks of this machine.
 
-A copy is checked by its sha256 when it is fetched, and again whenever a process first uses it. Its folder is the sha256 of its bytes, so sets share what is the same. Nothing is ever deleted here:
-`~/.cache/note-tokens` (or `$XDG_CACHE_HOME/note-tokens`) can be removed at any time.
+A copy is checked by its sha256 when it is fetched, and again whenever a process first uses it. Its folder is the sha256
+of its bytes, so sets share what is the same. Nothing is ever deleted here: `~/.cache/note-tokens` (or
+`$XDG_CACHE_HOME/note-tokens`) can be removed at any time.
 """
 
 import fcntl

@@ -11,7 +11,8 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.note import Codec, json_object, to_dataclass
+from shards.note import Codec, Count
+from shards.parse import json_object, to_dataclass
 from shards.storage import is_remote, read_bytes
 
 FORMAT = "codec-token-shards"
@@ -26,10 +27,14 @@ class Shard:
     """One tar of the set: its size and digest when it was written."""
 
     name: str  # train-00000.tar: its split, its index
-    notes: int
-    tokens: int
-    bytes: int
+    notes: Count
+    tokens: Count
+    bytes: Count
     sha256: str
+
+    def __post_init__(self) -> None:
+        if not self.notes <= self.tokens <= self.bytes // 2:  # a note has a token, which takes two bytes
+            raise ValueError(f"{self.notes} notes of {self.tokens} tokens in {self.bytes} bytes")
 
     @property
     def record_name(self) -> str:
@@ -41,9 +46,9 @@ class Shard:
 class Ledger:
     """Count of all inputs: inputs = encoded + rejected."""
 
-    inputs: int
-    encoded: int
-    rejected: int
+    inputs: Count
+    encoded: Count
+    rejected: Count
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,12 @@ The trainer appends to it, and the curves and the page read it. Knows nothing of
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+from shards.errors import ShardError
+from shards.parse import json_object, to_dataclass
 
 METRICS = "metrics.jsonl"
 LARGEST = 2**63 - 1  # of whole numbers, so that they can be drawn
@@ -33,13 +36,11 @@ class MetricsLine:
         """Undo `to_line`.
 
         Raises:
-            ValueError: cut short by a crash, or not a line of numbers.
+            ShardError: cut short by a crash, or not a line of numbers.
         """
-        values: Any = json.loads(line)
-        if not isinstance(values, dict):
-            raise ValueError("no JSON object")
+        values = json_object(line, METRICS, has_nan=True)  # the loss of a run that diverges
         fields = {name: values.pop(name, None) for name in ("kind", "step")}
-        return msgspec.convert({**fields, "values": values}, cls)
+        return to_dataclass(cls, {**fields, "values": values}, METRICS, "leave the line out")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,6 @@ def read_metrics(run: Path) -> RunMetrics:
     for line in (run / METRICS).read_text(errors="replace").splitlines():
         try:
             lines.append(MetricsLine.from_line(line))
-        except (ValueError, RecursionError):
+        except ShardError:
             damaged += 1
     return RunMetrics(tuple(lines), damaged)

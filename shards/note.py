@@ -5,25 +5,31 @@ Knows no audio, no model and no tar.
 """
 
 import io
-import json
+import re
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from tokenize import TokenError
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from shards.errors import ShardError
 from shards.files import atomic_write, write_json
+from shards.parse import json_object, to_dataclass
 from shards.sample_info import SampleInfo
 
 NPY_HEADER = 128  # bytes before the numbers of an .npy file of one dimension
-NPY_ERRORS = (ValueError, EOFError, SyntaxError, TypeError, MemoryError, TokenError)  # numpy's, for a damaged header
+HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00\x76\x00\{'descr': '<i2', 'fortran_order': False, "
+    rb"'shape': \((?P<length>[0-9]{1,18}),\), \} *\n"
+)
+MOST_TOKENS = 1 << 20  # of a note, by any codec
+LONGEST = 150.0  # seconds of a note; encoding ends at 120, because a codec's memory grows with the length
+LARGEST = (1 << 53) - 1  # of numbers that count something; each is a float too
 
-T = TypeVar("T")
-Positive = Annotated[int, msgspec.Meta(gt=0)]
+Hertz = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,15 @@ class Codec:
 
     name: str  # encodec_24khz, encodec_mini
     weights_sha256: str
-    sample_rate: Positive  # Hz
-    bandwidth: Annotated[float, msgspec.Meta(gt=0)]  # kbps
-    codebooks: Positive  # codes a frame
-    codebook_size: Positive  # values a code can have
-    frame_rate: Positive  # frames a second
+    sample_rate: Hertz
+    bandwidth: Annotated[float, msgspec.Meta(gt=0, le=100_000)]  # kbps
+    codebooks: Annotated[int, msgspec.Meta(ge=1, le=128)]  # codes a frame
+    codebook_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 15)]  # values a code can have; codes are int16
+    frame_rate: Hertz  # frames a second, at most the sample rate
+
+    def __post_init__(self) -> None:
+        if self.frame_rate > self.sample_rate:
+            raise ValueError(f"{self.frame_rate} frames/s of {self.sample_rate} samples/s")
 
     @property
     def hop(self) -> int:
@@ -46,6 +56,11 @@ class Codec:
     @property
     def tokens_per_second(self) -> int:
         return self.frame_rate * self.codebooks
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that a note can have."""
+        return min(MOST_TOKENS, int(LONGEST * self.tokens_per_second))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,13 +98,15 @@ def check_tokens(tokens: np.ndarray, codec: Codec, name: str) -> None:
     """Refuse tokens that the codec cannot decode. `name` begins the error.
 
     Raises:
-        ShardError: not one dimension of int16, a length that is no multiple of the codebooks, or a code out of range.
+        ShardError: not one dimension of int16, no tokens or too many, a part of a frame, or a code out of range.
     """
     if tokens.ndim != 1 or tokens.dtype != np.int16:
         raise ShardError(f"{name}: holds {tokens.dtype} of shape {tokens.shape}, not one dimension of int16 codes")
     if len(tokens) % codec.codebooks:
         raise ShardError(f"{name}: {len(tokens)} tokens are no multiple of the codec's {codec.codebooks} codebooks")
-    if len(tokens) and not (tokens.min() >= 0 and tokens.max() < codec.codebook_size):
+    if not 0 < len(tokens) <= codec.most_tokens:
+        raise ShardError(f"{name}: holds {len(tokens)} tokens; a note of this codec has 1 to {codec.most_tokens}")
+    if not (tokens.min() >= 0 and tokens.max() < codec.codebook_size):
         raise ShardError(
             f"{name}: codes from {tokens.min()} to {tokens.max()}, but a codebook has 0 to {codec.codebook_size - 1}"
         )
@@ -102,62 +119,23 @@ def npy_bytes(tokens: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def npy_array(data: bytes, name: str) -> np.ndarray:
-    """Undo `npy_bytes`; nothing in `data` can run code.
-
-    Raises:
-        ShardError: not an .npy file, cut short, or with pickled objects in it; `name` begins the error.
-    """
-    try:
-        stream = io.BytesIO(data)
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-    except NPY_ERRORS as error:
-        raise ShardError(f"{name}: is not a whole .npy file of plain numbers ({_first_line(error)})") from error
-    if stream.read(1):
-        raise ShardError(f"{name}: has bytes after its array")
-    return array
-
-
 def npy_tokens(data: bytes, name: str) -> np.ndarray:
-    """The array of an .npy file as (token,) int16, read-only where the header is the usual one.
+    """Undo `npy_bytes`: (token,) int16, read-only.
+
+    Only the one header is read that numpy writes for such an array, so nothing in `data` can run code or ask for
+    memory (numpy itself evaluates a header as a Python literal).
 
     Raises:
-        ShardError: as `npy_array`, or not one dimension of little-endian int16.
+        ShardError: anything else; no tokens, or more than `MOST_TOKENS`. `name` begins the error.
     """
-    length = _flat_length(data[:NPY_HEADER])
-    if len(data) == NPY_HEADER + 2 * length:
-        return np.frombuffer(data, "<i2", offset=NPY_HEADER)
-    array = npy_array(data, name)
-    if array.ndim != 1 or array.dtype.str != "<i2":
-        raise ShardError(f"{name}: holds {array.dtype} of shape {array.shape}, not flat int16 codes")
-    return array
-
-
-def json_object(data: bytes, name: str) -> dict[str, Any]:
-    """Parse a JSON object. `name` begins the error.
-
-    Raises:
-        ShardError: no JSON, or JSON that is no object.
-    """
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{name}: is not JSON ({_first_line(error)})") from error
-    if not isinstance(value, dict):
-        raise ShardError(f"{name}: holds JSON that is not an object")
-    return value
-
-
-def to_dataclass(kind: type[T], value: Any, name: str, cure: str) -> T:
-    """Convert parsed JSON to a dataclass by the types of its fields; other fields are ignored.
-
-    Raises:
-        ShardError: a field that is missing, of another type, or out of its range. `name` begins it, `cure` ends it.
-    """
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ShardError(f"{name} is damaged ({error}); {cure}") from error
+    length = _length(data[:NPY_HEADER])
+    if length is None:
+        raise ShardError(f"{name}: is not a whole .npy file of flat int16 codes")
+    if not 0 < length <= MOST_TOKENS:
+        raise ShardError(f"{name}: holds {length} tokens; a note has 1 to {MOST_TOKENS}")
+    if len(data) != NPY_HEADER + 2 * length:
+        raise ShardError(f"{name}: is not a whole .npy file: {len(data) - NPY_HEADER} bytes for {length} int16 codes")
+    return np.frombuffer(data, "<i2", offset=NPY_HEADER)
 
 
 def write_token_file(folder: Path, note: Note, codec: Codec, sampled: SampleInfo | None = None) -> Path:
@@ -187,26 +165,13 @@ def read_token_file(path: Path) -> TokenFile:
     labels = json_object(json_path.read_bytes(), str(json_path))
     codec = to_dataclass(Codec, labels.pop("codec", None), f"{json_path}: its codec block", "encode or sample it again")
     sampled = labels.pop("sampled", None)
-    tokens = npy_array(path.read_bytes(), str(path))
+    tokens = npy_tokens(path.read_bytes(), str(path))
     check_tokens(tokens, codec, str(path))
     return TokenFile(Note(path.stem, tokens, labels), codec, None if sampled is None else SampleInfo.from_json(sampled))
 
 
 @lru_cache(maxsize=1024)
-def _flat_length(header: bytes) -> int:
-    """Number of int16 in an npy file with this header, or -1 if the header is not the usual one.
-
-    Notes of one length share their header; parsing it for each would take longer than all else.
-    """
-    stream = io.BytesIO(header)
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            return -1
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    except NPY_ERRORS:
-        return -1
-    return shape[0] if len(shape) == 1 and dtype.str == "<i2" and stream.tell() == NPY_HEADER else -1
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _length(header: bytes) -> int | None:
+    """Number of int16 in an .npy file with this header; None if it is another one than `npy_bytes` writes."""
+    match = HEADER.fullmatch(header)
+    return None if match is None else int(match["length"])

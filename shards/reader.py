@@ -4,23 +4,27 @@ Stock WebDataset stops quietly at a cut tar; here that is an error, because nobo
 missing. Nothing in a tar can run code: members are plain files, arrays are npy without pickles, labels are JSON.
 """
 
-import io
 import os
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from shards.errors import ShardError
-from shards.note import Note, json_object, npy_tokens
+from shards.note import MOST_TOKENS, Note, npy_tokens
+from shards.parse import json_object
 from shards.storage import local_copy
 from shards.writer import BLOCK
 
-PLAIN_FILE = (tarfile.REGTYPE[0], tarfile.AREGTYPE[0])
 NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)  # fields of a member's header (POSIX ustar)
 TYPE, PREFIX = 156, 345  # the first byte of: the member's type, the folder of its name
+PLAIN_FILE = b"0\0"  # types
+PAX_HEADER, GNU_NAME = ord("x"), ord("L")  # types of members that hold the name of the one behind them
+MOST_NAME = 8_192  # bytes of such a member, far more than a key needs
+FORBIDDEN = ("size", "linkpath", "GNU.sparse")  # PAX records that make another member of it
+MOST_BYTES = 2 * MOST_TOKENS + (1 << 20)  # of a note's two members
 END_OF_TAR = bytes(2 * BLOCK)  # without it a tar was cut short
+PADDING = 1 << 16  # bytes, all 0, that may follow the last note: writers fill up their blocks
 
 
 def read_shard(path: Path) -> Iterator[Note]:
@@ -31,8 +35,13 @@ def read_shard(path: Path) -> Iterator[Note]:
             is not flat int16 codes and a JSON object; names the file and the member.
     """
     try:
+        keys: set[str] = set()
         with local_copy(path) as copy:
-            yield from NoteFile(copy, display_path=path, check_headers=True)
+            for note in NoteFile(copy, display_path=path, check_headers=True):
+                if note.key in keys:
+                    raise ShardError(f"{path}: holds two notes of the key {note.key}; encode this set again")
+                keys.add(note.key)
+                yield note
     except FileNotFoundError as error:
         raise ShardError(f"{path}: missing; encode this set again") from error
 
@@ -74,14 +83,18 @@ class NoteFile:
             ShardError: not a plain KEY.npy + KEY.json pair of flat int16 codes and a JSON object.
         """
         start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
+        if stop - start > MOST_BYTES:
+            raise self._error(f"note {row} has {stop - start} bytes, more than any note; do not use this tar")
         file = os.open(self.path, os.O_RDONLY)  # per note; a file object costs more
         try:
             data = os.pread(file, stop - start, start)
         finally:
             os.close(file)
         try:
+            if len(data) < stop - start:
+                raise ValueError("it is cut short")
             members = self._members(data)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        except ValueError as error:
             raise self._error(f"note {row} is not a whole pair ({error}); encode this set again") from error
         key, kind, npy = members[0]
         if kind != "npy":
@@ -98,27 +111,43 @@ class NoteFile:
         position = 0
         while position < len(data):
             header = data[position : position + BLOCK]
+            name = None
             if header[TYPE] not in PLAIN_FILE or header[PREFIX]:
-                return self._members_by_tarfile(data)
+                name, position = self._long_name(lambda start, size: data[start : start + size], position)
+                header = data[position : position + BLOCK]
             size = _octal(header[SIZE])
             position += BLOCK
-            members.append((*self._split(header[NAME].rstrip(b"\0").decode()), data[position : position + size]))
+            name = name or header[NAME].rstrip(b"\0").decode()
+            members.append((*self._split(name), data[position : position + size]))
             position += _padded(size)
         return members
 
-    def _members_by_tarfile(self, data: bytes) -> list[tuple[str, str, bytes]]:
-        """The same for names that have a header of their own (PAX), and for all else that a tar can hold."""
-        members = []
-        with tarfile.open(fileobj=io.BytesIO(data + END_OF_TAR), mode="r:") as tar:
-            for member in tar:
-                if member.type[0] not in PLAIN_FILE or member.issparse():
-                    raise self._foreign(member.name)
-                content = tar.extractfile(member)
-                assert content is not None, "a plain file has content"
-                members.append((*self._split(member.name), content.read()))
-        if not members:
-            raise tarfile.ReadError("headers without a file")
-        return members
+    def _long_name(
+        self, read: Callable[[int, int], bytes], position: int, check_headers: bool = False
+    ) -> tuple[str | None, int]:
+        """The name in the PAX or GNU header at `position`, and the offset of the header of its member.
+
+        None: the name is in the member's own header. read: called with an offset and a number of bytes.
+
+        Raises:
+            ShardError: a member that is no plain file.
+            ValueError: no header.
+        """
+        header = read(position, BLOCK)
+        if header[TYPE] not in (PAX_HEADER, GNU_NAME):
+            raise self._foreign(header[NAME].rstrip(b"\0").decode("utf-8", "backslashreplace"))
+        size = _octal(header[SIZE])
+        if size > MOST_NAME:
+            raise ValueError(f"a name of {size} bytes")
+        content = read(position + BLOCK, size)
+        name = _pax_path(content) if header[TYPE] == PAX_HEADER else content.rstrip(b"\0").decode()
+        position += BLOCK + _padded(size)
+        header = read(position, BLOCK)
+        if len(header) < BLOCK or header[TYPE] not in PLAIN_FILE:  # one such header describes one plain file
+            raise self._foreign(name or "?")
+        if check_headers:
+            _check(header, position)
+        return name, position
 
     def _split(self, name: str) -> tuple[str, str]:
         """KEY.npy -> (KEY, npy)."""
@@ -128,23 +157,33 @@ class NoteFile:
         return key, kind
 
     def _scan(self, check_headers: bool) -> np.ndarray:
-        offsets, members, position, is_extended = [], 0, 0, False
+        offsets, members, position = [], 0, 0
+        if self.path.exists() and not self.path.is_file():  # a named pipe would wait for a writer
+            raise self._error("is not a file; encode this set again")
         try:
             with self.path.open("rb") as file:
-                while any(header := os.pread(file.fileno(), BLOCK, position)):
-                    if check_headers and _checksum(header) != _octal(header[CHECKSUM]):
-                        raise ValueError(f"the checksum of the header at byte {position} is wrong")
-                    if not is_extended and members % 2 == 0:
+
+                def read(start: int, size: int) -> bytes:
+                    return os.pread(file.fileno(), size, start)
+
+                while any(header := read(position, BLOCK)):
+                    if check_headers:
+                        _check(header, position)
+                    if members % 2 == 0:
                         offsets.append(position)
-                    is_extended = header[TYPE] not in PLAIN_FILE  # a header that describes the member behind it
-                    members += not is_extended
+                    if header[TYPE] not in PLAIN_FILE or header[PREFIX]:
+                        _, position = self._long_name(read, position, check_headers)
+                        header = read(position, BLOCK)
+                    members += 1
                     position += BLOCK + _padded(_octal(header[SIZE]))
-                if os.pread(file.fileno(), len(END_OF_TAR), position) != END_OF_TAR:
-                    size = os.fstat(file.fileno()).st_size
+                end, size = read(position, PADDING), os.fstat(file.fileno()).st_size
+                if not end.startswith(END_OF_TAR):
                     raise self._error(f"is cut short after {size} bytes; encode this set again")
+                if any(end) or position + len(end) != size:
+                    raise self._error(f"goes on behind its end at byte {position}; encode this set again")
         except FileNotFoundError as error:
             raise ShardError(f"{self.display_path}: missing; encode this set again") from error
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, OverflowError, ValueError, IndexError) as error:
             raise self._error(f"is not a whole tar ({error}); encode this set again") from error
         return np.array([*offsets, position], np.int64)
 
@@ -163,9 +202,24 @@ def _octal(field: bytes) -> int:
     return int(digits, 8)
 
 
-def _checksum(header: bytes) -> int:
-    """The sum of a header's bytes, those of the checksum itself taken as spaces."""
-    return sum(header) - sum(header[CHECKSUM]) + 8 * ord(" ")
+def _check(header: bytes, position: int) -> None:
+    """Raise ValueError unless the checksum fits: the sum of the header's bytes, its own taken as spaces."""
+    if sum(header) - sum(header[CHECKSUM]) + 8 * ord(" ") != _octal(header[CHECKSUM]):
+        raise ValueError(f"the checksum of the header at byte {position} is wrong")
+
+
+def _pax_path(content: bytes) -> str | None:
+    """The `path` in the records of a PAX header, each `LENGTH KEY=VALUE\\n`, if any. Raises ValueError: no records."""
+    name = None
+    while content:
+        digits, _, _ = content.partition(b" ")
+        length = int(digits) if digits.isdigit() and len(digits) < 6 else 0
+        key, equals, value = content[len(digits) + 1 : length - 1].decode().partition("=")
+        if not equals or content[length - 1 : length] != b"\n" or key.startswith(FORBIDDEN):
+            raise ValueError(f"a PAX header with {key[:20]!r}")
+        name = value if key == "path" else name
+        content = content[length:]
+    return name
 
 
 def _padded(size: int) -> int:

@@ -4,22 +4,25 @@ It is written after the tar is in place, and holds the tar's facts, the inputs t
 whether a task of today's plan is the same, and what a trainer needs before it opens a tar.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.manifest import REJECTED, SHARD_NAME, Shard
-from shards.note import Note, json_object
-from shards.parse import to_dataclass
+from shards.note import MOST_TOKENS, Note
+from shards.parse import json_object, to_dataclass
 from shards.storage import read_bytes
 
 UNCOUNTED = "note_str"  # label with another value for every note
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+ROW = re.compile(r"[0-9]{1,15}( [0-9]{1,15})*")
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,16 @@ class LabelCounts:
         Raises:
             KeyError, TypeError, ValueError, IndexError: not such an object.
         """
+        names, values = tuple(value["names"]), value["values"]
+        if not all(isinstance(name, str) for name in names) or len(names) != len(values):
+            raise ValueError("label_counts: not a list of values for each name")
         counts: dict[tuple[Any, ...], int] = {}
         for row in value["rows"]:
+            if ROW.fullmatch(row) is None:
+                raise ValueError("label_counts: a row that is not a few numbers")
             *indices, notes = map(int, row.split(" "))
-            counts[tuple(column[index] for column, index in zip(value["values"], indices, strict=True))] = notes
-        return cls(tuple(map(str, value["names"])), counts)
+            counts[tuple(column[index] for column, index in zip(values, indices, strict=True))] = notes
+        return cls(names, counts)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class ShardRecord:
     inputs: dict[str, str]  # AudioFile.display_path -> digest, of all notes of the task in their order
     settings: dict[str, dict[str, Any]]  # Settings.to_json
     task_sha256: str
-    longest: int | None = None  # tokens of the longest note; None: written before this was stored
+    longest: Tokens | None = None  # tokens of the longest note; None: written before this was stored
     label_counts: LabelCounts | None = None  # None: as above
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from shards.console import quote
 from shards.curve import save_figure
 from shards.manifest import Manifest, read_manifest
-from shards.note import unflatten
+from shards.note import check_tokens, unflatten
 from shards.reader import read_shard
 from shards.record import read_rejections
 
@@ -25,7 +25,7 @@ def summarize(folder: Path) -> dict[str, Any]:
     """Count everything that `inspect` prints, as plain JSON values.
 
     Raises:
-        ShardError: the set is unfinished, or a shard cannot be read.
+        ShardError: the set is unfinished, a shard cannot be read, or it holds codes that its codec cannot have made.
     """
     manifest = read_manifest(folder)
     codec = manifest.codec
@@ -33,6 +33,7 @@ def summarize(folder: Path) -> dict[str, Any]:
     labels: dict[str, Counter[Any]] = {}
     for shard in manifest.shards:
         for note in read_shard(folder / shard.name):
+            check_tokens(note.tokens, codec, f"{folder / shard.name}: {note.key}")
             for codebook, codes in enumerate(unflatten(note.tokens, codec.codebooks)):
                 uses[codebook] += np.bincount(codes, minlength=codec.codebook_size)
             for label, value in note.labels.items():

@@ -6,15 +6,14 @@ Knows nothing of the codec: whether it would make the same codes again is the pa
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from shards.errors import ShardError
 from shards.files import PART, sha256_of
 from shards.manifest import SHARD_NAME, Manifest, Shard, read_manifest
-from shards.note import Note, check_tokens, json_object
+from shards.note import Note, check_tokens
 from shards.reader import NoteFile
 from shards.record import count_labels, read_shard_record
-from shards.storage import is_http, list_files, local_copy, read_bytes
+from shards.storage import is_http, list_files, local_copy
 
 CURE = "delete it and encode this set again"
 
@@ -64,11 +63,11 @@ def _shard_faults(
     path = folder / shard.name
     try:
         with local_copy(path) as copy:
-            size, sha256 = copy.stat().st_size, sha256_of(copy)
+            size = copy.stat().st_size
             if size != shard.bytes:
                 yield f"{path}: {size} bytes, but the manifest says {shard.bytes}; {CURE}"
                 return
-            if sha256 != shard.sha256:
+            if sha256_of(copy) != shard.sha256:
                 yield f"{path}: its sha256 is not the manifest's, so its bytes changed; {CURE}"
                 return
             for note in NoteFile(copy, display_path=path, check_headers=True):
@@ -95,18 +94,22 @@ def _record_faults(folder: Path, shard: Shard, notes: list[Note]) -> Iterator[st
     """Faults of a record; its statistics are compared where all notes of the tar could be read."""
     path = folder / shard.record_name
     try:
-        record = json_object(read_bytes(path), str(path))
+        record = read_shard_record(path)
     except FileNotFoundError:
         yield f"{path}: missing; encode this set again"
         return
     except ShardError as error:
         yield error.message
         return
-    for name in ("notes", "tokens", "bytes", "sha256"):
-        if record.get(name) != getattr(shard, name):
-            yield f"{path}: {name} is {record.get(name)!r}, but the manifest says {getattr(shard, name)!r}"
-    statistics: dict[str, Any] = {"longest": max((len(note.tokens) for note in notes), default=0)}
-    statistics |= {"label_counts": count_labels(notes).to_json()}
-    for name, value in statistics.items():  # records of earlier versions have none
-        if len(notes) == shard.notes and name in record and json.dumps(record[name]) != json.dumps(value):
-            yield f"{path}: {name} is not that of the shard's notes; delete shard and record and encode this set again"
+    for name, value in vars(record.shard).items():
+        if value != getattr(shard, name):
+            yield f"{path}: {name} is {value!r}, but the manifest says {getattr(shard, name)!r}"
+    if len(notes) != shard.notes:
+        return
+    faults = []  # of statistics, which records of earlier versions lack
+    if record.longest not in (None, max((len(note.tokens) for note in notes), default=0)):
+        faults.append("longest")
+    if record.label_counts and json.dumps(record.label_counts.to_json()) != json.dumps(count_labels(notes).to_json()):
+        faults.append("label_counts")
+    for name in faults:
+        yield f"{path}: {name} is not that of the shard's notes; delete shard and record and encode this set again"

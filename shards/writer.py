@@ -9,7 +9,7 @@ from typing import Any
 
 from shards.files import atomic_write, sha256_of_open
 from shards.manifest import Shard
-from shards.note import NPY_HEADER, Note, npy_bytes
+from shards.note import MOST_TOKENS, NPY_HEADER, Note, npy_bytes
 
 BLOCK = tarfile.BLOCKSIZE  # bytes: headers take one, contents as many whole blocks as they need
 
@@ -28,6 +28,7 @@ def write_shard(path: Path, notes: Iterable[Note], writer: str = "") -> Shard:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for note in notes:
                 assert note.tokens.dtype.str == "<i2" and note.tokens.ndim == 1, "a note's tokens are flat int16"
+                assert 0 < len(note.tokens) <= MOST_TOKENS, f"{note.key} would not be read again"
                 assert note.key and not set("./") & set(note.key), f"{note.key!r} would not come back from a tar"
                 _add(tar, f"{note.key}.npy", npy_bytes(note.tokens))
                 _add(tar, f"{note.key}.json", json.dumps(note.labels, sort_keys=True, ensure_ascii=False).encode())

@@ -7,7 +7,6 @@ is a part of a larger one. Knows the folder's layout and files; the sound of a s
 import hashlib
 import io
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pipeline.notes.string_model import Instrument, pluck
 from shards.console import progress_bar, quote
 from shards.errors import UserError
 from shards.files import PART, atomic_write, write_json
+from shards.parse import json_object
 
 PITCHES = (40, 76)  # MIDI, a guitar's low E to the twelfth fret of its high E
 RECIPE = "recipe.json"  # written before the first note
@@ -170,11 +170,11 @@ def _prepare_folder(out: Path, recipe: Recipe, paths: set[Path]) -> None:
 def _check_recipe(out: Path, recipe: Recipe) -> None:
     """Raise UserError unless the notes in `out` are of this recipe."""
     try:
-        earlier = json.loads((out / RECIPE).read_bytes())
-    except ValueError:
-        earlier = None
-    if not isinstance(earlier, dict):
-        raise UserError(f"{out / RECIPE}: is not the recipe of demo notes; choose another folder or remove it")
+        earlier = json_object((out / RECIPE).read_bytes(), RECIPE, UserError)
+    except UserError as error:
+        raise UserError(
+            f"{out / RECIPE}: is not the recipe of demo notes; choose another folder or remove it"
+        ) from error
     for field, value in asdict(recipe).items():
         if earlier.get(field) != value:
             fact = f"was made with {field} {earlier.get(field)}, not {value}"

@@ -5,7 +5,6 @@ Reads names and `examples.json` files; knows nothing of audio and codes.
 Engel et al., "Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders", 2017, https://arxiv.org/abs/1704.01279
 """
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import UserError
+from shards.parse import json_object
 from shards.storage import read_bytes
 
 Labels = dict[str, Any]
@@ -69,11 +69,11 @@ def read_examples(path: Path) -> dict[str, Labels]:
         UserError: it cannot be read, or is no object of objects.
     """
     try:
-        examples = json.loads(read_bytes(path))
-    except (OSError, ValueError) as error:
+        examples = json_object(read_bytes(path), EXAMPLES, UserError)
+    except (OSError, UserError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); repair it, or move it away to use the names alone"
         ) from error
-    if not isinstance(examples, dict) or not all(isinstance(labels, dict) for labels in examples.values()):
+    if not all(isinstance(labels, dict) for labels in examples.values()):
         raise UserError(f"{path}: is not NSynth's object of labels per note; move it away to use the names alone")
     return examples

@@ -15,7 +15,7 @@ from pipeline.score.samples import SampleFolder
 from shards.console import quote
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.note import json_object, to_dataclass
+from shards.parse import json_object, to_dataclass
 
 FILE = "scores.json"
 VERSION = 1

@@ -15,7 +15,6 @@ from shards.note import (
     Codec,
     Note,
     flatten,
-    npy_array,
     npy_bytes,
     npy_tokens,
     read_token_file,
@@ -40,7 +39,7 @@ def test_flatten_puts_all_codebooks_of_a_frame_side_by_side() -> None:
     assert flatten(np.array([[1, 2, 3], [10, 20, 30]])).tolist() == [1, 10, 2, 20, 3, 30]
 
 
-@given(frames=st.integers(0, 50), seed=st.integers(0, 1000), codebooks=st.sampled_from([2, 4, 32]))
+@given(frames=st.integers(1, 50), seed=st.integers(0, 1000), codebooks=st.sampled_from([2, 4, 32]))
 def test_a_token_file_gives_back_note_and_codec(
     tmp_path_factory: pytest.TempPathFactory, frames, seed, codebooks
 ) -> None:
@@ -68,6 +67,13 @@ def test_a_code_out_of_range_is_refused(token_file: Path) -> None:
         read_token_file(token_file)
 
 
+@pytest.mark.parametrize("count", [0, CODEC.most_tokens + 2])
+def test_a_note_without_tokens_or_longer_than_any_that_is_encoded_is_refused(token_file: Path, count: int) -> None:
+    token_file.write_bytes(npy_bytes(np.zeros(count, np.int16)))
+    with pytest.raises(ShardError, match=rf"note\.npy: holds {count} tokens"):
+        read_token_file(token_file)
+
+
 def test_half_a_frame_is_refused(token_file: Path) -> None:
     token_file.write_bytes(npy_bytes(np.zeros(5, np.int16)))
     with pytest.raises(ShardError, match="5 tokens are no multiple of the codec's 2 codebooks"):
@@ -77,7 +83,7 @@ def test_half_a_frame_is_refused(token_file: Path) -> None:
 @pytest.mark.parametrize("tokens", [np.zeros((2, 3), np.int16), np.zeros(4, np.int32), np.zeros(4, ">i2"), np.zeros(4)])
 def test_anything_but_flat_int16_is_refused(token_file: Path, tokens: np.ndarray) -> None:
     token_file.write_bytes(npy_bytes(tokens))
-    with pytest.raises(ShardError, match="not one dimension of int16"):
+    with pytest.raises(ShardError, match=r"is not a whole \.npy file of flat int16 codes"):
         read_token_file(token_file)
 
 
@@ -103,21 +109,96 @@ class Bomb:
 
 
 NPY = npy_bytes(np.zeros(9, np.int16))
-DAMAGED = [pickle.dumps(Bomb()), b"", b"\x93NUMPY", NPY[:-1], NPY.replace(b"}", b" "), NPY.replace(b"(9,)", b"(9,\0")]
 
 
-@pytest.mark.parametrize("data", DAMAGED)
-def test_bytes_that_are_no_plain_array_are_refused_and_run_nothing(data: bytes) -> None:
-    with pytest.raises(ShardError, match="x: is not a whole"):
-        npy_array(data, "x")
-    with pytest.raises(ShardError, match="x: is not a whole"):
+def with_header(text: bytes, version: bytes = b"\1\0") -> bytes:
+    """An .npy file with another header before the same numbers."""
+    text = text.ljust(-(-len(text) // 64) * 64 + 53) + b"\n"
+    return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text + NPY[128:]
+
+
+def header_of(shape: str, descr: str = "'<i2'", order: str = "False") -> bytes:
+    return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}".encode()
+
+
+DAMAGED = {
+    "pickle": pickle.dumps(Bomb()),
+    "empty": b"",
+    "magic alone": b"\x93NUMPY",
+    "header alone": NPY[:128],
+    "cut short": NPY[:-1],
+    "longer": NPY + b"\0",
+    "no bracket": NPY.replace(b"}", b" "),
+    "a zero byte": NPY.replace(b"(9,)", b"(9,\0"),
+    "version 2": with_header(header_of("(9,)"), b"\2\0"),
+    "open brackets": with_header(b"{" * 99),
+    "open parentheses": with_header(header_of("(" * 5_000)),
+    "unary minus": with_header(header_of("(" + "-" * 5_000 + "1,)")),
+    "negative": with_header(header_of("(-1,)")),
+    "beyond 64 bits": with_header(header_of(f"({2**70},)")),
+    "large": with_header(header_of(f"({2**40},)")),
+    "empty and huge": with_header(header_of(f"(0, {2**62})")),
+    "a bool": with_header(header_of("(True,)")),
+    "no tokens": npy_bytes(np.zeros(0, np.int16)),
+    "another order": with_header(header_of("(9,)", order="True")),
+    "two dimensions": npy_bytes(np.zeros((3, 3), np.int16)),
+    "int32": npy_bytes(np.zeros(9, np.int32)),
+    "big-endian": npy_bytes(np.zeros(9, ">i2")),
+    "a record": with_header(header_of("(9,)", "[('a', '<i2')]")),
+    "a digit of another script": with_header("{'descr': '<i2', 'fortran_order': False, 'shape': (\u0669,), }".encode()),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_bytes_that_are_no_array_of_codes_are_refused_and_run_nothing(data: bytes) -> None:
+    with pytest.raises(ShardError, match=r"^x: (is not a whole|holds \d+ tokens)") as error:
         npy_tokens(data, "x")
+    assert "\n" not in error.value.message
+
+
+@given(st.integers(1, 2_000))
+def test_tokens_of_any_length_come_back(length: int) -> None:
+    tokens = np.arange(length, dtype=np.int16)
+    np.testing.assert_array_equal(npy_tokens(npy_bytes(tokens), "x"), tokens)
+
+
+@given(st.integers(0, len(NPY) - 1), st.integers(0, 255))
+def test_one_changed_byte_is_another_code_or_is_refused(position: int, byte: int) -> None:
+    data = NPY[:position] + bytes([byte]) + NPY[position + 1 :]
+    try:
+        tokens = npy_tokens(data, "x")
+    except ShardError:
+        assert position < 128
+    else:
+        assert len(tokens) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sample_rate", 10**12),
+        ("sample_rate", "24000"),
+        ("sample_rate", 74),  # less than a sample a frame
+        ("bandwidth", float("inf")),
+        ("bandwidth", True),
+        ("codebooks", 10**12),
+        ("codebooks", True),
+        ("codebooks", "2"),
+        ("codebook_size", 10**12),
+        ("codebook_size", 32_769),  # more than int16 has
+        ("frame_rate", 0),
+    ],
+)
+def test_each_number_of_a_codec_has_bounds_and_a_type(token_file: Path, name: str, value: object) -> None:
+    change_json(token_file, codec={**CODEC.to_json(), name: value})
+    with pytest.raises(ShardError, match=r"note\.json"):
+        read_token_file(token_file)
 
 
 def test_an_array_of_pickled_objects_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     np.save(tmp_path / "bomb.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
     with pytest.raises(ShardError, match="x: is not a whole"):
-        npy_array((tmp_path / "bomb.npy").read_bytes(), "x")
+        npy_tokens((tmp_path / "bomb.npy").read_bytes(), "x")
 
 
 def test_a_note_that_cannot_be_decoded_is_never_written(tmp_path: Path) -> None:
