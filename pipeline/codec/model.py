@@ -10,7 +10,6 @@ import pickle
 import sys
 import types
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -26,6 +25,8 @@ from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecErr
 from shards import device as devices
 from shards.files import atomic_write, utf8_path
 from shards.note import Codec
+
+REASON = 200  # characters of an error that are shown
 
 MINI_FILTERS = 8  # EnCodec has 32, and otherwise the same architecture
 MINI_CODEBOOKS = 2
@@ -134,15 +135,40 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             with utf8_path(path) as readable:
-                return safetensors.torch.load_file(readable)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        is_pickle = isinstance(error, pickle.UnpicklingError)  # torch's message would advise to run the file's code
-        reason = "no tensors that can be read without running code" if is_pickle else str(error).split("\n")[0]
-        raise CodecError(f"{path}: damaged or not a file of weights ({reason}); download it again") from error
+                state = safetensors.torch.load_file(readable)
+        else:
+            state = load_pickle(path)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CodecError(
+            f"{path}: damaged or not a file of weights ({_first_line(error)}); download it again"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CodecError(f"{path}: holds no state dict of tensors; give EnCodec's own .th file or a .safetensors")
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CodecError(f"{path}: damaged ({name} is not finite); download it again")
     return state
+
+
+def load_pickle(path: Path) -> Any:
+    """Read a file of `torch.save` without running code.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or has more in it than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's message would advise to run the file's code
+        raise ValueError("no tensors that can be read without running code") from error
+    except Exception as error:  # the reader of pickles meets damage with errors of any kind
+        raise ValueError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:REASON] or type(error).__name__
 
 
 def write_weights(path: Path, model: Any, entries: Tensor) -> None:

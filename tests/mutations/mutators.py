@@ -447,7 +447,7 @@ def change_tensors(tensors: dict[str, Any], rng: random.Random) -> dict[str, Any
             types = (torch.float64, torch.float16, torch.int64, torch.bool, torch.uint8, torch.bfloat16)
             tensors[name] = tensor.to(rng.choice(types))
         case 7 if tensor.is_floating_point():
-            tensors[name] = torch.full_like(tensor, rng.choice((float("nan"), float("inf"), 1e30, 0.0)))
+            tensors[name] = torch.full_like(tensor, rng.choice((float("nan"), float("inf"), 6e4, 0.0)))
         case 8:
             return {} if rng.random() < 0.5 else {name: tensor}
         case 9:

@@ -5,7 +5,6 @@ Knows files and the clock; steps and losses are in `trainer.py`.
 
 import hashlib
 import io
-import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import torch
 
 from pipeline.audio import load
 from pipeline.codec.distance import mel_distance
-from pipeline.codec.model import load_codec, resolve_device, write_weights
+from pipeline.codec.model import load_codec, load_pickle, resolve_device, write_weights
 from pipeline.codec.spec import CODEBOOK_SIZE, SAMPLE_RATE
 from pipeline.codec.training.crops import read_notes
 from pipeline.codec.training.trainer import CodecTrainer, Recipe
@@ -101,8 +100,11 @@ def train_codec(
     trainer = CodecTrainer(read_notes(train, SAMPLE_RATE), recipe, resolve_device(device), codec)
     seconds = 0.0
     if checkpoint is not None:
-        trainer.restore(checkpoint["training"])
-        seconds = checkpoint["seconds"]
+        try:
+            trainer.restore(checkpoint["training"])
+            seconds = float(checkpoint["seconds"])
+        except Exception as error:  # each part that does not fit has an error of its own
+            raise UserError(f"{folder / CHECKPOINT}: does not fit this training; delete it to start again") from error
     valid_notes = _load_valid_notes(valid_paths)
 
     def save() -> None:
@@ -195,9 +197,11 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | N
     if not path.exists():
         return None
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        checkpoint = load_pickle(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged; delete it to start again") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: is no checkpoint; delete it to start again")
     for name, value in identity.items():
         if checkpoint.get(name) != value:
             raise UserError(
