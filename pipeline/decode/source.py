@@ -40,8 +40,7 @@ def open_source(folder: Path) -> TokenSource:
     if (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
         manifest = read_manifest(folder)
         notes = chain.from_iterable(read_notes(folder / shard.name, manifest.codec) for shard in manifest.shards)
-        checked = (_not_empty(note, f"{folder}: {note.key}") for note in notes)
-        return TokenSource(manifest.codec, manifest.ledger.encoded, checked)
+        return TokenSource(manifest.codec, manifest.ledger.encoded, notes)
     keys, left_out = select_last_call(folder, [path.stem for path in folder.glob("*.npy")])
     files = {path: read_token_file(path) for path in (folder / f"{key}.npy" for key in keys)}
     if not files:
@@ -53,14 +52,14 @@ def token_file_source(files: Mapping[Path, TokenFile]) -> TokenSource:
     """Make a source of token files that have been read; there is at least one.
 
     Raises:
-        ShardError: files of different codecs, or one without tokens.
+        ShardError: files of different codecs.
     """
     first, codec = next((path, file.codec) for path, file in files.items())
     for path, file in files.items():
         if file.codec != codec:
             difference = _difference(file.codec, codec)
             raise ShardError(f"{path}: has another codec than {first.name} ({difference}); put them in two folders")
-    return TokenSource(codec, len(files), [_not_empty(file.note, str(path)) for path, file in files.items()])
+    return TokenSource(codec, len(files), [file.note for file in files.values()])
 
 
 def read_notes(shard: Path, codec: Codec) -> Iterator[Note]:
@@ -87,12 +86,6 @@ def load_codec_for(codec: Codec, folder: Path, weights: Path | None, device: str
             cure = "they were not made by this codec"
         raise CodecError(f"{folder}: the codes do not fit {codec.name} ({_difference(codec, spec)}); {cure}")
     return load_codec(codec.name, codec.bandwidth, weights, device, spec)
-
-
-def _not_empty(note: Note, where: str) -> Note:
-    if not len(note.tokens):
-        raise ShardError(f"{where}: has no tokens, so there is nothing to decode")
-    return note
 
 
 def _difference(codec: Codec, other: Codec) -> str:
