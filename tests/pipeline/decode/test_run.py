@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,13 @@ def test_a_folder_with_nothing_to_decode_is_refused(tmp_path: Path, make_set: Ca
     (unfinished / "manifest.json").unlink()
     with pytest.raises(ShardError, match="unfinished"):
         decode(unfinished, tmp_path / "out")
+
+
+def replace_decode(codec: EnCodec, decode: Callable[[torch.Tensor], torch.Tensor]) -> EnCodec:
+    """Return the codec with another `decode`."""
+    other = EnCodec(codec.model, replace(codec.spec), codec.device)
+    other.decode = decode  # type: ignore[method-assign]
+    return other
 
 
 def test_weights_that_decode_to_no_numbers_are_named_and_nothing_is_written(
