@@ -77,8 +77,8 @@ def test_each_program_is_started_with_python_m(program: str) -> None:
 
 
 def test_token_files_say_all_that_made_them(folder: Path) -> None:
-    for path in (folder / "samples" / "tokens").glob("*.json"):
-        made = json.loads(path.read_text())
+    for path in (folder / "samples" / "tokens").glob("*.npy"):
+        made = json.loads(path.with_suffix(".json").read_text())
         assert {"codec", "pitch", "velocity", "sampled"} <= made.keys()
         assert {"run", "step", "seed", "index", "temperature"} <= made["sampled"].keys()
 
