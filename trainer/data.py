@@ -110,6 +110,10 @@ class NoteReader:
         for note in () if records else self.read_all():
             longest = max(longest, len(note.tokens))
             counts[tuple(label_value(note.labels, name) for name in labels)] += 1
+        if longest > (most := self.manifest.codec.most_tokens):  # the model would be made for it
+            raise ShardError(
+                f"{self.folder}: holds a note of {longest} tokens, more than the {most} of its codec's longest"
+            )
         return SplitStats(longest, sorted(counts.items(), key=str))
 
     def _records(self) -> list[ShardRecord]:

@@ -12,6 +12,8 @@ import webdataset
 from click.testing import CliRunner
 
 from shards.__main__ import main
+from shards.errors import ShardError
+from shards.summary import summarize
 from shards.verify import find_faults
 
 
@@ -109,3 +111,43 @@ def test_faults_exit_with_one_and_an_unfinished_set_with_two(whole: Path) -> Non
     assert "valid-00000.tar: missing" in result.output
     (whole / "manifest.json").unlink()
     assert CliRunner().invoke(main, ["verify", str(whole)]).exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["notes", "tokens", "bytes"])
+@pytest.mark.parametrize("wrong", [str, float, lambda count: True, lambda count: -count, lambda count: 10**30])
+def test_a_count_that_is_no_whole_number_is_a_fault(whole: Path, name: str, wrong: Callable[[int], object]) -> None:
+    path = next(whole.glob("train-*.json"))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, name: wrong(record[name])}))
+    assert any(str(path) in fault for fault in find_faults(whole))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("codebooks", 10**12),
+        ("codebook_size", 10**12),
+        ("bandwidth", 1e999),
+        ("sample_rate", True),
+        ("frame_rate", "75"),
+    ],
+)
+def test_a_codec_beyond_all_bounds_is_refused_before_anything_is_made_of_it(
+    whole: Path, field: str, value: object
+) -> None:
+    path = whole / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["codec"][field] = value
+    path.write_text(json.dumps(manifest))
+    for read in (lambda: list(find_faults(whole)), lambda: summarize(whole)):
+        with pytest.raises(ShardError, match=r"manifest\.json"):
+            read()
+
+
+def test_inspect_refuses_codes_that_the_codec_cannot_have_made(whole: Path) -> None:
+    path = whole / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["codec"]["codebook_size"] = 8
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match="but a codebook has 0 to 7"):
+        summarize(whole)
