@@ -142,12 +142,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CodecError(
             f"{path}: damaged or not a file of weights ({_first_line(error)}); download it again"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_plain, state.values())):
         raise CodecError(f"{path}: holds no state dict of tensors; give EnCodec's own .th file or a .safetensors")
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CodecError(f"{path}: damaged ({name} is not finite); download it again")
     return state
+
+
+def _is_plain(value: Any) -> bool:
+    """True for a tensor whose numbers are in memory: not a sparse or quantized one, or one without numbers."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
 def load_pickle(path: Path) -> Any:
