@@ -66,6 +66,10 @@ class Facts:
     valid: dict[str, float]
     best: Best | None
 
+    def __post_init__(self) -> None:
+        if self.valid and "loss" not in self.valid:
+            raise ValueError("valid has no loss")
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -144,9 +144,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(state, dict) or not all(map(_is_plain, state.values())):
         raise CodecError(f"{path}: holds no state dict of tensors; give EnCodec's own .th file or a .safetensors")
-    for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CodecError(f"{path}: damaged ({name} is not finite); download it again")
     return state
 
 
@@ -211,6 +208,8 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
         if key in weights and weights[key].shape != value.shape:
             shapes = f"is {tuple(weights[key].shape)} where {name} has {tuple(value.shape)}"
             raise CodecError(f"{path}: not the weights of {name}: tensor {key} {shapes}")
+        if key in weights and weights[key].is_floating_point() and not torch.isfinite(weights[key]).all():
+            raise CodecError(f"{path}: damaged, tensor {key} is not finite; download it again")
         if key not in weights and key.rpartition(".")[2] not in TRAINING_BUFFERS:
             raise CodecError(f"{path}: not the weights of {name}: tensor {key} is missing")
     for key in weights:

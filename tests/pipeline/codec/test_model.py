@@ -12,7 +12,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.codec.model import EnCodec, load_codec, read_weights, resolve_device, untrained_24khz, untrained_mini
+from pipeline.codec.model import (
+    EnCodec,
+    _import_encodec,
+    load_codec,
+    read_weights,
+    resolve_device,
+    untrained_24khz,
+    untrained_mini,
+)
 from pipeline.codec.seanet import pad1d
 from pipeline.codec.spec import BANDWIDTHS, MINI_FILE, OFFICIAL_FILE, SAMPLE_RATE, CodecError
 from shards.errors import UserError
@@ -43,8 +51,7 @@ def full_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def package() -> Iterator[ModuleType]:
     """The `encodec` package as it was published."""
-    import encodec
-
+    encodec = _import_encodec()
     spec = importlib.util.spec_from_file_location("encodec.modules.published_conv", encodec.modules.conv.__file__)
     assert spec is not None and spec.loader is not None
     published = importlib.util.module_from_spec(spec)
