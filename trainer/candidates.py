@@ -60,6 +60,9 @@ def candidate_draws(request: CandidateRequest, options: Sequence[str], info: Run
 
 def _all_pairs(count: int, options: Sequence[str], info: RunInfo) -> Wanted:
     trained = dict(info.vocabulary.labels)
+    if f"{INSTRUMENT}={LIST}" in options and INSTRUMENT in trained:
+        names = ", ".join(f"{name} ({notes} notes)" for name, notes in instrument_notes(info).most_common())
+        raise ConfigError(f"--label {INSTRUMENT}: choose from {names}, or a mixture, mix:NAME=WEIGHT,NAME=WEIGHT")
     combinations = parse_labels(info.vocabulary, options)
     given = {name: sorted({labels[name] for labels in combinations}) for name in combinations[0]}
     others = {name: values for name, values in given.items() if name not in PAIR}
@@ -76,12 +79,18 @@ def _all_pairs(count: int, options: Sequence[str], info: RunInfo) -> Wanted:
 
 def default_instrument(info: RunInfo) -> Any:
     """The instrument with most train notes, then the first by name."""
+    notes = instrument_notes(info)
+    return min(notes, key=lambda name: (-notes[name], name))
+
+
+def instrument_notes(info: RunInfo) -> Counter[Any]:
+    """The number of train notes of each instrument."""
     index = [name for name, _ in info.vocabulary.labels].index(INSTRUMENT)
     notes: Counter[Any] = Counter()
     for values, count in info.combinations:
         notes[values[index]] += count
     notes.pop(None, None)
-    return min(notes, key=lambda name: (-notes[name], name))
+    return notes
 
 
 def _draws(wanted: Wanted, info: RunInfo, seed: int) -> Iterator[Draw]:

@@ -38,7 +38,7 @@ from shards.console import quote
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
 from shards.note import Note
-from shards.storage import text_path
+from shards.storage import path_text, text_path
 from shards.wanted import WANTED, Wanted, WantedPair, write_wanted
 
 MEASURED = "measured.json"  # cache of the candidates' measurements
@@ -140,7 +140,7 @@ def build_instrument(
     regions, levels = make_regions(sounds, figures, codec.spec.sample_rate, keys)
     first = {pair: some[0] for pair, some in candidates.items()}
     instrument = Instrument(
-        name=request.out.absolute().name,
+        name=path_text(request.out.absolute().name),
         run=files.origin.run,
         step=files.origin.step,
         shards=files.origin.shards,

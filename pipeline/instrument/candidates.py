@@ -12,8 +12,9 @@ from pipeline.audio import AudioError, load
 from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes
 from pipeline.instrument.choose import Candidate, Pair
+from pipeline.notes.nsynth import MIDI_MAX
 from pipeline.progress import Progress
-from pipeline.score.measure import NoteFeatures, note_features
+from pipeline.score.measure import note_features
 from pipeline.score.pitch import sounding_frames
 from pipeline.score.references import ShardSet
 from pipeline.score.timbre import RATE, SECONDS, RealNote, timbre_of
@@ -83,7 +84,8 @@ def read_candidates(folder: Path) -> CandidateFiles:
         if made_by != (first.codec, origins[0].run, origins[0].checkpoint):
             raise UserError(f"{folder / key}.npy: is of another run or checkpoint than the others; use another folder")
         for name in ("pitch", "velocity"):
-            if NoteFeatures(file.note.labels, None, 0.0, file.note.tokens).midi(name) is None:
+            value = file.note.labels.get(name)
+            if type(value) is not int or not 0 <= value <= MIDI_MAX:
                 raise UserError(f"{folder / key}.npy: has no {name}, as its run has not learned it; train one that has")
     return CandidateFiles(folder, files, first.codec, common(origins), (notice,) if notice else ())
 

@@ -77,6 +77,7 @@ def test_a_mixture_of_one_instrument_is_that_instrument_and_of_two_is_neither(ru
     ("labels", "words"),
     [
         (["instrument_str=C"], "knows A, B"),
+        (["instrument_str=list"], r"choose from A \(20 notes\), B \(10 notes\), or a mixture"),
         (["instrument_str=mix:A=0.5,C=0.5"], "C=0.5 is not VALUE=WEIGHT; the run knows A, B"),
         (["instrument_str=mix:A=much"], "A=much is not VALUE=WEIGHT"),
         (["instrument_str=A", "instrument_str=B"], "an instrument has one value of it"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import zipfile
 from dataclasses import replace
@@ -257,7 +258,8 @@ def test_the_command_says_what_was_made_how_good_it_is_and_what_to_do_next(candi
 
 
 def test_one_pitch_and_one_candidate_are_an_instrument(tmp_path: Path) -> None:
-    outcome = build(write_candidates(tmp_path / "c", [Sound(60, 100)]), tmp_path / "one")
+    outcome = build(write_candidates(tmp_path / "c", [Sound(60, 100)]), tmp_path / os.fsdecode(b"caf\xe9 one"))
+    assert read_instrument(outcome.request.out) == outcome.instrument
     [region] = outcome.instrument.regions
     assert (region.low_key, region.high_key, region.low_velocity, region.high_velocity) == (60, 60, 1, 127)
     assert region.figures.distance is None and math.isfinite(region.volume)
@@ -279,7 +281,9 @@ def test_candidates_that_do_not_belong_together_are_refused(tmp_path: Path) -> N
     path.write_text(path.read_text().replace("step-00000007", "step-00000008"))
     with pytest.raises(UserError, match="of another run or checkpoint"):
         build(folder, tmp_path / "out")
-    path.write_text(path.read_text().replace("step-00000008", "step-00000007").replace('"pitch"', '"peach"'))
-    with pytest.raises(UserError, match="has no pitch"):
-        build(folder, tmp_path / "out")
+    whole = path.read_text().replace("step-00000008", "step-00000007")
+    for wrong in ('"peach": 62', '"pitch": 62.5', '"pitch": "62"', '"pitch": 200', '"pitch": true'):
+        path.write_text(whole.replace('"pitch": 62', wrong))
+        with pytest.raises(UserError, match="has no pitch"):
+            build(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
