@@ -15,7 +15,7 @@ import click
 from shards.console import STDOUT, echo
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of a network
-
+REASON = 200  # characters of a library's error that are shown
 
 CURE = "make room or choose another folder"
 
@@ -40,6 +40,11 @@ def writing(path: Path, cure: str = CURE) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {cure}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, for a line of ours: its first line, or its type if it says nothing."""
+    return (str(error).splitlines() or [""])[0][:REASON] or type(error).__name__
 
 
 def system_error(error: OSError) -> UserError:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from shards.errors import ShardError, UserError
+from shards.errors import ShardError, UserError, first_line
 
 LARGEST_JSON = 1 << 29  # bytes
 LARGEST_TOML = 1 << 14  # bytes; reading a key of many parts takes the square of their number
@@ -20,7 +20,6 @@ LARGEST_INT = (1 << 64) - 1
 FEW = 1 << 20  # lists and objects that any file may hold; each takes up to 200 bytes of memory
 BYTES_EACH = 16  # of a file that holds more
 LONG_NUMBER = re.compile(rb"[0-9]{20}")
-REASON = 200  # characters of a fault that are shown
 
 T = TypeVar("T")
 
@@ -109,4 +108,4 @@ def _check_values(value: Any, has_nan: bool = False) -> None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return f"nested more than {DEEPEST} deep"
-    return (str(error).splitlines() or [type(error).__name__])[0][:REASON]
+    return first_line(error)

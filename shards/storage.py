@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from shards.console import path_bytes
-from shards.errors import NO_ROOM, UserError, writing
+from shards.errors import NO_ROOM, UserError, first_line, writing
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # protocol -> package that reads it
 WEB = ("http", "https")
@@ -194,7 +194,7 @@ def upload(copy: Path, path: Path) -> None:
     except UserError:
         raise  # a signal stopped the run
     except Exception as error:  # each library under fsspec has errors of its own
-        raise UserError(f"{path}: cannot be written ({_reason(error)}); run the same command again") from error
+        raise UserError(f"{path}: cannot be written ({first_line(error)}); run the same command again") from error
 
 
 def _unescape(text: str) -> bytes:
@@ -252,7 +252,8 @@ def _retry(path: Path, attempt: Callable[[Any], T]) -> T:
                 raise  # of this machine's disk
             if pause is None:
                 raise UserError(
-                    f"{path}: cannot be read, in {1 + len(PAUSES)} tries ({_reason(error)}); run the same command again"
+                    f"{path}: cannot be read, in {1 + len(PAUSES)} tries ({first_line(error)}); "
+                    "run the same command again"
                 ) from error
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
@@ -273,7 +274,3 @@ def _options(protocol: str) -> dict[str, Any]:
 
     # A large file may take as long as it needs while bytes arrive; aiohttp's default ends it after five minutes.
     return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}}
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

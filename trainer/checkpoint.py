@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shards.console import quote
-from shards.errors import writing
+from shards.errors import first_line, writing
 from shards.files import PART, atomic_write, utf8_path
 from shards.parse import json_object, to_dataclass
 from trainer.errors import TrainError
@@ -80,8 +80,7 @@ def read_checkpoint(path: Path, prefix: str = "") -> Checkpoint:
     except PermissionError as error:
         raise TrainError(f"{path}: cannot be read ({error.strerror})") from error
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedError(f"{path}: is not a whole checkpoint ({reason})") from error
+        raise DamagedError(f"{path}: is not a whole checkpoint ({first_line(error)})") from error
     if not is_intact:
         raise DamagedError(f"{path}: is damaged, its checksum does not fit")
     step = to_dataclass(_Facts, facts, f"{path}:", "train again from the one before", DamagedError).step

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shards.cache import cached_shard
-from shards.errors import ShardError, UserError
+from shards.errors import ShardError, UserError, first_line
 from shards.manifest import Manifest
 from shards.note import Note
 from shards.reader import NoteFile
@@ -237,9 +237,8 @@ def name_dead_workers() -> Iterator[None]:
             raise
         for process in multiprocessing.active_children():
             process.kill()  # the others ignore SIGTERM, and wait for what the dead one had locked
-        reason = str(error).splitlines()[0]
         raise TrainError(
-            f"data.workers: {reason.rstrip('. ')}; the same command goes on from the last checkpoint, "
+            f"data.workers: {first_line(error).rstrip('. ')}; the same command goes on from the last checkpoint, "
             "with data.workers=0 without such processes"
         ) from error
 

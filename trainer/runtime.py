@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 
 from shards import device as devices
+from shards.errors import first_line
 from trainer.errors import TrainError
 
-REASON = 200  # characters of a library's error that are shown
 TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that it sets beside WORLD_SIZE and LOCAL_RANK
 
 
@@ -69,7 +69,7 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        reason = f"rank {os.environ['RANK']}: cannot join the other ranks ({str(error).splitlines()[0]})"
+        reason = f"rank {os.environ['RANK']}: cannot join the other ranks ({first_line(error)})"
         raise TrainError(f"{reason}; start torchrun again") from error
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
@@ -94,10 +94,10 @@ def name_lack_of_memory(cure: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = (str(error).splitlines() or [""])[0]
+        text = first_line(error)
         if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text):
             raise
-        raise TrainError(f"not enough memory ({text[:REASON]}); {cure}") from error
+        raise TrainError(f"not enough memory ({text}); {cure}") from error
 
 
 def _whole_number(name: str) -> int | None:

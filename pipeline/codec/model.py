@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from pipeline.codec.seanet import encode_in_pieces, pad1d
 from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecError, codec_spec, weights_file
 from shards import device as devices
+from shards.errors import first_line
 from shards.files import atomic_write, utf8_path
 from shards.note import Codec
-
-REASON = 200  # characters of an error that are shown
 
 MINI_FILTERS = 8  # EnCodec has 32, and otherwise the same architecture
 MINI_CODEBOOKS = 2
@@ -140,7 +139,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = load_pickle(path)
     except (safetensors.SafetensorError, ValueError) as error:
         raise CodecError(
-            f"{path}: damaged or not a file of weights ({_first_line(error)}); download it again"
+            f"{path}: damaged or not a file of weights ({first_line(error)}); download it again"
         ) from error
     if not isinstance(state, dict) or not all(map(_is_plain, state.values())):
         raise CodecError(f"{path}: holds no state dict of tensors; give EnCodec's own .th file or a .safetensors")
@@ -171,11 +170,7 @@ def load_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:  # torch's message would advise to run the file's code
         raise ValueError("no tensors that can be read without running code") from error
     except Exception as error:  # the reader of pickles meets damage with errors of any kind
-        raise ValueError(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:REASON] or type(error).__name__
+        raise ValueError(first_line(error)) from error
 
 
 def write_weights(path: Path, model: Any, entries: Tensor) -> None:

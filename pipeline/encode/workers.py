@@ -23,7 +23,7 @@ from queue import LifoQueue
 from typing import Any, NoReturn, Protocol
 
 from pipeline.encode.plan import Batch
-from shards.errors import UserError, system_error
+from shards.errors import UserError, first_line, system_error
 from shards.files import shorten_socket_paths
 from shards.note import Note
 from shards.record import Rejection
@@ -260,6 +260,6 @@ def _serve(pipe: Connection, stderr: Connection, make_encoder: Callable[[], Batc
         send(_Failure(system_error(error).message, is_ours=False))
     except Exception as error:
         if "CUDA" in str(error):  # the device's memory is full, or a kernel has failed
-            send(_Failure(str(error).splitlines()[0], is_ours=False))
+            send(_Failure(first_line(error), is_ours=False))
         else:
             send(_Failure(traceback.format_exc(), is_bug=True))
