@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 TOKENS = "tokens"  # folder of a sample folder's token files; the audio files and the page are beside it
+PREVIEWS = "samples"  # folder in a run's folder of the samples of its evaluations; below it a folder a step
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,20 @@ They are token files in the run's folder, which the pipeline decodes; the traini
 """
 
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from shards.note import write_token_file
-from shards.sample_info import SampleInfo
-from shards.storage import path_text
-from trainer.checkpoint import checkpoint_path
+from shards.sample_info import PREVIEWS
 from trainer.conditioning import Draw
 from trainer.generate import Sampling, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo
-from trainer.sample import draw_notes
+from trainer.sample import draw_notes, sample_origin
 
-FOLDER = "samples"  # in the run's folder; below it a folder a step
 SAMPLING = Sampling(temperature=0.9, guidance=3.0)  # as `sample` does by default
 
 
@@ -29,19 +26,11 @@ def write_previews(run: Path, info: RunInfo, model: NoteModel, step: int, dtype:
     copy = deepcopy(model).eval()
     prepare(copy, dtype)
     draws = preview_draws(info)
-    out = run / FOLDER / f"step-{step:08d}"
-    origin = SampleInfo(
-        run=path_text(run),
-        checkpoint=checkpoint_path(run, step).name,
-        step=step,
-        shards=info.shards,
-        dtype=str(dtype).removeprefix("torch."),
-        seed=info.config.train.seed,
-        **asdict(SAMPLING),
-    )
+    out = run / PREVIEWS / f"step-{step:08d}"
+    origin = sample_origin(run, info, step, dtype, info.config.train.seed, SAMPLING)
     for draw, (note, mean) in zip(draws, draw_notes(copy, draws, SAMPLING, np.zeros(0)), strict=True):
-        values = {**vars(origin), "index": draw.index, "log_likelihood": round(mean, 6)}
-        write_token_file(out, note, info.codec, SampleInfo(**values))
+        sampled = replace(origin, index=draw.index, log_likelihood=round(mean, 6))
+        write_token_file(out, note, info.codec, sampled)
     return out
 
 

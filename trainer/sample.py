@@ -88,14 +88,8 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     dtype = resolve_dtype(request.dtype, target)
     prepare(model, dtype)
     prompt_length = len(prompt.tokens)
-    sample_info = SampleInfo(
-        run=path_text(run),
-        checkpoint=checkpoint_path(run, step).name,
-        step=step,
-        shards=info.shards,
-        dtype=str(dtype).removeprefix("torch."),
-        seed=request.seed,
-        **asdict(request.sampling),
+    sample_info = replace(
+        sample_origin(run, info, step, dtype, request.seed, request.sampling),
         prompt=path_text(request.prompt) if request.prompt else None,
         prompt_tokens=prompt_length or None,
     )
@@ -149,6 +143,19 @@ def draw_notes(
     means = [float(row[len(prompt) :].mean()) for row in likelihoods.cpu()]
     tokens = codes.cpu().numpy().astype(np.int16)
     return [(Note(draw.key, row, draw.labels), mean) for draw, row, mean in zip(draws, tokens, means, strict=True)]
+
+
+def sample_origin(run: Path, info: RunInfo, step: int, dtype: torch.dtype, seed: int, sampling: Sampling) -> SampleInfo:
+    """The origin that the samples of a call share: all but the prompt and what each has of its own."""
+    return SampleInfo(
+        run=path_text(run),
+        checkpoint=checkpoint_path(run, step).name,
+        step=step,
+        shards=info.shards,
+        dtype=str(dtype).removeprefix("torch."),
+        seed=seed,
+        **asdict(sampling),
+    )
 
 
 def uniforms(entropy: tuple[int, ...], length: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from pipeline.page.players import MEDIA, Player, add_media, plain, title_and_sub
 from shards.errors import ShardError
 from shards.metrics import read_metrics
 from shards.note import TokenFile, read_token_file
+from shards.sample_info import PREVIEWS
 
-PREVIEWS = "samples"  # folder in a run's folder, with a folder a step
 FOLDER = "learning"  # of their sounds, in the page's
 MOST_ROWS = 8  # evaluations that are shown
 

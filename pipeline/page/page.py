@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.codec.model import EnCodec
 from pipeline.decode.source import load_codec_for
 from pipeline.page.cards import common_settings, make_card
-from pipeline.page.learning import PREVIEWS, Evaluation, evaluations
+from pipeline.page.learning import Evaluation, evaluations
 from pipeline.page.players import MEDIA, Facts, Player, plain
 from pipeline.page.plots import RANGE_DB, frequency_height
 from pipeline.page.real_notes import RealNotes, nearest_notes, real_notes
@@ -26,7 +26,7 @@ from shards.errors import UserError
 from shards.files import atomic_write
 from shards.metrics import METRICS
 from shards.note import Codec
-from shards.sample_info import SampleInfo
+from shards.sample_info import PREVIEWS, SampleInfo
 from shards.storage import text_path
 
 INDEX = "index.html"
