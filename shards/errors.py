@@ -43,7 +43,7 @@ def writing(path: Path, cure: str = CURE) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, for a line of ours: its first line, or its type if it says nothing."""
+    """The text of a library's error for a line of ours: its first line, or its type if it has no text."""
     return (str(error).splitlines() or [""])[0][:REASON] or type(error).__name__
 
 
