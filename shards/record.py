@@ -158,7 +158,12 @@ def read_shard_records(folder: Path, names: Iterable[str]) -> dict[str, ShardRec
     """Read those of the files `names` in `folder` that are records: shard name -> record."""
     records = {}
     for name in sorted(names):
-        shard = name.removesuffix(".json") + ".tar"
-        if name.endswith(".json") and SHARD_NAME.fullmatch(shard):
+        if shard := shard_of_record(name):
             records[shard] = read_shard_record(folder / name)
     return records
+
+
+def shard_of_record(name: str) -> str | None:
+    """The name of the shard whose record has this file name; None if it is no record's name."""
+    shard = name.removesuffix(".json") + ".tar"
+    return shard if name.endswith(".json") and SHARD_NAME.fullmatch(shard) else None

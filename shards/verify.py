@@ -9,10 +9,10 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.files import PART, sha256_of
-from shards.manifest import SHARD_NAME, Manifest, Shard, read_manifest
+from shards.manifest import Manifest, Shard, read_manifest
 from shards.note import Note, check_tokens
 from shards.reader import NoteFile
-from shards.record import count_labels, read_shard_record
+from shards.record import count_labels, read_shard_record, shard_of_record
 from shards.storage import is_http, list_files, local_copy
 
 CURE = "delete it and encode this set again"
@@ -37,15 +37,11 @@ def find_faults(folder: Path) -> Iterator[str]:
             yield f"{path}: left by an interrupted run; delete it"
         elif name.endswith(".tar") and name not in expected:
             yield f"{path}: is not in the manifest; delete it or encode into a new name"
-        elif _is_record(name) and name.removesuffix(".json") + ".tar" not in expected and not _is_of_no_notes(path):
+        elif (described := shard_of_record(name)) and described not in expected and not _is_of_no_notes(path):
             yield f"{path}: is the record of a shard that is not in the manifest; delete it"
     total = sum(shard.notes for shard in manifest.shards)
     if total != manifest.ledger.encoded:
         yield f"{folder}: the shards hold {total} notes, but the ledger says {manifest.ledger.encoded} were encoded"
-
-
-def _is_record(name: str) -> bool:
-    return name.endswith(".json") and SHARD_NAME.fullmatch(name.removesuffix(".json") + ".tar") is not None
 
 
 def _is_of_no_notes(path: Path) -> bool:
