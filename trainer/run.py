@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 LOCK = "lock"  # file in a run's folder
-LONGEST = 3600  # seconds of a note
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _list_parts(info: RunInfo) -> Iterator[tuple[str, bool]]:
     yield "codebooks", (codec.codebooks, codec.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
     yield "labels", labels == [*model.labels] and vocabulary.shared == model.shared_vocabulary
     yield "combinations", bool(info.combinations) and {len(values) for values, _ in info.combinations} == {len(labels)}
-    yield "tokens", info.window % codec.codebooks == 0 and info.window <= LONGEST * codec.tokens_per_second
+    yield "tokens", info.window % codec.codebooks == 0 and info.window <= codec.most_tokens
 
 
 @contextmanager

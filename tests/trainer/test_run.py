@@ -12,7 +12,7 @@ from shards.manifest import read_manifest
 from shards.note import Note
 from shards.storage import parse_path
 from tests.support.servers import Behaviour, web_server
-from tests.support.shard_sets import random_note, write_set
+from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer.config import Config, load_config
 from trainer.data import NoteReader, SplitStats
 from trainer.errors import TrainError
@@ -134,6 +134,7 @@ def vocabulary_labels(value: dict[str, Any]) -> list[Any]:
         (lambda value: value.update(window=0), "window"),
         (lambda value: value.update(window=3), "tokens do not fit"),
         (lambda value: value.update(window=2 * 10**12), "tokens do not fit"),
+        (lambda value: value.update(window=CODEC.most_tokens + CODEC.codebooks), "tokens do not fit"),
         (lambda value: value.update(combinations=[]), "combinations do not fit"),
         (lambda value: value.update(combinations=[[[60], 1]]), "combinations do not fit"),
         (lambda value: value.update(combinations=[[[60, 25], 0]]), "combinations"),
