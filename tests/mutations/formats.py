@@ -35,6 +35,7 @@ CPU = ("--device", "cpu")
 ENCODING = ("--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", *CPU, "--max-rejected", "1")
 SETTINGS = tuple(word for change in TINY for word in ("--set", change))
 TAR, NOTE = "set/train-00000.tar", "samples/tokens/first.npy"
+PREVIEW = "run/samples/step-00000002/preview_0.npy"
 
 ENCODE: Command = ("pipeline", "encode", "audio", "--out", "set", *ENCODING)
 ENCODE_NEW: Command = ("pipeline", "encode", "audio", "--out", "new", *ENCODING)
@@ -48,6 +49,18 @@ SCORE: Command = ("pipeline", "score", "samples", *CPU)
 PAGE: Command = ("pipeline", "page", "samples", "--real", "1", *CPU)
 CHOOSE: Command = ("pipeline", "choose", "samples/tokens", "--out", "chosen", "--count", "1", *CPU)
 LISTEN: Command = ("pipeline", "listen", "samples", "--real", "1", *CPU)
+INSTRUMENT: Command = (
+    "pipeline",
+    "instrument",
+    "samples/tokens",
+    "--out",
+    "instrument",
+    "--like",
+    "set:guitar_acoustic_000-040-100",
+    "--complete",  # its notes are good candidates, whatever two steps of training have brought
+    "set:guitar_acoustic_000",
+    *CPU,
+)
 TRAIN: Command = ("trainer", "train", "--shards", "set", "--run", "new-run", *CPU, *SETTINGS)
 RESUME: Command = ("trainer", "train", "--shards", "set", "--run", "run", *CPU, *SETTINGS, "--set", "steps=3")
 SAMPLE: Command = ("trainer", "sample", "--run", "run", "--out", "new-samples/tokens", "--count", "1", *CPU)
@@ -104,7 +117,7 @@ def build_folder() -> None:
         path.rename(path.with_name("first" + path.suffix))
     listed = Path("samples/tokens/samples.list.json")
     listed.write_text(json.dumps({"count": 2, "keys": sorted(path.stem for path in listed.parent.glob("*.npy"))}))
-    for command in (DECODE, SCORE, PAGE):
+    for command in (DECODE, SCORE, PAGE, INSTRUMENT):
         call(command)
 
 
@@ -201,14 +214,17 @@ def _sign_codes(weights: str) -> None:
         path.write_text(json.dumps(value))
 
 
-SET_READERS = (INSPECT, VERIFY, REENCODE, DECODE_SET, TRAIN, RESUME, PROMPT_SET, SCORE, PAGE)
-SAMPLE_READERS = (DECODE, SCORE, PAGE, LISTEN, CHOOSE, PROMPT_FILE)
-AUDIO_READERS = (ENCODE_NEW, PLAN, REENCODE, SCORE_CODEC, SCORE, PAGE, TRAIN_CODEC)
+SET_READERS = (INSPECT, VERIFY, REENCODE, DECODE_SET, TRAIN, RESUME, PROMPT_SET, SCORE, PAGE, INSTRUMENT)
+SAMPLE_READERS = (DECODE, SCORE, PAGE, LISTEN, CHOOSE, INSTRUMENT, PROMPT_FILE)
+AUDIO_READERS = (ENCODE_NEW, PLAN, REENCODE, SCORE_CODEC, SCORE, PAGE, INSTRUMENT, TRAIN_CODEC)
 
 
 def _with_weights(path: str) -> tuple[Command, ...]:
     start = (*TRAIN_CODEC, "--start", path)
-    return (*((*command, "--weights", path) for command in (ENCODE_NEW, PLAN, DECODE, SCORE_CODEC, SCORE)), start)
+    return (
+        *((*command, "--weights", path) for command in (ENCODE_NEW, PLAN, DECODE, SCORE_CODEC, SCORE, INSTRUMENT)),
+        start,
+    )
 
 
 _FORMATS = (
@@ -231,10 +247,13 @@ _FORMATS = (
            (mutate_bytes, mutators.mutate_safetensors_header, *[mutators.mutate_tensors] * 3), (RESUME, SAMPLE)),
     Format("token file's npy", NOTE, (mutate_bytes, *[mutators.mutate_npy] * 4), SAMPLE_READERS),
     Format("token file's JSON", NOTE.replace(".npy", ".json"), (mutate_bytes, *[mutate_json] * 4), SAMPLE_READERS),
+    Format("preview's npy", PREVIEW, (mutate_bytes, *[mutators.mutate_npy] * 4), (PAGE,)),
+    Format("preview's JSON", PREVIEW.replace(".npy", ".json"), (mutate_bytes, *[mutate_json] * 4), (PAGE,)),
     Format("samples.list.json", "samples/tokens/samples.list.json", (mutate_bytes, *[mutate_json] * 4),
-           (DECODE, SCORE, PAGE, LISTEN, CHOOSE)),
+           (DECODE, SCORE, PAGE, LISTEN, CHOOSE, INSTRUMENT)),
     Format("wanted.json", "wanted.json", (mutate_bytes, *[mutate_json] * 4), (SAMPLE_WANTED,),
            build=_write_wanted),
+    Format("measured.json", "instrument/measured.json", (mutate_bytes, *[mutate_json] * 4), (INSTRUMENT,)),
     Format("sample's WAV", "samples/first.wav", (mutate_bytes, mutators.mutate_wav_header),
            (SCORE, PAGE, DECODE, LISTEN)),
     Format("scores.json", "samples/scores.json", (mutate_bytes, *[mutate_json] * 4), (PAGE,)),
