@@ -30,6 +30,7 @@ TINY = [
     "batch=4",
     "warmup=1",
     "dtype=float32",
+    "samples=1",  # a page draws each
 ]
 CPU = ("--device", "cpu")
 ENCODING = ("--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", *CPU, "--max-rejected", "1")
