@@ -69,7 +69,7 @@ SAMPLE_WANTED: Command = (*SAMPLE[:-4], "--wanted", "wanted.json", *CPU)
 PROMPT_SET: Command = (*SAMPLE, "--prompt", "set:guitar_acoustic_000-040-100", "--prompt-seconds", "0.05")
 PROMPT_FILE: Command = (*SAMPLE, "--prompt", NOTE, "--prompt-seconds", "0.05")
 CURVES: Command = ("trainer", "curves", "run", "--out", "curves.png")
-SCORE_CODEC: Command = ("pipeline", "score-codec", "audio/nsynth-guitar-train")
+SCORE_CODEC: Command = ("pipeline", "score-codec", "audio/nsynth-guitar-train", "--count", "1")
 TRAIN_CODEC: Command = (
     "pipeline",
     "train-codec",

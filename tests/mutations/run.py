@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -234,7 +235,9 @@ def prepare_process() -> None:
     import torch
     from tqdm import tqdm
 
+    import pipeline.codec.training.trainer
     import pipeline.encode.run
+    from pipeline.codec.distance import mel_distance
     from tests.support.notes import encode_in_this_process
 
     for program in ("pipeline", "shards", "trainer"):
@@ -243,6 +246,9 @@ def prepare_process() -> None:
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0
     pipeline.encode.run.encode_batches = encode_in_this_process
+    recipe = partial(pipeline.codec.training.trainer.Recipe, crops=1, frames=8, fit_frames=100)
+    pipeline.codec.training.trainer.Recipe = recipe  # type: ignore[misc]
+    mel_distance(torch.zeros(1, 4096), torch.zeros(1, 4096))  # its mel bands stay in memory
     faulthandler.enable()
 
 
