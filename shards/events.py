@@ -1,4 +1,4 @@
-"""TensorBoard's event files: numbers of a training by step.
+"""TensorBoard's event files: numbers and sounds of a training by step.
 
 tensorboard's own writer takes no path that is not UTF-8, and a full disk ends it with a traceback in a thread.
 """
@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from shards.errors import writing
 
+BOARD = "tensorboard"  # folder of event files in a run's folder
 FLUSH_INTERVAL = 60.0  # seconds
 NUMBERS = itertools.count()  # of this process's files
 
@@ -50,6 +51,19 @@ class EventWriter:
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
         if time.monotonic() > self._flushed + FLUSH_INTERVAL:
             self.flush()
+
+    def add_audio(self, tag: str, wav: bytes, sample_rate: int, samples: int, step: int) -> None:
+        """Write a sound of a step, the content of a mono WAV file. Raises UserError."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        audio = Summary.Audio(
+            sample_rate=sample_rate,
+            num_channels=1,
+            length_frames=samples,
+            encoded_audio_string=wav,
+            content_type="audio/wav",
+        )
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, audio=audio)]))
 
     def flush(self) -> None:
         with self._writing():

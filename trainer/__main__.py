@@ -45,7 +45,12 @@ def main() -> None:
     help="tutorial (the reference recipe), small (a CPU, minutes), base (one GPU, an hour), or a TOML file.",
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting; can be repeated.")
-@click.option("--wandb", "project", metavar="PROJECT", help="Send the metrics to Weights & Biases too, if installed.")
+@click.option(
+    "--wandb",
+    "project",
+    metavar="PROJECT",
+    help="Send the metrics to Weights & Biases too, if installed; the page adds the sounds.",
+)
 @DEVICE
 def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], project: str | None, device: str) -> None:
     """Train a model on a shard set, or go on with a run that was stopped.

@@ -4,14 +4,14 @@ buffer, Weights & Biases has processes of its own. Knows nothing of what the num
 """
 
 import logging
-import secrets
 from pathlib import Path
 from typing import Any
 
 from shards.errors import writing
-from shards.events import EventWriter
+from shards.events import BOARD, EventWriter
 from shards.files import atomic_write
 from shards.metrics import METRICS, Kind, MetricsLine, read_metrics
+from shards.weights_and_biases import open_wandb
 from trainer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class MetricsWriter:
         self._path = path
         with writing(path):
             self._file = path.open("a")
-        self._board = EventWriter(run / "tensorboard", purge_step=step + 1 if step else None)
+        self._board = EventWriter(run / BOARD, purge_step=step + 1 if step else None)
 
     def write(self, kind: Kind, step: int, values: dict[str, float]) -> None:
         """Write the numbers of a step."""
@@ -65,16 +65,9 @@ class MetricsWriter:
 
 
 def _wandb_run(run: Path, settings: dict[str, Any], project: str) -> Any:
-    """Open the run's page at Weights & Biases, the same one each time: its id is in the run's folder."""
     try:
-        import wandb
+        return open_wandb(run, project, config=settings)
     except ImportError as error:
         raise ConfigError(
             f"--wandb {project}: the package wandb is not installed; pip install wandb, or leave --wandb out"
         ) from error
-    id_file = run / "wandb-id.txt"
-    if not id_file.is_file():
-        with atomic_write(id_file) as file:
-            file.write(secrets.token_hex(8).encode())
-    run_id = id_file.read_text()
-    return wandb.init(project=project, name=run.name, id=run_id, resume="allow", dir=str(run), config=settings)

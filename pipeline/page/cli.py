@@ -48,7 +48,8 @@ def page(samples: Path, **options: Any) -> None:
     """Write SAMPLES/index.html: a page to listen to the notes in the folder SAMPLES.
 
     SAMPLES holds NAME.wav for each token file in SAMPLES/tokens. The page and its files are in one folder and need no
-    server.
+    server. The notes that the run has sampled at its evaluations are on it, and are added to the run's TensorBoard, and
+    to Weights & Biases if it was trained with it, each step once.
 
     \b
     Examples:

@@ -11,8 +11,9 @@ from typing import Any
 
 from pipeline.codec.model import EnCodec
 from pipeline.decode.source import load_codec_for
+from pipeline.page.boards import send_sounds
 from pipeline.page.cards import common_settings, make_card
-from pipeline.page.learning import Evaluation, evaluations
+from pipeline.page.learning import Learning, decode_evaluations
 from pipeline.page.players import MEDIA, Facts, Player, plain
 from pipeline.page.plots import RANGE_DB, frequency_height
 from pipeline.page.real_notes import RealNotes, nearest_notes, real_notes
@@ -44,10 +45,12 @@ class PageOutcome:
     samples: int
     faults: tuple[str, ...]  # damaged, missing or left out files, one line each
     missing: tuple[str, ...] = ()  # the run or the shard set: what the page lacks without them, one line each
+    boards: tuple[str, ...] = ()  # sounds that TensorBoard and Weights & Biases have got, a line each
 
     def lines(self) -> Iterator[str]:
         """Yield the report, with the next step in its last line."""
         yield from self.missing
+        yield from self.boards
         yield f"{self.path}: {self.samples} samples. Next: open it in a browser; it ends with the commands for more."
 
 
@@ -92,6 +95,7 @@ def write_page(
         (each.name, [make_card(folder, sample, each.common, each.scores, players) for sample in each.samples])
         for each, players in zip(runs, (neighbours, {}), strict=False)  # train notes of the first run alone
     ]
+    learning = _learning(folder, first, weights, device, codec)
     names = [each.name for each in runs]
     second_scores = runs[1].scores if beside else None
     content = {
@@ -106,7 +110,7 @@ def write_page(
         "no_scores": first.no_scores,
         "real": real_section,
         "curves": [(each.name, _curve(each)) for each in runs],
-        "evaluations": _evaluations(folder, first, weights, device, codec),
+        "evaluations": learning.evaluations,
         "commands": _commands(folder, first.run, first.shards),
         "frequency_ticks": [{"height": frequency_height(hertz), "text": text} for hertz, text in FREQUENCY_TICKS],
         "range_db": RANGE_DB,
@@ -117,7 +121,8 @@ def write_page(
     players = [card.player for _, cards in groups for card in cards]
     faults = [each.samples.left_out for each in runs if each.samples.left_out]
     faults += [f"{player.name}: {player.fault}" for player in players if player.fault]
-    return PageOutcome(path, len(first.samples), tuple(faults), tuple(missing))
+    boards = send_sounds(first.run, learning.evaluations) if first.run else ()
+    return PageOutcome(path, len(first.samples), (*faults, *learning.faults), tuple(missing), boards)
 
 
 def _read_run(samples: SampleFolder, run: Path | None, shards: Path | None) -> RunSamples:
@@ -151,17 +156,15 @@ def _curve(run: RunSamples) -> Curve:
     return training_curve(run.run) if run.run and _has_run(run) else Curve(plain(_no_run(run), LONGEST))
 
 
-def _evaluations(
-    folder: Path, run: RunSamples, weights: Path | None, device: str, codec: EnCodec | None
-) -> list[Evaluation]:
+def _learning(folder: Path, run: RunSamples, weights: Path | None, device: str, codec: EnCodec | None) -> Learning:
     """The notes of the run's evaluations; none where the codec that decodes them is not there."""
     spec = run.samples.codec()
     if run.run is None or spec is None or not (run.run / PREVIEWS).is_dir():
-        return []
+        return Learning()
     try:
-        return evaluations(folder, run.run, codec or load_codec_for(spec, folder, weights, device))
-    except UserError:
-        return []
+        return decode_evaluations(folder, run.run, codec or load_codec_for(spec, folder, weights, device))
+    except UserError as error:
+        return Learning(faults=(f"No notes of the run's evaluations: {error.message}",))
 
 
 def _has_run(run: RunSamples) -> bool:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from pipeline.codec.model import load_codec
-from pipeline.page.learning import evaluations
+from pipeline.page.learning import Learning, decode_evaluations
 from shards.metrics import METRICS, MetricsLine
 from tests.support.candidates import Sound, write_candidates
+
+FIRST = "candidate-060-100-00"
 
 
 def make_run(folder: Path, *steps: int) -> Path:
@@ -19,8 +21,9 @@ def make_run(folder: Path, *steps: int) -> Path:
 
 
 def test_each_evaluation_is_a_row_with_its_loss_and_players(tmp_path: Path) -> None:
-    rows = evaluations(tmp_path / "page", make_run(tmp_path, 5, 10), load_codec("encodec_mini"))
-    assert [(row.title, row.subtitle) for row in rows] == [
+    learning = decode_evaluations(tmp_path / "page", make_run(tmp_path, 5, 10), load_codec("encodec_mini"))
+    rows = learning.evaluations
+    assert learning.faults == () and [(row.title, row.subtitle) for row in rows] == [
         ("Step 5", "valid loss 2.950 a token"),
         ("Step 10", "valid loss 2.900 a token"),
     ]
@@ -30,17 +33,30 @@ def test_each_evaluation_is_a_row_with_its_loss_and_players(tmp_path: Path) -> N
     assert [player.title for player in rows[0].players] == ["C4", "E4"]
 
 
-def test_damaged_notes_are_left_out_and_a_run_without_notes_has_no_rows(tmp_path: Path) -> None:
+def test_damaged_notes_are_named_and_a_run_without_notes_has_no_rows(tmp_path: Path) -> None:
     run = make_run(tmp_path, 5, 10)
-    for path in (run / "samples/step-00000005").glob("*.npy"):
+    damaged = [*sorted((run / "samples/step-00000005").glob("*.npy")), run / f"samples/step-00000010/{FIRST}.npy"]
+    for path in damaged:
         path.write_bytes(b"")
-    next((run / "samples/step-00000010").glob("*.npy")).write_bytes(b"")
     (run / METRICS).unlink()
-    [row] = evaluations(tmp_path / "page", run, load_codec("encodec_mini"))
+    learning = decode_evaluations(tmp_path / "page", run, load_codec("encodec_mini"))
+    [row] = learning.evaluations
     assert (row.title, row.subtitle, len(row.players)) == ("Step 10", "", 1)
-    assert evaluations(tmp_path / "page", tmp_path, load_codec("encodec_mini")) == []
+    for path, fault in zip(damaged, learning.faults, strict=True):
+        assert fault.startswith(f"{path}: ")
+    assert decode_evaluations(tmp_path / "page", tmp_path, load_codec("encodec_mini")) == Learning()
+
+
+def test_notes_of_another_codec_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 5)
+    path = run / f"samples/step-00000005/{FIRST}.json"
+    path.write_text(path.read_text().replace('"bandwidth": 1.5', '"bandwidth": 1.25'))
+    learning = decode_evaluations(tmp_path / "page", run, load_codec("encodec_mini"))
+    assert len(learning.evaluations[0].players) == 1
+    assert learning.faults == (f"{path.with_suffix('.npy')}: is of another codec than the samples; it is left out",)
 
 
 def test_of_many_evaluations_some_are_shown_from_the_first_to_the_last(tmp_path: Path) -> None:
-    rows = evaluations(tmp_path / "page", make_run(tmp_path, *range(1, 12)), load_codec("encodec_mini"))
-    assert len(rows) == 8 and (rows[0].title, rows[-1].title) == ("Step 1", "Step 11")
+    run = make_run(tmp_path, *range(1, 12))
+    rows = decode_evaluations(tmp_path / "page", run, load_codec("encodec_mini")).evaluations
+    assert len(rows) == 8 and (rows[0].step, rows[-1].step) == (1, 11)

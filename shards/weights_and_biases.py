@@ -1,0 +1,39 @@
+"""A run's page at Weights & Biases: its id and its project are in the run's folder, so that both programs add to it."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from shards.files import atomic_write
+
+ID_FILE = "wandb-id.txt"  # the id, and below it the project's name
+
+
+def open_wandb(run: Path, project: str, **options: Any) -> Any:
+    """Open the page of a run, the same one each time. `options`: of `wandb.init`.
+
+    Raises:
+        ImportError: the package wandb is not installed.
+        UserError: the run's folder cannot be written.
+    """
+    import wandb
+
+    path = run / ID_FILE
+    run_id = (_lines(path) or [secrets.token_hex(8)])[0]
+    if _lines(path) != [run_id, project]:
+        with atomic_write(path) as file:
+            file.write(f"{run_id}\n{project}\n".encode())
+    return wandb.init(project=project, name=run.name, id=run_id, resume="allow", dir=str(run), **options)
+
+
+def wandb_project(run: Path) -> str | None:
+    """The project whose page the run was trained with; None: it has no page."""
+    _, *project = _lines(run / ID_FILE) or [""]
+    return project[0] if project else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").split("\n")[:2] if path.is_file() else []
+    except OSError:
+        return []
