@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.audio import AudioError, load
+from pipeline.audio import AudioError
 from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes
 from pipeline.instrument.choose import Candidate, Pair
@@ -114,7 +114,7 @@ def read_real_notes(shard_set: ShardSet, velocities: set[int]) -> list[RealNote]
         for note, path in shard_set.with_recordings("train")
         if isinstance(note.labels.get("pitch"), int) and note.labels.get("velocity") in velocities
     )
-    return [_real_note(note, path, shard_set.codec) for note, path in islice(usable, MOST_REAL)]
+    return [_real_note(note, path, shard_set) for note, path in islice(usable, MOST_REAL)]
 
 
 def read_recorded(shard_set: ShardSet, instrument: str, velocities: set[int]) -> dict[Pair, tuple[Note, Candidate]]:
@@ -186,14 +186,14 @@ def _number(file: TokenFile) -> int:
     return next((number for number in (info.candidate, info.index) if number is not None), 0)
 
 
-def _real_note(note: Note, path: Path | None, codec: EnCodec) -> RealNote:
+def _real_note(note: Note, path: Path | None, shard_set: ShardSet) -> RealNote:
     try:
-        recording = None if path is None or not path.is_file() else load(path, RATE, SECONDS)
+        recording = None if path is None or not path.is_file() else shard_set.read_recording(path, RATE, SECONDS)
     except AudioError:
         recording = None
     if recording is None:
-        [(_, waveform)] = decode_notes([note], codec)
-        timbre = timbre_of(waveform, codec.spec.sample_rate)
+        [(_, waveform)] = decode_notes([note], shard_set.codec)
+        timbre = timbre_of(waveform, shard_set.codec.spec.sample_rate)
     else:
         timbre = timbre_of(recording, RATE)
     labels = note.labels

@@ -100,6 +100,10 @@ class ShardSet:
             paths = {parse_path_name(path).labels["note_str"]: audio / text_path(path, audio) for path in inputs}
             yield from ((note, paths.get(note.labels.get("note_str", note.key))) for note in self._read(shard))
 
+    def read_recording(self, path: Path, sample_rate: int, seconds: float) -> np.ndarray:
+        """Read a recording as it was read when the set was encoded: (sample,). Raises AudioError."""
+        return load(path, sample_rate, seconds, bool(self.manifest.audio.get("trim")))
+
     def _round_trip(self, note: Note) -> np.ndarray:
         """Decode one note alone: in a batch, the last bits of a waveform depend on the size of the batch."""
         if note.key not in self._round_trips:
@@ -112,8 +116,7 @@ class ShardSet:
             if path is not None and path.is_file():
                 rate = self.codec.spec.sample_rate
                 try:
-                    trim = bool(self.manifest.audio.get("trim"))
-                    recording = fit(load(path, rate, len(round_trip) / rate, trim), len(round_trip))
+                    recording = fit(self.read_recording(path, rate, len(round_trip) / rate), len(round_trip))
                 except AudioError as error:
                     fault = error.message
             self._references[note.key] = ReferenceNote(note, round_trip, recording, fault)
