@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from shards.manifest import read_manifest
-from shards.note import Codec, Note, TokenFile, read_token_file
+from shards.note import Codec, Note, TokenFile, check_tokens, read_token_file
 from shards.storage import parse_path
 from trainer.data import NoteReader
 from trainer.errors import ConfigError
@@ -126,6 +126,7 @@ def _read_note_of_set(text: str) -> TokenFile:
     for split in manifest.splits:
         for note in NoteReader(path, manifest, split).read_all():
             if note.key == key:
+                check_tokens(note.tokens, manifest.codec, f"{folder}: {key}")
                 return TokenFile(note, manifest.codec)
     raise ConfigError(f"--prompt {text}: {folder} has no note of this name")
 

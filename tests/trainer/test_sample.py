@@ -213,6 +213,8 @@ def test_a_label_option_overrides_the_prompts_label(run: Path, tmp_path: Path) -
         ("{set}:n3", 9.0, "less than the run's 0.08 s"),
         ("{set}:n3", 0.0, "must be more than 0"),
         ("{other}:n3", 0.02, "its codes are of encodec_24khz"),
+        ("{damaged}:n3", 0.02, "damaged: n3: codes from 1 to 2000, but a codebook has 0 to 1023"),
+        ("{damaged}:n4", 0.02, "damaged: n4: 3 tokens are no multiple"),
     ],
 )
 def test_a_prompt_that_does_not_fit_is_refused(
@@ -220,7 +222,10 @@ def test_a_prompt_that_does_not_fit_is_refused(
 ) -> None:
     other = replace(CODEC, name="encodec_24khz")
     write_set(tmp_path / "other", {"train": [[random_note("n3", 6)]]}, other)
-    text = prompt.format(set=run.parent / "set", other=tmp_path / "other")
+    out_of_range = replace(random_note("n3"), tokens=np.array([1, 2_000, 5, 7], np.int16))
+    half_a_frame = replace(random_note("n4"), tokens=np.array([1, 2, 3], np.int16))
+    write_set(tmp_path / "damaged", {"train": [[out_of_range, half_a_frame]]})
+    text = prompt.format(set=run.parent / "set", other=tmp_path / "other", damaged=tmp_path / "damaged")
     with pytest.raises(UserError) as caught:
         sample(run, tmp_path / "out", SampleRequest(1, prompt=text, prompt_seconds=seconds))
     assert says in caught.value.message
