@@ -12,8 +12,8 @@ from typing import Any
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.note import Codec, Count
-from shards.parse import json_object, to_dataclass
-from shards.storage import is_remote, read_bytes
+from shards.parse import read_object, to_dataclass
+from shards.storage import is_remote
 
 FORMAT = "codec-token-shards"
 VERSION = 1
@@ -87,14 +87,13 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        data = read_bytes(path)
+        value = read_object(path, "encode again")
     except (FileNotFoundError, NotADirectoryError) as error:
         if not is_remote(folder) and not folder.is_dir():
             raise ShardError(f"{folder}: no such shard set; `make shards` makes one") from error
         raise ShardError(
             f"{path}: missing, so this set is unfinished; run the same `make shards` or encode command again"
         ) from error
-    value = json_object(data, str(path))
     if (value.get("format"), value.get("version")) != (FORMAT, VERSION):
         raise ShardError(
             f"{path}: format {value.get('format')!r} version {value.get('version')!r}, but this program reads "

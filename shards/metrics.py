@@ -14,6 +14,7 @@ from shards.errors import ShardError
 from shards.parse import json_object, to_dataclass
 
 METRICS = "metrics.jsonl"
+LONGEST_LINE = 1 << 20  # characters
 LARGEST = 2**63 - 1  # of whole numbers, so that they can be drawn
 
 Kind = Literal["train", "valid"]
@@ -63,9 +64,12 @@ def read_metrics(run: Path) -> RunMetrics:
     """
     lines: list[MetricsLine] = []
     damaged = 0
-    for line in (run / METRICS).read_text(errors="replace").splitlines():
-        try:
-            lines.append(MetricsLine.from_line(line))
-        except ShardError:
-            damaged += 1
+    with (run / METRICS).open(errors="replace") as file:
+        while line := file.readline(LONGEST_LINE):
+            try:
+                lines.append(MetricsLine.from_line(line))
+            except ShardError:
+                damaged += 1
+            if len(line) == LONGEST_LINE:  # no line of ours, and nothing behind it
+                break
     return RunMetrics(tuple(lines), damaged)

@@ -16,8 +16,9 @@ import numpy as np
 
 from shards.errors import ShardError
 from shards.files import atomic_write, write_json
-from shards.parse import json_object, to_dataclass
+from shards.parse import read_object, to_dataclass
 from shards.sample_info import SampleInfo
+from shards.storage import read_bytes
 
 NPY_HEADER = 128  # bytes before the numbers of an .npy file of one dimension
 HEADER = re.compile(
@@ -25,6 +26,7 @@ HEADER = re.compile(
     rb"'shape': \((?P<length>[0-9]{1,18}),\), \} *\n"
 )
 MOST_TOKENS = 1 << 20  # of a note, by any codec
+LARGEST_NPY = 2 * MOST_TOKENS + (1 << 16)  # bytes
 LONGEST = 150.0  # seconds of a note; encoding ends at 120, because a codec's memory grows with the length
 LARGEST = (1 << 53) - 1  # of numbers that count something; each is a float too
 
@@ -162,10 +164,11 @@ def read_token_file(path: Path) -> TokenFile:
     for file in (path, json_path):
         if not file.is_file():
             raise ShardError(f"{file}: missing; a token file is a pair, {path.name} and {json_path.name}")
-    labels = json_object(json_path.read_bytes(), str(json_path))
-    codec = to_dataclass(Codec, labels.pop("codec", None), f"{json_path}: its codec block", "encode or sample it again")
+    cure = "encode or sample it again"
+    labels = read_object(json_path, cure)
+    codec = to_dataclass(Codec, labels.pop("codec", None), f"{json_path}: its codec block", cure)
     sampled = labels.pop("sampled", None)
-    tokens = npy_tokens(path.read_bytes(), str(path))
+    tokens = npy_tokens(read_bytes(path, LARGEST_NPY), str(path))
     check_tokens(tokens, codec, str(path))
     return TokenFile(Note(path.stem, tokens, labels), codec, None if sampled is None else SampleInfo.from_json(sampled))
 

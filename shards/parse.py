@@ -7,13 +7,14 @@ import json
 import math
 import re
 import tomllib
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from shards.errors import ShardError, UserError, first_line
+from shards.storage import LARGEST_FILE, read_bytes
 
-LARGEST_JSON = 1 << 29  # bytes
 LARGEST_TOML = 1 << 14  # bytes; reading a key of many parts takes the square of their number
 DEEPEST = 64  # lists and objects inside each other; Python itself ends at about 1000, wherever that happens to be
 LARGEST_INT = (1 << 64) - 1
@@ -24,25 +25,39 @@ LONG_NUMBER = re.compile(rb"[0-9]{20}")
 T = TypeVar("T")
 
 
+def read_object(path: Path, cure: str, error: type[UserError] = ShardError) -> dict[str, Any]:
+    """Read a file, or the file under a URL, that holds a JSON object. `cure` ends the error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        error: as `json_object`.
+        UserError: it cannot be fetched, or is larger than any such file.
+    """
+    return json_object(read_bytes(path), str(path), error, cure=cure)
+
+
 def json_object(
-    data: bytes | str, name: str, error: type[UserError] = ShardError, has_nan: bool = False
+    data: bytes | str, name: str, error: type[UserError] = ShardError, has_nan: bool = False, cure: str = ""
 ) -> dict[str, Any]:
-    """Parse a JSON object. `name` begins the error. `has_nan`: NaN and Infinity are numbers, as `json` writes them.
+    """Parse a JSON object. `name` begins the error, and `cure`, if there is one, ends it.
+
+    has_nan: NaN and Infinity are numbers, as `json` writes them.
 
     Raises:
         error: no JSON, JSON that is no object, too large, too deep, or with a number that is no 64-bit one.
     """
+    end = f"; {cure}" if cure else ""
     try:
         value = _parse_json(data.encode() if isinstance(data, str) else data, has_nan)
     except (ValueError, RecursionError) as fault:
-        raise error(f"{name}: is not JSON ({_reason(fault)})") from fault
+        raise error(f"{name}: is not JSON ({_reason(fault)}){end}") from fault
     if not isinstance(value, dict):
-        raise error(f"{name}: holds JSON that is not an object")
+        raise error(f"{name}: holds JSON that is not an object{end}")
     return value
 
 
 def toml_table(data: bytes, name: str, error: type[UserError] = UserError) -> dict[str, Any]:
-    """Parse a TOML file. `name` begins the error.
+    """Parse the content of a TOML file. `name` begins the error.
 
     Raises:
         error: no TOML, too large, too deep, or with a number that is infinite or no 64-bit one.
@@ -70,8 +85,8 @@ def to_dataclass(kind: type[T], value: Any, name: str, cure: str, error: type[Us
 
 
 def _parse_json(data: bytes, has_nan: bool) -> Any:
-    if len(data) > LARGEST_JSON:
-        raise ValueError(f"more than {LARGEST_JSON} bytes")
+    if len(data) > LARGEST_FILE:
+        raise ValueError(f"more than {LARGEST_FILE} bytes")
     brackets = data.count(b"[") + data.count(b"{")
     if brackets > FEW + len(data) // BYTES_EACH:
         raise ValueError(f"{brackets} lists and objects in {len(data)} bytes")

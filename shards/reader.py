@@ -103,7 +103,7 @@ class NoteFile:
         tokens = npy_tokens(npy, f"{name}.npy")
         if [member[:2] for member in members[1:]] != [(key, "json")]:
             raise self._error(f"{key}.npy has no {key}.json behind it; encode this set again")
-        return Note(key, tokens, json_object(members[1][2], f"{name}.json"))
+        return Note(key, tokens, json_object(members[1][2], f"{name}.json", cure="encode this set again"))
 
     def _members(self, data: bytes) -> list[tuple[str, str, bytes]]:
         """(key, ending, content) of a note's members."""

@@ -17,7 +17,7 @@ from shards.errors import ShardError
 from shards.files import write_json
 from shards.manifest import REJECTED, SHARD_NAME, Shard
 from shards.note import MOST_TOKENS, Note
-from shards.parse import json_object, to_dataclass
+from shards.parse import json_object, read_object, to_dataclass
 from shards.storage import read_bytes
 
 UNCOUNTED = "note_str"  # label with another value for every note
@@ -131,7 +131,7 @@ def read_shard_record(path: Path) -> ShardRecord:
         FileNotFoundError: it is not there.
         ShardError: damaged.
     """
-    value = json_object(read_bytes(path), str(path))
+    value = read_object(path, "delete it and run again")
     try:
         if "label_counts" in value:
             value["label_counts"] = LabelCounts.from_json(value["label_counts"])
@@ -151,7 +151,8 @@ def read_rejections(folder: Path) -> tuple[Rejection, ...]:
         lines = read_bytes(path).splitlines()
     except FileNotFoundError:
         return ()
-    return tuple(to_dataclass(Rejection, json_object(line, str(path)), f"{path}:", "encode again") for line in lines)
+    cure = "encode again"
+    return tuple(to_dataclass(Rejection, json_object(line, str(path), cure=cure), f"{path}:", cure) for line in lines)
 
 
 def read_shard_records(folder: Path, names: Iterable[str]) -> dict[str, ShardRecord]:

@@ -13,7 +13,7 @@ import msgspec
 
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.parse import json_object, to_dataclass
+from shards.parse import read_object, to_dataclass
 
 LIST = "samples.list.json"  # a key has no dot, so no token file has this name
 NAMED = 3  # token files that a line names
@@ -40,7 +40,7 @@ def read_sample_list(folder: Path) -> SampleList | None:
     if not path.is_file():
         return None
     cure = "sample again, or delete it to take all token files of the folder"
-    return to_dataclass(SampleList, json_object(path.read_bytes(), str(path)), f"{path}:", cure)
+    return to_dataclass(SampleList, read_object(path, cure), f"{path}:", cure)
 
 
 def select_last_call(folder: Path, keys: Collection[str]) -> tuple[list[str], str]:

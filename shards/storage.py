@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 from shards.console import path_bytes
-from shards.errors import NO_ROOM, UserError, first_line, writing
+from shards.errors import NO_ROOM, ShardError, UserError, first_line, writing
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # protocol -> package that reads it
 WEB = ("http", "https")
@@ -28,6 +28,8 @@ SILENCE = 60.0  # seconds without a byte after which a connection counts as brok
 HEAD_REQUESTS = 16  # at a time
 ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")  # of a byte that is not UTF-8, in a path as text
 NOT_FOUND = 404  # status of a web server's answer
+
+LARGEST_FILE = 1 << 29  # bytes of a file that is read whole
 
 T = TypeVar("T")
 
@@ -99,11 +101,12 @@ def join_path(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def local_copy(path: Path) -> Iterator[Path]:
+def local_copy(path: Path, largest: int | None = None) -> Iterator[Path]:
     """The file itself if it is on this machine, or a copy that exists as long as the block.
 
     Raises:
         FileNotFoundError: there is nothing under the URL.
+        ShardError: what is there has more than `largest` bytes.
         UserError: it cannot be fetched.
     """
     if not is_remote(path):
@@ -112,7 +115,7 @@ def local_copy(path: Path) -> Iterator[Path]:
     with temporary_folder() as folder:
         copy = folder / f"file{path.suffix}"
         try:
-            fetch(path, copy)
+            fetch(path, copy, largest=largest)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -129,33 +132,51 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def fetch(path: Path, copy: Path, size: int | None = None) -> None:
+def fetch(path: Path, copy: Path, size: int | None = None, largest: int | None = None) -> None:
     """Fetch the file under a URL to `copy`. `size`: the bytes it must have, if they are known.
 
     Raises:
         FileNotFoundError: there is nothing under the URL.
+        ShardError: a server sends more than `size`, or `largest`, bytes.
         UserError: it cannot be fetched after some tries.
         OSError: this machine's disk is full or read-only.
     """
 
     def attempt(source: Any) -> None:
-        source.fs.get_file(source.path, str(copy))
+        source.fs.get_file(source.path, str(copy), callback=_limit(path, largest if size is None else size))
         if size is not None and copy.stat().st_size != size:
             raise ConnectionError(f"{copy.stat().st_size} bytes instead of {size}")
 
     _retry(path, attempt)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a small file.
+def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """Read a file whole.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ShardError: it has more than `largest` bytes.
         UserError: a URL that cannot be read after some tries.
     """
-    if not is_remote(path):
-        return path.read_bytes()
-    return _retry(path, lambda source: source.fs.cat_file(source.path))
+    with local_copy(path, largest) as copy:
+        if copy.stat().st_size > largest:
+            raise _too_large(path, largest)
+        return copy.read_bytes()
+
+
+def _too_large(path: Path, largest: int) -> ShardError:
+    return ShardError(f"{path}: has more than {largest:,} bytes; it is damaged, or another file; get it again")
+
+
+def _limit(path: Path, largest: int | None) -> Any:
+    """A callback of fsspec that ends a transfer of more than `largest` bytes: a server may send without an end."""
+    from fsspec.callbacks import Callback
+
+    def check(size: int, value: int, **_: Any) -> None:
+        if largest is not None and value > largest:
+            raise _too_large(path, largest)
+
+    return Callback(hooks={"limit": check})
 
 
 def list_files(folder: Path) -> dict[str, int]:

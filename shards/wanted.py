@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from shards.files import write_json
-from shards.parse import json_object, to_dataclass
+from shards.parse import read_object, to_dataclass
 
 WANTED = "wanted.json"
 
@@ -53,4 +53,5 @@ def read_wanted(path: Path) -> Wanted:
         OSError: there is no such file.
         ShardError: damaged.
     """
-    return to_dataclass(Wanted, json_object(path.read_bytes(), str(path)), f"{path}:", "write the instrument again")
+    cure = "write the instrument again"
+    return to_dataclass(Wanted, read_object(path, cure), f"{path}:", cure)

@@ -4,9 +4,12 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from shards.errors import ShardError
 from shards.files import atomic_write
+from shards.storage import read_bytes
 
 ID_FILE = "wandb-id.txt"  # the id, and below it the project's name
+LARGEST = 1 << 12  # bytes of it
 
 
 def open_wandb(run: Path, project: str, **options: Any) -> Any:
@@ -34,6 +37,6 @@ def wandb_project(run: Path) -> str | None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(errors="replace").split("\n")[:2] if path.is_file() else []
-    except OSError:
+        return read_bytes(path, LARGEST).decode(errors="replace").split("\n")[:2]
+    except (OSError, ShardError):
         return []

@@ -428,7 +428,7 @@ def test_a_shard_that_is_missing_or_has_other_bytes_is_named_and_not_kept(tokens
         with pytest.raises(ShardError, match=r"train-00000\.tar: its sha256 is not the manifest's"):
             batches(parse_path(url))
         path.write_bytes(data + b"more")
-        with pytest.raises(UserError, match=rf"train-00000\.tar: .*{len(data) + 4} bytes instead of {len(data)}"):
+        with pytest.raises(UserError, match=rf"train-00000\.tar: has more than {len(data):,} bytes"):
             batches(parse_path(url))
         path.unlink()
         with pytest.raises(ShardError, match=r"train-00000\.tar: missing"):

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from shards.parse import toml_table
+from shards.storage import read_bytes
 from trainer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -175,7 +176,7 @@ def load_config(preset: str, changes: Iterable[str] = ()) -> Config:
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
         raise ConfigError(f"{preset}: neither a preset ({names}) nor a TOML file")
-    tables = toml_table(path.read_bytes(), str(path), ConfigError)
+    tables = toml_table(read_bytes(path), str(path), ConfigError)
     for section, table in tables.items():
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: {section} is outside the tables [{'], ['.join(SECTIONS)}]")

@@ -21,7 +21,7 @@ from shards.errors import writing
 from shards.files import write_json
 from shards.manifest import Manifest
 from shards.note import Codec
-from shards.parse import json_object, to_dataclass
+from shards.parse import read_object, to_dataclass
 from shards.storage import path_text
 from trainer.config import LARGEST, Config, list_differences, same_length
 from trainer.data import NoteReader
@@ -69,8 +69,8 @@ def read_run(run: Path) -> RunInfo:
     path = run / RUN_FILE
     if not path.is_file():
         raise TrainError(f"{run}: no such run; `python -m trainer train --shards SET --run {quote(run)}` makes one")
-    value = json_object(path.read_bytes(), str(path), TrainError)
     cure = "start another run"
+    value = read_object(path, cure, TrainError)
     try:
         config = Config.from_json(value.get("config"))
     except ConfigError as error:

@@ -20,8 +20,8 @@ from pipeline.encode.ranks import StoppedError
 from pipeline.notes.folder import EMPTY, AudioFile, AudioFolder
 from shards.errors import UserError
 from shards.files import atomic_write
-from shards.parse import json_object
-from shards.storage import is_remote, join_path, local_copy, path_text, read_bytes
+from shards.parse import read_object
+from shards.storage import is_remote, join_path, local_copy, path_text
 
 EDGE = 1 << 19  # bytes hashed at each end of a file; most notes are smaller than two of these, so hashed whole
 DIGEST = 32  # hexadecimal digits
@@ -120,7 +120,7 @@ class AudioDigests:
         """The cached digests that still hold: path -> digest; none if the cache is damaged or of another folder."""
         digests: dict[str, str] = {}
         try:
-            value: Any = json_object(read_bytes(self._cache), str(self._cache)) if self._cache is not None else {}
+            value: Any = read_object(self._cache, "delete it") if self._cache is not None else {}
             entries = value["files"] if value["source"] == path_text(self.root) else {}
             files = self._by_text()
             for text, (size, version, digest) in entries.items():

@@ -21,7 +21,7 @@ from pipeline.score.timbre import RATE, SECONDS, RealNote, timbre_of
 from shards.errors import UserError
 from shards.files import write_json
 from shards.note import Codec, Note, TokenFile, read_token_file
-from shards.parse import json_object, to_dataclass
+from shards.parse import read_object, to_dataclass
 from shards.sample_info import SampleInfo, common
 from shards.sample_list import select_last_call
 
@@ -175,7 +175,7 @@ def _digest(file: TokenFile) -> str:
 def _read_cache(path: Path | None) -> dict[str, Measurements]:
     """The measurements in a cache; none if there is none, or it is damaged."""
     try:
-        value = json_object(path.read_bytes(), str(path)) if path is not None else {}
+        value = read_object(path, "delete it") if path is not None else {}
         return {digest: to_dataclass(Measurements, fields, digest, "") for digest, fields in value.items()}
     except (OSError, UserError):
         return {}

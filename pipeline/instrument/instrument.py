@@ -7,10 +7,9 @@ were not chosen, and opens no audio.
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from shards.files import write_json
-from shards.parse import json_object, to_dataclass
+from shards.parse import read_object, to_dataclass
 
 INSTRUMENT = "instrument.json"
 
@@ -103,5 +102,5 @@ def read_instrument(folder: Path) -> Instrument:
         ShardError: damaged.
     """
     path = folder / INSTRUMENT
-    value: Any = json_object(path.read_bytes(), str(path))
-    return to_dataclass(Instrument, value, f"{path}:", "write the instrument again")
+    cure = "write the instrument again"
+    return to_dataclass(Instrument, read_object(path, cure), f"{path}:", cure)

@@ -20,7 +20,7 @@ from pipeline.notes.string_model import Instrument, pluck
 from shards.console import progress_bar, quote
 from shards.errors import UserError
 from shards.files import PART, atomic_write, write_json
-from shards.parse import json_object
+from shards.parse import read_object
 
 PITCHES = (40, 76)  # MIDI, a guitar's low E to the twelfth fret of its high E
 RECIPE = "recipe.json"  # written before the first note
@@ -170,7 +170,7 @@ def _prepare_folder(out: Path, recipe: Recipe, paths: set[Path]) -> None:
 def _check_recipe(out: Path, recipe: Recipe) -> None:
     """Raise UserError unless the notes in `out` are of this recipe."""
     try:
-        earlier = json_object((out / RECIPE).read_bytes(), RECIPE, UserError)
+        earlier = read_object(out / RECIPE, "remove it")
     except UserError as error:
         raise UserError(
             f"{out / RECIPE}: is not the recipe of demo notes; choose another folder or remove it"

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import UserError
-from shards.parse import json_object
-from shards.storage import read_bytes
+from shards.parse import read_object
 
 Labels = dict[str, Any]
 
@@ -69,7 +68,7 @@ def read_examples(path: Path) -> dict[str, Labels]:
         UserError: it cannot be read, or is no object of objects.
     """
     try:
-        examples = json_object(read_bytes(path), EXAMPLES, UserError)
+        examples = read_object(path, "")
     except (OSError, UserError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); repair it, or move it away to use the names alone"

@@ -13,7 +13,7 @@ from pipeline.page.learning import Evaluation
 from shards.errors import UserError, first_line
 from shards.events import BOARD, EventWriter
 from shards.files import write_json
-from shards.parse import json_object
+from shards.parse import read_object
 from shards.weights_and_biases import open_wandb, wandb_project
 
 SENT = "boards.json"  # in the run's folder: name of a board -> steps that it has
@@ -82,6 +82,6 @@ def _named(evaluation: Evaluation) -> list[tuple[str, Path]]:
 def _read_sent(path: Path) -> dict[str, list[int]]:
     """The steps that were sent; none if the file is damaged, which costs no more than sending them again."""
     try:
-        return msgspec.convert(json_object(path.read_bytes(), str(path)), dict[str, list[int]])
+        return msgspec.convert(read_object(path, "delete it"), dict[str, list[int]])
     except (OSError, UserError, msgspec.ValidationError):
         return {}

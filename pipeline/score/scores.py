@@ -15,7 +15,7 @@ from pipeline.score.samples import SampleFolder
 from shards.console import quote
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.parse import json_object, to_dataclass
+from shards.parse import read_object, to_dataclass
 
 FILE = "scores.json"
 VERSION = 1
@@ -88,8 +88,8 @@ def read_scores(samples: SampleFolder) -> Scores | None:
     path = samples.path / FILE
     if not path.is_file():
         return None
-    value = json_object(path.read_bytes(), str(path))
     cure = f"run `python -m pipeline score {quote(samples.path)}` again"
+    value = read_object(path, cure)
     if value.get("version") != VERSION:
         raise ShardError(f"{path}: version {value.get('version')!r}, but this program reads {VERSION}; {cure}")
     scores = to_dataclass(Scores, value, f"{path}:", cure)

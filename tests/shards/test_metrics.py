@@ -39,6 +39,15 @@ def test_lines_are_read_by_kind_and_damaged_ones_counted(tmp_path: Path) -> None
     assert (metrics.of("train"), metrics.of("valid")) == ([train], [valid])
 
 
+def test_a_line_without_an_end_ends_the_file(tmp_path: Path) -> None:
+    line = MetricsLine("train", 1, {"loss": 2.0})
+    with (tmp_path / METRICS).open("wb") as file:
+        file.write(line.to_line().encode())
+        file.truncate(1 << 40)  # more than there is memory
+    metrics = read_metrics(tmp_path)
+    assert (metrics.lines, metrics.damaged) == ((line,), 1)
+
+
 def test_a_run_without_metrics_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_metrics(tmp_path)

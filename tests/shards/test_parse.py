@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from shards.errors import ShardError, UserError
-from shards.parse import DEEPEST, LARGEST_TOML, json_object, to_dataclass, toml_table
+from shards.parse import DEEPEST, LARGEST_TOML, json_object, read_object, to_dataclass, toml_table
 
 numbers = st.integers(-(2**64) + 1, 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | st.text()
@@ -57,6 +58,16 @@ def test_foreign_json_is_one_line(data: bytes, has_nan: bool) -> None:
     with pytest.raises(ShardError, match=r"^x: .*JSON") as error:
         json_object(data, "x", has_nan=has_nan)
     assert "\n" not in error.value.message and len(error.value.message) < 300
+
+
+def test_an_error_ends_with_the_cure(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    for content, fact in (("[]", "holds JSON that is not an object"), ("{", "is not JSON (")):
+        path.write_text(content)
+        with pytest.raises(UserError) as error:
+            read_object(path, "start another run", UserError)
+        assert error.value.message.startswith(f"{path}: {fact}")
+        assert error.value.message.endswith("; start another run")
 
 
 @pytest.mark.parametrize("data", NOT_FINITE.values(), ids=NOT_FINITE)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from shards import storage
-from shards.errors import UserError
-from shards.storage import FileInfo, join_path, list_tree, local_copy, parse_path, path_text, text_path
-from tests.support.servers import Behaviour, s3_server, web_server
+from shards.errors import ShardError, UserError
+from shards.storage import FileInfo, join_path, list_tree, local_copy, parse_path, path_text, read_bytes, text_path
+from tests.support.servers import ENOUGH, Behaviour, s3_server, web_server
 
 
 @pytest.mark.parametrize("name", [b"plain", "日本 é".encode(), b"caf\xe9/\xff", b"a\\x41"])
@@ -119,3 +119,23 @@ def test_a_head_that_breaks_is_tried_again_and_then_an_error(monkeypatch: pytest
 def test_a_file_that_is_removed_after_the_listing_has_no_size(folder: Path) -> None:
     with web_server(folder, Behaviour()) as url:
         assert storage._head(parse_path(f"{url}/gone.wav")) == FileInfo(0, "")
+
+
+def test_a_file_that_is_larger_than_it_may_be_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b"1234")
+    assert read_bytes(path, largest=4) == b"1234"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # more than there is memory
+    with pytest.raises(ShardError, match=r"manifest\.json: has more than 536,870,912 bytes; it is damaged"):
+        read_bytes(path)
+
+
+def test_a_web_server_that_sends_without_an_end_is_left(tmp_path: Path) -> None:
+    behaviour = Behaviour(is_endless=lambda path: path.endswith(".json"))
+    with web_server(tmp_path, behaviour) as url:
+        with pytest.raises(ShardError, match=r"manifest\.json: has more than 1,000,000 bytes"):
+            read_bytes(parse_path(f"{url}/manifest.json"), largest=1_000_000)
+        with pytest.raises(ShardError, match=r"a\.json: has more than 70,000 bytes"):
+            storage.fetch(parse_path(f"{url}/a.json"), tmp_path / "copy", size=70_000)
+    assert behaviour.sent < ENOUGH

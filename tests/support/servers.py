@@ -5,7 +5,7 @@ import os
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -50,14 +50,19 @@ def forget_connections() -> None:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+ENOUGH = 1 << 28  # bytes after which even a file without an end does
+
+
 @dataclass
 class Behaviour:
     """Faults of a web server, and the paths that were requested of it."""
 
     breaks: Callable[[str], bool] = lambda path: False  # whether it hangs up in the middle of this file
+    is_endless: Callable[[str], bool] = lambda path: False  # whether this file never ends
     says_length: bool = True
     lists_folders: bool = True
     requests: list[str] = field(default_factory=list)
+    sent: int = 0  # bytes of files without an end
 
     def count(self, ending: str) -> int:
         return sum(path.endswith(ending) for path in self.requests)
@@ -74,6 +79,9 @@ class _Handler(SimpleHTTPRequestHandler):
         if path.is_dir() and not self.behaviour.lists_folders:
             self.send_error(403)
             return
+        if self.behaviour.is_endless(self.path):
+            self._send_without_end()
+            return
         if not path.is_file() or not self.behaviour.breaks(self.path):
             super().do_GET()
             return
@@ -83,6 +91,13 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data[: len(data) // 2])
+
+    def _send_without_end(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with suppress(ConnectionError):  # the client has had enough
+            while self.behaviour.sent < ENOUGH:
+                self.behaviour.sent += self.wfile.write(bytes(1 << 16))
 
     def log_message(self, *_: object) -> None: ...
 
