@@ -104,7 +104,7 @@ def reencode(
         raise ShardError(f"{folder}: does not say its {error}, so it was not made by `pipeline encode`") from error
     if codec_spec(settings.codec.name, settings.codec.bandwidth, weights) != settings.codec:
         raise CodecError(f"{settings.codec.name}: the set was made with other weights; name them with --weights FILE")
-    source = scan_folder(audio or text_path(manifest.audio["source"]), settings.ffmpeg)
+    source = scan_folder(audio or _audio_of(manifest, folder), settings.ffmpeg)
     plan = make_plan(source.inputs, settings, source.examples)
     planned = {note.labels["note_str"]: note for task in plan.tasks for note in task.notes}
     if precision is not None:
@@ -133,11 +133,18 @@ def _sample_notes(folder: Path, manifest: Manifest, count: int, seed: int) -> It
         first += shard.notes
 
 
+def _audio_of(manifest: Manifest, folder: Path) -> Path:
+    source = manifest.audio.get("source")
+    if not isinstance(source, str):
+        raise ShardError(f"{folder}: does not say the folder of its audio; name it with --audio")
+    return text_path(source)
+
+
 def _compare(note: Note, shard: str, planned: Mapping[str, PlannedNote], encoder: Encoder) -> Comparison:
     def result(fault: str | None, shares: tuple[float, ...] = ()) -> Comparison:
         return Comparison(note.key, shard, len(note.tokens), shares, fault)
 
-    name = note.labels.get("note_str", "")  # a key may follow other rules than today's
+    name = str(note.labels.get("note_str", ""))  # a key may follow other rules than today's
     if name not in planned:
         return result("its audio is gone")
     [again] = encoder.encode(Batch((planned[name],))).notes

@@ -12,7 +12,7 @@ from pipeline.audio import AudioError
 from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes
 from pipeline.instrument.choose import Candidate, Pair
-from pipeline.notes.nsynth import MIDI_MAX
+from pipeline.notes.nsynth import midi
 from pipeline.progress import Progress
 from pipeline.score.measure import note_features
 from pipeline.score.pitch import sounding_frames
@@ -60,8 +60,8 @@ class CandidateFiles:
 
     def label(self, name: str) -> Any:
         """The value of a label if all have the same one, else None."""
-        values = {file.note.labels.get(name) for file in self.files.values()}
-        return values.pop() if len(values) == 1 else None
+        values = [file.note.labels.get(name) for file in self.files.values()]
+        return values[0] if all(value == values[0] for value in values) else None
 
 
 def read_candidates(folder: Path) -> CandidateFiles:
@@ -84,8 +84,7 @@ def read_candidates(folder: Path) -> CandidateFiles:
         if made_by != (first.codec, origins[0].run, origins[0].checkpoint):
             raise UserError(f"{folder / key}.npy: is of another run or checkpoint than the others; use another folder")
         for name in ("pitch", "velocity"):
-            value = file.note.labels.get(name)
-            if type(value) is not int or not 0 <= value <= MIDI_MAX:
+            if midi(file.note.labels, name) is None:
                 raise UserError(f"{folder / key}.npy: has no {name}, as its run has not learned it; train one that has")
     return CandidateFiles(folder, files, first.codec, common(origins), (notice,) if notice else ())
 
@@ -112,7 +111,7 @@ def read_real_notes(shard_set: ShardSet, velocities: set[int]) -> list[RealNote]
     usable = (
         (note, path)
         for note, path in shard_set.with_recordings("train")
-        if isinstance(note.labels.get("pitch"), int) and note.labels.get("velocity") in velocities
+        if (pair := _pair(note)) is not None and pair[1] in velocities
     )
     return [_real_note(note, path, shard_set) for note, path in islice(usable, MOST_REAL)]
 
@@ -123,30 +122,34 @@ def read_recorded(shard_set: ShardSet, instrument: str, velocities: set[int]) ->
     Raises:
         UserError: the set has no notes of it.
     """
-    notes = [
-        note
+    notes = {
+        pair: note
         for split in shard_set.manifest.splits
         for note in shard_set.notes(split)
-        if note.labels.get(INSTRUMENT_LABEL) == instrument and note.labels.get("velocity") in velocities
-    ]
+        if note.labels.get(INSTRUMENT_LABEL) == instrument
+        and (pair := _pair(note)) is not None
+        and pair[1] in velocities
+    }
     if not notes:
         raise UserError(f"{shard_set.folder}: has no notes of an instrument {instrument} at these velocities")
     spec = shard_set.codec.spec
     measured = {
         note.key: (note, replace(_candidate(TokenFile(note, spec), _measure(note, waveform, spec)), number=None))
-        for note, waveform in decode_notes(notes, shard_set.codec)
+        for note, waveform in decode_notes(notes.values(), shard_set.codec)
     }
-    return {(note.labels["pitch"], note.labels["velocity"]): measured[note.key] for note in notes}
+    return {pair: measured[note.key] for pair, note in notes.items()}
 
 
 def recorded_pairs(shard_set: ShardSet, instrument: str) -> set[Pair]:
     """The keys and velocities that the train notes of an instrument have."""
-    labels = (note.labels for note in shard_set.notes("train"))
-    return {
-        (note["pitch"], note["velocity"])
-        for note in labels
-        if note.get(INSTRUMENT_LABEL) == instrument and "pitch" in note and "velocity" in note
-    }
+    notes = (note for note in shard_set.notes("train") if note.labels.get(INSTRUMENT_LABEL) == instrument)
+    return {pair for note in notes if (pair := _pair(note)) is not None}
+
+
+def _pair(note: Note) -> Pair | None:
+    """The key and velocity of a note; None if its labels do not state them."""
+    pitch, velocity = midi(note.labels, "pitch"), midi(note.labels, "velocity")
+    return None if pitch is None or velocity is None else (pitch, velocity)
 
 
 def _measure(note: Note, waveform: np.ndarray, spec: Codec) -> Measurements:

@@ -39,6 +39,12 @@ def parse_name(name: str) -> Labels | None:
     return {"note_str": name, **words, "pitch": int(words["pitch"]), "velocity": int(words["velocity"])}
 
 
+def midi(labels: Mapping[str, Any], name: str) -> int | None:
+    """The value of a label that is a whole number from 0 to 127; None if it is another value, or there is none."""
+    value = labels.get(name)
+    return value if type(value) is int and 0 <= value <= MIDI_MAX else None
+
+
 def contradiction(labels: Labels, example: Mapping[str, Any]) -> str | None:
     """Find where the labels of a name contradict MIDI or the note's entry in an `examples.json`; None if nowhere."""
     for field in ("pitch", "velocity"):

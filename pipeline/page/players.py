@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from pipeline.notes.nsynth import MIDI_MAX
+from pipeline.notes.nsynth import midi
 from pipeline.page.plots import outline, spectrogram
 from shards.files import atomic_write
 
@@ -55,9 +55,9 @@ def add_media(player: Player, folder: Path, wav: Path, waveform: np.ndarray, sam
 
 def title_and_subtitle(labels: Mapping[str, Any], name: str) -> tuple[str, str]:
     """Return the pitch as a note name (without a pitch, `name`), and the labels as one line of text."""
-    pitch, velocity, instrument = (labels.get(field) for field in ("pitch", "velocity", "instrument_str"))
+    pitch, velocity, instrument = midi(labels, "pitch"), labels.get("velocity"), labels.get("instrument_str")
     title, texts = plain(name), []
-    if type(pitch) is int and 0 <= pitch <= MIDI_MAX:
+    if pitch is not None:
         title = note_name(pitch)
         texts.append(f"pitch {pitch}")
     if velocity is not None:

@@ -98,7 +98,7 @@ class ShardSet:
             except (ShardError, OSError):
                 inputs = {}  # a set that was made without records of its inputs
             paths = {parse_path_name(path).labels["note_str"]: audio / text_path(path, audio) for path in inputs}
-            yield from ((note, paths.get(note.labels.get("note_str", note.key))) for note in self._read(shard))
+            yield from ((note, paths.get(str(note.labels.get("note_str", note.key)))) for note in self._read(shard))
 
     def read_recording(self, path: Path, sample_rate: int, seconds: float) -> np.ndarray:
         """Read a recording as it was read when the set was encoded: (sample,). Raises AudioError."""

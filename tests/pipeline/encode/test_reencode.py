@@ -1,5 +1,7 @@
 """pipeline.encode.reencode: a set is held against the sound it came from."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pipeline.audio import load
 from pipeline.encode.reencode import Comparison, mean_shares, reencode
 from pipeline.encode.run import EncodeRequest, encode_folder
 from shards.errors import UserError
+from shards.manifest import MANIFEST
 from shards.note import Note
 from shards.reader import read_shard
 from tests.support.notes import Silent, nsynth_folder, options, tone, write_note
@@ -100,3 +103,13 @@ def test_what_another_precision_costs_is_counted_by_codebook(made: Path) -> None
     shares = mean_shares(done)
     assert len(shares) == 2
     assert all(0.8 < share <= 1 for share in shares)
+
+
+def test_a_set_that_does_not_say_its_audio_is_one_line(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made / "set", tmp_path / "set")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["audio"]["source"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="does not say the folder of its audio; name it with --audio"):
+        again(folder, 1)
+    assert again(folder, 1, made / "audio")[0].fault is None

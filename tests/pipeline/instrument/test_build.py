@@ -287,3 +287,27 @@ def test_candidates_that_do_not_belong_together_are_refused(tmp_path: Path) -> N
         with pytest.raises(UserError, match="has no pitch"):
             build(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_real_notes_whose_labels_are_no_midi_numbers_are_left_out(tmp_path: Path) -> None:
+    """As a set has them that a stranger made, or one of notes without names."""
+    folder = write_candidates(tmp_path / "c", [Sound(60, 100)], instrument_str="steel", qualities_str=["bright"])
+    files = read_candidates(folder)
+    [file] = files.files.values()
+    foreign = [
+        {"pitch": "60"},
+        {"pitch": 60.5},
+        {"velocity": [100]},
+        {"pitch": 10**9},
+        {"pitch": None},
+        {"velocity": {}},
+    ]
+    labels = [file.note.labels, *({**file.note.labels, **change} for change in foreign)]
+    labels.append({"instrument_str": "steel"})
+    labels.append({**file.note.labels, "note_str": {}})
+    notes = [replace(file.note, key=f"real-{index}", labels=each) for index, each in enumerate(labels)]
+    write_set(tmp_path / "set", {"train": [notes]}, files.codec)
+    outcome = build(folder, tmp_path / "x", shards=tmp_path / "set", complete=f"{tmp_path / 'set'}:steel")
+    [region] = outcome.instrument.regions
+    assert (region.pitch, region.velocity, region.figures.candidate) == (60, 100, None)
+    assert region.figures.nearest in {"real-0", "real-8"} and region.figures.is_recorded
