@@ -1,4 +1,4 @@
-"""Request for more candidates: the pairs of key and velocity that have no good one yet, `wanted.json`.
+"""Request for more candidates: the pairs of key and velocity that have no excellent one yet, `wanted.json`.
 
 The pipeline writes it when it has measured the candidates, the trainer reads it and draws. Knows no model and no sound.
 """

@@ -1,13 +1,13 @@
 """Candidates -> an instrument: measure them, choose one a pair, write the sounds and all files that play them.
 
-The same candidates give the same bytes. Draws nothing: pairs without a good candidate are listed in `wanted.json`, for
-the trainer.
+The same candidates give the same bytes. Draws nothing: pairs without an excellent candidate are listed in
+`wanted.json`, for the trainer.
 """
 
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,16 @@ from pipeline.instrument.candidates import (
     read_recorded,
     recorded_pairs,
 )
-from pipeline.instrument.choose import TERMS, Candidate, Pair, choose, good_candidates, mean_distances
+from pipeline.instrument.choose import (
+    CLOSE,
+    TERMS,
+    Candidate,
+    Pair,
+    choose,
+    good_candidates,
+    is_excellent,
+    mean_distances,
+)
 from pipeline.instrument.instrument import Figures, Instrument, Missing, Quality, Region
 from pipeline.instrument.page import write_keyboard
 from pipeline.instrument.regions import SAMPLES, make_regions, region_of, sample_path, trim
@@ -42,7 +51,6 @@ from shards.storage import path_text, text_path
 from shards.wanted import WANTED, Wanted, WantedPair, write_wanted
 
 MEASURED = "measured.json"  # cache of the candidates' measurements
-CLOSE = 10.0  # cents
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP file can hold
 
 
@@ -57,7 +65,7 @@ class BuildRequest:
     complete: str | None = None  # SET:INSTRUMENT, whose real notes are kept; candidates fill in what it lacks
     weights: Path | None = None
     device: str = "auto"
-    draw: int = 4  # candidates that are wanted more of a pair without a good one
+    draw: int = 4  # candidates that are wanted more of a pair without an excellent one
     most: int = 16  # candidates of a pair
 
 
@@ -85,6 +93,10 @@ class BuildOutcome:
             more += "" if quality.as_asked is None else f", most like {instrument.timbre} {quality.as_asked:.0%}"
             yield f"  {name:<17} in tune {quality.in_tune:.0%}, within 10 cents {quality.within_10_cents:.0%}{more}"
         if self.wanted.pairs:
+            is_asked = instrument.after.as_asked is not None and self.request.like is None
+            of = f" and most like {instrument.timbre}" if is_asked else ""
+            pairs = len(self.wanted.pairs)
+            yield f"{out / 'index.html'} can be played; of {pairs} pairs no candidate is within {CLOSE:g} cents{of}."
             run = quote(instrument.run or "RUN")
             candidates, wanted = quote(self.request.candidates), quote(out / WANTED)
             yield f"Next: python -m trainer sample --run {run} --out {candidates} --wanted {wanted}"
@@ -106,12 +118,14 @@ def build_instrument(
     candidates = measure_candidates(files, codec, progress, request.out / MEASURED)
     on_stage("comparing timbres")
     real, recorded, notes = _real_notes(request, files, codec, {velocity for _, velocity in candidates})
+    timbre = files.label(INSTRUMENT_LABEL)
+    candidates = _compared(candidates, real, timbre)
     like = None if request.like is None else _timbre_of_note(request, codec)
     good = good_candidates(candidates)
     recordings = _recorded_notes(request, codec, {velocity for _, velocity in candidates})
-    for pair, (_, candidate) in recordings.items():
-        candidates[pair] = good[pair] = [candidate]
-    wanted = _wanted(request, files, candidates, good)
+    for pair, some in _compared({pair: [each] for pair, (_, each) in recordings.items()}, real, timbre).items():
+        candidates[pair] = good[pair] = some
+    wanted = _wanted(request, files, candidates, good, like)
     if not good:
         write_wanted(request.out, wanted)
         more = (
@@ -134,7 +148,6 @@ def build_instrument(
         for note, waveform in decode_notes((notes_by_key[key] for key in pairs), codec)
     }
     scales = {velocity: timbre_scale(real, velocity) for _, velocity in candidates}
-    timbre = files.label(INSTRUMENT_LABEL)
     figures = _figures(candidates, good, chosen, real, scales, recorded)
     keys = sorted({key for key, _ in candidates})
     regions, levels = make_regions(sounds, figures, codec.spec.sample_rate, keys)
@@ -151,8 +164,8 @@ def build_instrument(
         keys=tuple(keys),
         regions=regions,
         missing=_missing(candidates, good, regions),
-        before=_quality(first, len(candidates), real, scales, timbre),
-        after=_quality(chosen, len(candidates), real, scales, timbre),
+        before=_quality(first, len(candidates), scales),
+        after=_quality(chosen, len(candidates), scales),
         terms=TERMS,
     )
     _write(request.out, instrument, {sample_path(pair): sound for pair, sound in sounds.items()})
@@ -196,17 +209,32 @@ def _timbre_of_note(request: BuildRequest, codec: EnCodec) -> np.ndarray:
     raise UserError(f"--like {request.like}: {folder} has no note of this name")
 
 
+def _compared(
+    candidates: Mapping[Pair, Sequence[Candidate]], real: Sequence[RealNote], timbre: str | None
+) -> dict[Pair, list[Candidate]]:
+    """The candidates, with `is_as_asked` where there are real notes of the instrument `timbre` to compare them with."""
+
+    def compare(candidate: Candidate, pair: Pair) -> Candidate:
+        nearest = nearest_note(candidate.timbre, *pair, real)
+        return replace(candidate, is_as_asked=nearest is not None and nearest.instrument == timbre)
+
+    is_known = timbre in {note.instrument for note in real}
+    return {pair: [compare(each, pair) if is_known else each for each in some] for pair, some in candidates.items()}
+
+
 def _wanted(
     request: BuildRequest,
     files: CandidateFiles,
     candidates: Mapping[Pair, Sequence[Candidate]],
     good: Mapping[Pair, Sequence[Candidate]],
+    like: np.ndarray | None,
 ) -> Wanted:
+    """More candidates of the pairs without an excellent one, up to `request.most`."""
     labels = {name: files.label(name) for name in next(iter(files.files.values())).note.labels}
     pairs = [
         WantedPair(*pair, 1 + max(each.number or 0 for each in some), min(request.draw, request.most - len(some)))
         for pair, some in candidates.items()
-        if pair not in good and len(some) < request.most
+        if len(some) < request.most and not any(is_excellent(each, like) for each in good.get(pair, ()))
     ]
     others = {name: value for name, value in labels.items() if name not in ("pitch", "velocity") and value is not None}
     return Wanted(others, tuple(pairs))
@@ -252,9 +280,7 @@ def _missing(
 def _quality(
     candidates: Mapping[Pair, Candidate],
     pairs: int,
-    real: Sequence[RealNote],
     scales: Mapping[int, TimbreScale | None],
-    timbre: str | None,
 ) -> Quality:
     cents = [abs(candidate.cents) for candidate in candidates.values() if candidate.cents is not None]
     shares = [
@@ -262,13 +288,12 @@ def _quality(
         for (_, velocity), length in mean_distances(candidates).items()
         if (scale := scales[velocity]) is not None
     ]
-    nearest = [nearest_note(candidate.timbre, *pair, real) for pair, candidate in candidates.items()]
-    as_asked = sum(note is not None and note.instrument == timbre for note in nearest) / pairs
+    as_asked = [candidate.is_as_asked for candidate in candidates.values()]
     return Quality(
         in_tune=sum(interval <= IN_TUNE for interval in cents) / pairs,
         within_10_cents=sum(interval <= CLOSE for interval in cents) / pairs,
         distance=float(np.mean(shares)) if shares else None,
-        as_asked=as_asked if timbre in {note.instrument for note in real} else None,
+        as_asked=sum(map(bool, as_asked)) / pairs if any(each is not None for each in as_asked) else None,
     )
 
 

@@ -23,10 +23,12 @@ TERMS = {  # how much of each costs 1
     "seconds": 1.0,  # halvings or doublings of the time in which its neighbourhood dies away
     "clipping": 0.25,  # of a peak above full scale, in shares of it
     "distance": 0.3,  # in timbre, to each neighbour and to the note that was asked for
+    "other_instrument": 0.2,  # 1 if the most similar real note is of another instrument than the one that was asked for
 }
 MOST = 25.0  # of one term, so that none outweighs all others
 LOUDNESS = 9.0  # dB off the level of its neighbourhood, at most, for a good candidate
 AUDIBLE = 1e-3  # peak, at least
+CLOSE = 10.0  # cents off the key at most, for an excellent candidate
 NEIGHBOURHOOD = 6  # keys on each side whose median level and length are expected
 ROUNDS = 20  # of the velocities at most; a few are enough
 
@@ -43,6 +45,7 @@ class Candidate:
     seconds: float  # until it has died away
     log_likelihood: float | None  # nats a token
     timbre: np.ndarray  # (coefficient,)
+    is_as_asked: bool | None = None  # the most similar real note is of the instrument asked for; None: not known
 
 
 def good_candidates(candidates: Mapping[Pair, Sequence[Candidate]]) -> dict[Pair, list[Candidate]]:
@@ -55,8 +58,17 @@ def good_candidates(candidates: Mapping[Pair, Sequence[Candidate]]) -> dict[Pair
     return {pair: some for pair, some in good.items() if some}
 
 
+def is_excellent(candidate: Candidate, like: np.ndarray | None = None) -> bool:
+    """True for a real note, or a good candidate close to its key and, without `like`, of the instrument asked for."""
+    is_close = candidate.cents is not None and abs(candidate.cents) <= CLOSE
+    return candidate.number is None or (is_close and not _is_other(candidate, like))
+
+
 def choose(candidates: Mapping[Pair, Sequence[Candidate]], like: np.ndarray | None = None) -> dict[Pair, Candidate]:
-    """Choose a candidate of each pair; there is at least one of each. `like`: a timbre that all should be near."""
+    """Choose a candidate of each pair; there is at least one of each.
+
+    `like`: a timbre that all should be near, whatever instrument was asked for.
+    """
     own = own_costs(candidates, like)
     layers = sorted({velocity for _, velocity in candidates})
     chosen = {pair: int(np.argmin(costs)) for pair, costs in own.items()}
@@ -112,10 +124,16 @@ def own_costs(candidates: Mapping[Pair, Sequence[Candidate]], like: np.ndarray |
                 "seconds": abs(np.log2(max(candidate.seconds, 1e-2) / lengths[pair])),
                 "clipping": max(0.0, candidate.peak - 1),
                 "distance": 0.0 if like is None else distance(candidate.timbre, like),
+                "other_instrument": float(_is_other(candidate, like)),
             }
             rows.append(sum(min(MOST, value / TERMS[name]) for name, value in terms.items()))
         costs[pair] = np.array(rows)
     return costs
+
+
+def _is_other(candidate: Candidate, like: np.ndarray | None) -> bool:
+    """True for a candidate of another instrument than the one that was asked for by its label alone."""
+    return like is None and candidate.is_as_asked is False
 
 
 def _expected(candidates: Mapping[Pair, Sequence[Candidate]]) -> tuple[dict[Pair, float], dict[Pair, float]]:

@@ -24,8 +24,9 @@ def instrument(**options: Any) -> None:
 
     CANDIDATES is a folder of token files, several for each key and velocity. OUT gets an SFZ file and its sounds in
     tune, a ZIP archive of them, a preset for DecentSampler, a keyboard to play in the browser (index.html), and
-    instrument.json with all that made it. Pairs of key and velocity without a good candidate are listed in
-    OUT/wanted.json, and the last line says the command that draws more for them.
+    instrument.json with all that made it. Pairs of key and velocity without a candidate that is
+    close to its key, and of the instrument that was asked for, are listed in OUT/wanted.json, and the last line says
+    the command that draws more for them.
 
     \b
     Examples:

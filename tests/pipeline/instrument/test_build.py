@@ -97,6 +97,25 @@ def test_more_of_the_missing_pairs_are_wanted_until_there_are_enough(
     assert not enough.wanted.pairs and not (built.request.out / "wanted.json").exists()
 
 
+def test_more_are_wanted_of_pairs_whose_candidates_are_off_their_key_or_of_another_instrument(tmp_path: Path) -> None:
+    sounds = [Sound(52, 100), Sound(54, 100, cents=30.0), Sound(56, 100, instrument=NYLON)]
+    folder = write_candidates(tmp_path / "c", sounds, instrument_str="steel")
+    names = {STEEL: "steel", NYLON: "nylon"}
+    real = [
+        (replace(file.note, key=f"{name}-{key}", labels={**file.note.labels, "instrument_str": names[name]}))
+        for name in names
+        for key, file in read_candidates(
+            write_candidates(tmp_path / name, [Sound(key, 100, instrument=name) for key in (52, 54, 56)])
+        ).files.items()
+    ]
+    write_set(tmp_path / "set", {"train": [real]}, read_candidates(folder).codec)
+    outcome = build(folder, tmp_path / "x", shards=tmp_path / "set")
+    assert [pair.pitch for pair in outcome.wanted.pairs] == [54, 56] and not outcome.instrument.missing
+    assert any("2 pairs no candidate is within 10 cents and most like steel" in line for line in outcome.lines())
+    like = build(folder, tmp_path / "y", shards=tmp_path / "set", like=f"{tmp_path / 'set'}:{real[-1].key}")
+    assert [pair.pitch for pair in like.wanted.pairs] == [54]
+
+
 def test_an_independent_reader_finds_every_key_at_every_velocity_once(built: BuildOutcome) -> None:
     out = built.request.out
     regions = opcodes((out / "an instrument.sfz").read_text())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.instrument import choose as module
-from pipeline.instrument.choose import Candidate, Pair, choose, good_candidates, mean_distances
+from pipeline.instrument.choose import Candidate, Pair, choose, good_candidates, is_excellent, mean_distances
 
 PLAIN = Candidate("a", 0, 0.0, -20.0, 0.5, 2.0, -3.0, np.zeros(12))
 OTHER_TIMBRE = np.full(12, 0.5)  # a distance of 1.7: another instrument
@@ -40,6 +40,7 @@ def test_a_key_in_tune_but_of_another_timbre_loses_against_one_a_few_cents_off()
         ({"seconds": 2.0}, {"seconds": 0.2}),
         ({"peak": 0.9}, {"peak": 1.4}),
         ({"timbre": np.zeros(12)}, {"timbre": OTHER_TIMBRE}),
+        ({"is_as_asked": True}, {"is_as_asked": False}),
     ],
 )
 def test_every_term_decides_where_all_others_are_equal(better: dict[str, object], worse: dict[str, object]) -> None:
@@ -57,6 +58,19 @@ def test_a_timbre_that_is_asked_for_decides_between_two_that_agree_in_themselves
     keys = keyboard(*([candidates(number=0), candidates(number=1, timbre=OTHER_TIMBRE)] for _ in range(5)))
     assert {candidate.number for candidate in choose(keys, like=np.zeros(12)).values()} == {0}
     assert {candidate.number for candidate in choose(keys, like=OTHER_TIMBRE).values()} == {1}
+
+
+def test_a_timbre_that_is_asked_for_counts_more_than_the_instrument_of_the_label() -> None:
+    keys = keyboard([candidates(number=0, is_as_asked=True, cents=1.0), candidates(number=1, is_as_asked=False)])
+    assert choose(keys)[40, 100].number == 0
+    assert choose(keys, like=PLAIN.timbre)[40, 100].number == 1
+
+
+def test_an_excellent_candidate_is_close_to_its_key_and_as_asked() -> None:
+    assert is_excellent(candidates(cents=-10.0)) and is_excellent(candidates(is_as_asked=True))
+    assert not is_excellent(candidates(cents=10.5)) and not is_excellent(candidates(cents=None))
+    assert not is_excellent(candidates(is_as_asked=False)) and is_excellent(candidates(is_as_asked=False), PLAIN.timbre)
+    assert is_excellent(candidates(number=None, cents=40.0, is_as_asked=False))  # a real note
 
 
 RANDOM = st.integers(0, 2**32 - 1).map(np.random.default_rng)
