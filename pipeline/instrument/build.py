@@ -42,7 +42,7 @@ from pipeline.instrument.sfz import decent_sampler_text, sfz_text
 from pipeline.progress import Progress
 from pipeline.score.pitch import IN_TUNE
 from pipeline.score.references import ShardSet, open_shard_set
-from pipeline.score.timbre import RealNote, TimbreScale, nearest_note, timbre_of, timbre_scale
+from pipeline.score.timbre import RealNote, TimbreScale, comparable_notes, nearest_note, timbre_of, timbre_scale
 from shards.console import quote
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
@@ -213,13 +213,14 @@ def _compared(
     candidates: Mapping[Pair, Sequence[Candidate]], real: Sequence[RealNote], timbre: str | None
 ) -> dict[Pair, list[Candidate]]:
     """The candidates, with `is_as_asked` where there are real notes of the instrument `timbre` to compare them with."""
-
-    def compare(candidate: Candidate, pair: Pair) -> Candidate:
-        nearest = nearest_note(candidate.timbre, *pair, real)
-        return replace(candidate, is_as_asked=nearest is not None and nearest.instrument == timbre)
-
-    is_known = timbre in {note.instrument for note in real}
-    return {pair: [compare(each, pair) if is_known else each for each in some] for pair, some in candidates.items()}
+    compared = {pair: list(some) for pair, some in candidates.items()}
+    for pair, some in compared.items():
+        notes = comparable_notes(*pair, real)
+        if any(note.instrument == timbre for note in notes):
+            for index, candidate in enumerate(some):
+                nearest = nearest_note(candidate.timbre, notes)
+                some[index] = replace(candidate, is_as_asked=nearest is not None and nearest.instrument == timbre)
+    return compared
 
 
 def _wanted(
@@ -252,7 +253,7 @@ def _figures(
     figures = {}
     for pair, candidate in chosen.items():
         scale = scales[pair[1]]
-        nearest = nearest_note(candidate.timbre, *pair, real)
+        nearest = nearest_note(candidate.timbre, comparable_notes(*pair, real))
         figures[pair] = Figures(
             candidate=candidate.number,
             candidates=len(candidates[pair]),
@@ -289,11 +290,12 @@ def _quality(
         if (scale := scales[velocity]) is not None
     ]
     as_asked = [candidate.is_as_asked for candidate in candidates.values()]
+    unknown = as_asked.count(None)
     return Quality(
         in_tune=sum(interval <= IN_TUNE for interval in cents) / pairs,
         within_10_cents=sum(interval <= CLOSE for interval in cents) / pairs,
         distance=float(np.mean(shares)) if shares else None,
-        as_asked=sum(map(bool, as_asked)) / pairs if any(each is not None for each in as_asked) else None,
+        as_asked=None if unknown == len(candidates) else as_asked.count(True) / (pairs - unknown),
     )
 
 

@@ -64,7 +64,7 @@ class Quality:
     in_tune: float  # within 50 cents
     within_10_cents: float
     distance: float | None  # mean of the pairs' distances in timbre
-    as_asked: float | None  # share whose nearest real note is of the instrument that was asked for
+    as_asked: float | None  # share whose nearest real note is of the instrument asked for, where that has some nearby
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,12 @@ def timbre_scale(notes: Iterable[RealNote], velocity: int) -> TimbreScale | None
     return None
 
 
-def nearest_note(timbre: np.ndarray, pitch: int, velocity: int, notes: Sequence[RealNote]) -> RealNote | None:
-    """The real note with the most similar timbre among those of about this pitch, of this velocity if there are any."""
+def comparable_notes(pitch: int, velocity: int, notes: Sequence[RealNote]) -> list[RealNote]:
+    """The real notes of about this pitch, of this velocity if there are any."""
     near = [note for note in notes if abs(note.pitch - pitch) <= NEIGHBOURS]
-    near = [note for note in near if note.velocity == velocity] or near
-    return min(near, key=lambda note: distance(note.timbre, timbre), default=None)
+    return [note for note in near if note.velocity == velocity] or near
+
+
+def nearest_note(timbre: np.ndarray, notes: Sequence[RealNote]) -> RealNote | None:
+    """The real note with the most similar timbre."""
+    return min(notes, key=lambda note: distance(note.timbre, timbre), default=None)

@@ -116,6 +116,21 @@ def test_more_are_wanted_of_pairs_whose_candidates_are_off_their_key_or_of_anoth
     assert [pair.pitch for pair in like.wanted.pairs] == [54]
 
 
+def test_a_candidate_is_not_said_to_be_of_another_instrument_where_the_asked_one_has_no_real_notes(
+    tmp_path: Path,
+) -> None:
+    folder = write_candidates(tmp_path / "c", [Sound(52, 100), Sound(64, 100)], instrument_str="steel")
+    files = read_candidates(folder).files.values()
+    names = {52: "steel", 64: "nylon"}
+    real = [
+        replace(file.note, labels={**file.note.labels, "instrument_str": names[file.note.labels["pitch"]]})
+        for file in files
+    ]
+    write_set(tmp_path / "set", {"train": [real]}, read_candidates(folder).codec)
+    outcome = build(folder, tmp_path / "x", shards=tmp_path / "set")
+    assert outcome.instrument.after.as_asked == 1.0 and not outcome.wanted.pairs
+
+
 def test_an_independent_reader_finds_every_key_at_every_velocity_once(built: BuildOutcome) -> None:
     out = built.request.out
     regions = opcodes((out / "an instrument.sfz").read_text())

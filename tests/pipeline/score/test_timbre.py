@@ -6,7 +6,15 @@ import pytest
 from pipeline.notes.demo import INSTRUMENTS
 from pipeline.notes.nsynth import NSYNTH_RATE
 from pipeline.notes.string_model import pluck
-from pipeline.score.timbre import RealNote, TimbreScale, distance, nearest_note, timbre_of, timbre_scale
+from pipeline.score.timbre import (
+    RealNote,
+    TimbreScale,
+    comparable_notes,
+    distance,
+    nearest_note,
+    timbre_of,
+    timbre_scale,
+)
 from tests.support.notes import tone
 
 BRIGHT = "guitar_electronic_001"
@@ -50,6 +58,6 @@ def test_neighbours_are_two_semitones_apart_where_none_are_closer() -> None:
 @pytest.mark.parametrize("instrument", [BRIGHT, DULL])
 def test_the_nearest_note_is_of_its_own_instrument_and_at_about_its_pitch(instrument: str) -> None:
     notes = [real(name, pitch) for name in (BRIGHT, DULL) for pitch in (47, 60)]
-    found = nearest_note(timbre_of(sound(instrument, 48), NSYNTH_RATE), 48, 100, notes)
+    found = nearest_note(timbre_of(sound(instrument, 48), NSYNTH_RATE), comparable_notes(48, 100, notes))
     assert found is not None and (found.instrument, found.pitch) == (instrument, 47)
-    assert nearest_note(notes[0].timbre, 90, 100, notes) is None
+    assert nearest_note(notes[0].timbre, comparable_notes(90, 100, notes)) is None
