@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import msgspec
 
+from shards.errors import ShardError
 from shards.files import write_json
 from shards.parse import read_object, to_dataclass
 
 WANTED = "wanted.json"
+MOST = 1_000  # candidates of a pair that one file asks for
 
 Midi = Annotated[int, msgspec.Meta(ge=0, le=127)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
@@ -26,7 +28,7 @@ class WantedPair:
     pitch: Midi
     velocity: Midi
     first: Number
-    count: Number
+    count: Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ def read_wanted(path: Path) -> Wanted:
 
     Raises:
         OSError: there is no such file.
-        ShardError: damaged.
+        ShardError: damaged, or a pair twice.
     """
     cure = "write the instrument again"
-    return to_dataclass(Wanted, read_object(path, cure), f"{path}:", cure)
+    wanted = to_dataclass(Wanted, read_object(path, cure), f"{path}:", cure)
+    if len({(pair.pitch, pair.velocity) for pair in wanted.pairs}) < len(wanted.pairs):
+        raise ShardError(f"{path}: lists a pair of key and velocity twice; {cure}")
+    return wanted

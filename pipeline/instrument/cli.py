@@ -7,6 +7,7 @@ import click
 
 from pipeline.options import DEVICE, WEIGHTS
 from shards.console import echo
+from shards.wanted import MOST
 
 
 @click.command()
@@ -15,7 +16,7 @@ from shards.console import echo
 @click.option("--shards", type=click.Path(path_type=Path), help="The shard set, if not the path in the token files.")
 @click.option("--like", metavar="SET:KEY", help="Prefer candidates of a timbre like this real note's.")
 @click.option("--complete", metavar="SET:INSTRUMENT", help="Keep an instrument's real notes; fill in what it lacks.")
-@click.option("--draw", type=click.IntRange(1), default=4, show_default=True, help="More candidates to ask for.")
+@click.option("--draw", type=click.IntRange(1, MOST), default=4, show_default=True, help="More candidates to ask for.")
 @click.option("--most", type=click.IntRange(1), default=16, show_default=True, help="Candidates of a pair at most.")
 @WEIGHTS
 @DEVICE

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shards.errors import UserError
 from shards.note import TokenFile, read_token_file
 from shards.wanted import Wanted, WantedPair, write_wanted
 from tests.support.shard_sets import random_note, write_set
@@ -102,6 +103,18 @@ def test_a_missing_or_unfitting_list_of_wanted_pairs_is_refused(run: Path, tmp_p
     write_wanted(tmp_path, Wanted({}, (WantedPair(61, 75, 2, 1),)))
     with pytest.raises(ConfigError, match="pitch=61"):
         drawn(run, tmp_path / "out", CandidateRequest(wanted=tmp_path / "wanted.json"))
+
+
+def test_a_file_that_wants_a_pair_twice_or_too_many_of_it_is_refused(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wanted.json"
+    for pairs, fact in (
+        ((WantedPair(62, 75, 0, 1), WantedPair(62, 75, 1, 1)), "lists a pair of key and velocity twice"),
+        ((WantedPair(62, 75, 0, 1_001),), "is damaged"),
+    ):
+        write_wanted(tmp_path, Wanted({}, pairs))
+        with pytest.raises(UserError, match=fact):
+            drawn(run, tmp_path / "out", CandidateRequest(wanted=path))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_wants_nothing_is_refused_by_name(run: Path, tmp_path: Path) -> None:
