@@ -74,7 +74,7 @@ demo: setup
 	@$(MAKE) --no-print-directory shards AUDIO=data/demo-notes NAME=demo CODEC=encodec_mini
 	@$(MAKE) --no-print-directory train NAME=demo RUN=demo PRESET=small
 	@$(MAKE) --no-print-directory samples RUN=demo N=8
-	@$(MAKE) --no-print-directory instrument RUN=demo
+	@$(MAKE) --no-print-directory instrument RUN=demo MOST_CANDIDATES=8
 
 # --- what must hold ---------------------------------------------------------------------------------------------------
 # Side by side: mypy has one thread, and tests often wait for a process.
