@@ -22,7 +22,7 @@ def open_wandb(run: Path, project: str, **options: Any) -> Any:
     import wandb
 
     path = run / ID_FILE
-    run_id = (_lines(path) or [secrets.token_hex(8)])[0]
+    run_id = next(iter(_lines(path)), "") or secrets.token_hex(8)
     if _lines(path) != [run_id, project]:
         with atomic_write(path) as file:
             file.write(f"{run_id}\n{project}\n".encode())

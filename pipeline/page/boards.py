@@ -3,6 +3,7 @@
 Each step is sent once: a file in the run's folder lists those that were. Decodes nothing.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,8 +54,9 @@ def _to_tensorboard(run: Path, evaluations: Sequence[Evaluation]) -> None:
     with EventWriter(run / BOARD / SOUNDS) as writer:
         for evaluation in evaluations:
             for name, wav in _named(evaluation):
-                info = soundfile.info(wav)
-                writer.add_audio(name, wav.read_bytes(), info.samplerate, info.frames, evaluation.step)
+                data = wav.read_bytes()
+                info = soundfile.info(io.BytesIO(data))  # of a path that is not UTF-8 it would be an error
+                writer.add_audio(name, data, info.samplerate, info.frames, evaluation.step)
 
 
 def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> None:
@@ -62,15 +64,17 @@ def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> Non
         import wandb
 
         page = open_wandb(run, project, settings=wandb.Settings(silent=True, console="off"))
+        page.define_metric("samples/*", step_metric=STEP_AXIS)
+        for evaluation in evaluations:
+            sounds = {name: wandb.Audio(str(wav)) for name, wav in _named(evaluation)}
+            page.log({STEP_AXIS: evaluation.step, **sounds})
+        page.finish()
     except ImportError as error:
         raise UserError("the package wandb is not installed; pip install wandb, then write the page again") from error
-    except wandb.errors.Error as error:  # no account, or no network
+    except UnicodeError as error:
+        raise UserError("it takes no path that is not UTF-8; rename the folder") from error
+    except Exception as error:  # no account, no network, another process that has the run: each has its own kind
         raise UserError(f"{first_line(error)}; write the page again when it can be reached") from error
-    page.define_metric("samples/*", step_metric=STEP_AXIS)
-    for evaluation in evaluations:
-        sounds = {name: wandb.Audio(str(wav)) for name, wav in _named(evaluation)}
-        page.log({STEP_AXIS: evaluation.step, **sounds})
-    page.finish()
 
 
 def _named(evaluation: Evaluation) -> list[tuple[str, Path]]:

@@ -1,5 +1,6 @@
 """pipeline.page.boards: TensorBoard and Weights & Biases get the sounds of each evaluation, once."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,17 @@ def test_tensorboard_gets_the_sounds_of_each_step_once(tmp_path: Path) -> None:
     assert (event.sample_rate, event.content_type) == (24_000, "audio/wav")
 
 
+def test_a_folder_need_not_be_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    run = make_run(folder, 5)
+    (run / "wandb-id.txt").write_text("123abc\nmine\n")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    added, not_added = send_sounds(run, decode(folder, run))
+    assert added.startswith("TensorBoard: the sounds of 1 evaluation")
+    assert "takes no path that is not UTF-8" in not_added
+    assert list(sounds(run.rename(tmp_path / "run"))) == ["samples/0 C4", "samples/1 E4"]
+
+
 def test_a_damaged_list_of_steps_costs_no_more_than_sending_again(tmp_path: Path) -> None:
     run = make_run(tmp_path, 5)
     rows = decode(tmp_path, run)
@@ -69,6 +81,7 @@ def test_weights_and_biases_gets_them_if_the_run_was_trained_with_it(
     run = make_run(tmp_path, 5, 10)
     train = f"from pathlib import Path; from shards.weights_and_biases import *; open_wandb(Path({str(run)!r}), 'mine')"
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # of this process: a training has its own
     subprocess.run([sys.executable, "-c", train], cwd=ROOT, check=True, capture_output=True)
     lines = send_sounds(run, decode(tmp_path, run))
     assert lines[1] == f"Weights & Biases: the sounds of 2 evaluations of {run} were added."
