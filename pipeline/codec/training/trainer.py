@@ -30,6 +30,7 @@ from pipeline.codec.training.codebooks import Codebooks, commitment_loss, count_
 from pipeline.codec.training.crops import Notes, crop_batch
 from pipeline.codec.training.initialization import initialise
 from pipeline.codec.training.muon import Muon
+from shards.errors import UserError
 
 LOSS_WEIGHTS = {
     "latent": {"mel": 0.4, "pitch": 0.1, "waveform": 1.0},
@@ -85,13 +86,19 @@ class CodecTrainer:
         self.optimizer = self._make_optimizer()
 
     def train_step(self) -> dict[str, float]:
-        """Take one step; return its loss and the terms of it."""
+        """Take one step; return its loss and the terms of it.
+
+        Raises:
+            UserError: the loss is not finite; nothing was changed.
+        """
         self._update_stage()
         original = self._crops(self.step + 1)  # (crop, sample)
         latents, quantized = self._encode(original)
         decoded = self.model.decoder(quantized)[:, 0]
         terms = self._loss_terms(original, decoded, latents)
         loss = torch.stack([weight * terms[term] for term, weight in LOSS_WEIGHTS[self.stage].items()]).sum()
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss of step {self.step + 1} is {float(loss.detach()):g}; start from other weights")
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -331,3 +331,15 @@ def test_a_split_that_is_missing_is_named(audio: Path, tmp_path: Path, missing: 
 def test_weights_have_one_ending(audio: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["train-codec", str(audio), "--out", str(tmp_path / "mine.pt")])
     assert result.exit_code == 2 and ".safetensors" in result.output
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_before_the_step(notes: Notes) -> None:
+    trainer = CodecTrainer(notes, SMALL, CPU)
+    run(trainer, 3)
+    with torch.no_grad():
+        next(iter(trainer.model.encoder.parameters())).mul_(torch.inf)
+    before = [parameter.clone() for parameter in trainer.model.decoder.parameters()]
+    with pytest.raises(UserError, match=r"the loss of step 4 is nan; start from other weights"):
+        run(trainer, 1)
+    assert trainer.step == 3
+    assert all(map(torch.equal, before, trainer.model.decoder.parameters()))
