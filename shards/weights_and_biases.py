@@ -22,8 +22,9 @@ def open_wandb(run: Path, project: str, **options: Any) -> Any:
     import wandb
 
     path = run / ID_FILE
-    run_id = next(iter(_lines(path)), "") or secrets.token_hex(8)
-    if _lines(path) != [run_id, project]:
+    lines = _lines(path)
+    run_id = next(iter(lines), "") or secrets.token_hex(8)
+    if lines != [run_id, project]:
         with atomic_write(path) as file:
             file.write(f"{run_id}\n{project}\n".encode())
     return wandb.init(project=project, name=run.name, id=run_id, resume="allow", dir=str(run), **options)
@@ -36,6 +37,7 @@ def wandb_project(run: Path) -> str | None:
 
 
 def _lines(path: Path) -> list[str]:
+    """The first two lines of the file; none if it cannot be read."""
     try:
         return read_bytes(path, LARGEST).decode(errors="replace").split("\n")[:2]
     except (OSError, ShardError):

@@ -430,6 +430,9 @@ def test_a_shard_that_is_missing_or_has_other_bytes_is_named_and_not_kept(tokens
         path.write_bytes(data + b"more")
         with pytest.raises(UserError, match=rf"train-00000\.tar: has more than {len(data):,} bytes"):
             batches(parse_path(url))
+        path.write_bytes(data[:-4])
+        with pytest.raises(UserError, match=rf"train-00000\.tar: .*{len(data) - 4} bytes instead of {len(data)}"):
+            batches(parse_path(url))
         path.unlink()
         with pytest.raises(ShardError, match=r"train-00000\.tar: missing"):
             batches(parse_path(url))

@@ -67,7 +67,7 @@ def make_regions(
         keys = sorted(key for key, layer in sounds if layer == velocity)
         for key in keys:
             pair = key, velocity
-            low_key, high_key = _key_range(keys, key, every_key[0], every_key[-1])
+            low_key, high_key = key_range(keys, key, every_key[0], every_key[-1])
             regions.append(
                 Region(
                     pitch=key,
@@ -106,7 +106,7 @@ def _velocities(layers: Sequence[int], velocity: int) -> tuple[int, int]:
     return low, high
 
 
-def _key_range(keys: Sequence[int], key: int, lowest: int, highest: int) -> tuple[int, int]:
+def key_range(keys: Sequence[int], key: int, lowest: int, highest: int) -> tuple[int, int]:
     """The keys that play a sound: those nearer to its own than to another's, and all to the end of the keyboard."""
     index = keys.index(key)
     low = lowest if index == 0 else (keys[index - 1] + key) // 2 + 1

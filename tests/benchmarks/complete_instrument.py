@@ -27,14 +27,14 @@ from pipeline.audio import fit, load
 from pipeline.codec.distance import mel_distance
 from pipeline.codec.model import load_codec
 from pipeline.codec.spec import SAMPLE_RATE
-from pipeline.instrument.choose import Pair
-from pipeline.notes.nsynth import NSYNTH_SECONDS, parse_name
+from pipeline.instrument.choose import CLOSE, Pair
+from pipeline.instrument.regions import key_range
+from pipeline.notes.nsynth import MIDI_MAX, NSYNTH_SECONDS, parse_name
 from pipeline.score.pitch import cents, fundamental, hertz_of, loudness
 
 EVERY = 6  # keys
 HELD = 3.0  # seconds, as NSynth's notes; compared as long
 ONSET = 0.01  # of the peak
-CLOSE = 10.0  # cents
 MOST = 16  # candidates of a pair
 
 
@@ -87,17 +87,17 @@ def main(audio: Path, out: Path, instrument: str | None, minutes: float, codec: 
         "hidden notes through the codec": round_trips(originals, codec),
         other: others.__getitem__,
     }
-    pairs_of_all = hidden.keys() & others.keys()
+    nearest = {pair: min(abs(pair[0] - key) for key, _ in kept) for pair in sorted(hidden.keys() & others.keys())}
+    differences: dict[str, dict[Pair, Difference]] = {}
+    for name, play in ways.items():
+        gain = float(np.median([level_difference(play(pair), originals[pair]) for pair in kept & others.keys()]))
+        differences[name] = {pair: compare(play(pair), originals[pair], pair[0], gain) for pair in nearest}
     click.echo(f"{'':<36}{'log-mel':>9}{'cents':>9}{'<= 10':>9}{'level':>9}")
-    nearest = {pair: min(abs(pair[0] - key) for key, _ in kept) for pair in hidden}
     for keys_away in (None, *sorted(set(nearest.values()))):
-        pairs = sorted(pair for pair in pairs_of_all if keys_away in (None, nearest[pair]))
-        click.echo("all" if keys_away is None else f"{keys_away} keys from a recorded one" + f" ({len(pairs)} notes)")
-        for name, play in ways.items():
-            gain = float(np.median([level_difference(play(pair), originals[pair]) for pair in kept & others.keys()]))
-            click.echo(
-                f"  {name:<34}{summary([compare(play(pair), originals[pair], pair[0], gain) for pair in pairs])}"
-            )
+        pairs = [pair for pair in nearest if keys_away in (None, nearest[pair])]
+        click.echo("all" if keys_away is None else f"{keys_away} keys from a recorded one ({len(pairs)} notes)")
+        for name, of_pair in differences.items():
+            click.echo(f"  {name:<34}{summary([of_pair[pair] for pair in pairs])}")
 
 
 def kept_pairs(notes: Mapping[Pair, Path]) -> set[Pair]:
@@ -126,12 +126,13 @@ def make_instrument(name: str, out: Path) -> None:
     """Draw candidates until every key has a good one, or has had enough; keep the real notes."""
     sample = ("trainer", "sample", "--run", out / "run", "--out", out / "candidates")
     wanted = out / "instrument/wanted.json"
-    choose = ("pipeline", "instrument", out / "candidates", "--out", out / "instrument", "--most", MOST)
+    folders = (out / "candidates", "--out", out / "instrument")
+    choose = ("pipeline", "instrument", *folders, "--most", MOST, "--complete", f"{out / 'shards'}:{name}")
     call(*sample, "--candidates", 4, "--label", f"instrument_str={name}")
-    call(*choose, "--complete", f"{out / 'shards'}:{name}")
+    call(*choose)
     while wanted.is_file():
         call(*sample, "--wanted", wanted)
-        call(*choose, "--complete", f"{out / 'shards'}:{name}")
+        call(*choose)
 
 
 def call(program: str, *words: object) -> None:
@@ -146,9 +147,7 @@ def write_stretched(recordings: Mapping[Pair, Path], folder: Path) -> Path:
     keys = sorted(key for key, _ in recordings)
     lines = ["<global> loop_mode=no_loop ampeg_attack=0.002 ampeg_release=0.25"]
     for (key, _), path in sorted(recordings.items()):
-        index = keys.index(key)
-        low = 0 if index == 0 else (keys[index - 1] + key) // 2 + 1
-        high = 127 if index == len(keys) - 1 else (key + keys[index + 1]) // 2
+        low, high = key_range(keys, key, 0, MIDI_MAX)
         soundfile.write(folder / f"{key}.flac", load(path, SAMPLE_RATE, NSYNTH_SECONDS), SAMPLE_RATE)
         lines.append(f"<region> sample={key}.flac lokey={low} hikey={high} pitch_keycenter={key}")
     path = folder / "stretched.sfz"
