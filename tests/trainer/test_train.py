@@ -19,6 +19,7 @@ from shards.errors import ShardError, UserError
 from shards.metrics import read_metrics
 from shards.note import Note
 from tests.support import ROOT
+from tests.support.processes import children_of
 from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps, write_checkpoint
 from trainer.config import Config, load_config
@@ -319,8 +320,8 @@ def test_a_loader_process_that_is_killed_ends_the_training_with_one_line(
     while not saved_steps(run):
         assert process.poll() is None
         time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    children = children_of(process.pid)
+    os.kill(children[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
     assert errors.startswith(f"Error: data.workers: DataLoader worker (pid {children[-1]}) is killed by signal: Killed")
@@ -525,8 +526,8 @@ def test_a_signal_to_one_rank_stops_all_of_them_at_one_step(make_set: Callable[.
     metrics = run / "metrics.jsonl"
     while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
         time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGTERM)
+    children = children_of(process.pid)
+    os.kill(children[-1], signal.SIGTERM)
     process.communicate(timeout=60)
     assert len(saved_steps(run)) == 1
 

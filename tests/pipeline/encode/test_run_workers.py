@@ -13,6 +13,7 @@ import pytest
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from tests.support import ROOT
 from tests.support.notes import Silent, files_of, nsynth_folder, options, write_note
+from tests.support.processes import children_of, command_line
 
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]
 
@@ -102,7 +103,7 @@ def test_a_signal_to_the_group_while_the_fork_server_starts_shows_no_traceback(
 ) -> None:
     command = [sys.executable, "-m", "pipeline", "encode", str(audio), "--out", str(tmp_path / "set"), *OPTIONS]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
-    while not any("forkserver" in Path(f"/proc/{child}/cmdline").read_text() for child in _children(run.pid)):
+    while not any("forkserver" in command_line(child) for child in children_of(run.pid)):
         assert run.poll() is None, "it ended before its fork server was seen"
         time.sleep(0.01)
     time.sleep(0.1)  # in the middle of its imports
@@ -110,11 +111,6 @@ def test_a_signal_to_the_group_while_the_fork_server_starts_shows_no_traceback(
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130
     assert errors.splitlines()[-1].startswith("Error: stopped") and "Traceback" not in errors
-
-
-def _children(pid: int) -> list[str]:
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    return " ".join(file.read_text() for file in files).split()
 
 
 @pytest.mark.long
