@@ -46,28 +46,45 @@ def main() -> None:
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting; can be repeated.")
 @click.option(
+    "--start",
+    metavar="RUN[:STEP]",
+    help="Fine-tune: begin with the weights of another run, at its last step, or at STEP, or at `best`.",
+)
+@click.option(
     "--wandb",
     "project",
     metavar="PROJECT",
     help="Send the metrics to Weights & Biases too, if installed; the page adds the sounds.",
 )
 @DEVICE
-def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], project: str | None, device: str) -> None:
+def train(
+    shards: Path,
+    run: Path,
+    preset: str,
+    changes: tuple[str, ...],
+    start: str | None,
+    project: str | None,
+    device: str,
+) -> None:
     """Train a model on a shard set, or go on with a run that was stopped.
 
     Ctrl-C or SIGTERM writes a checkpoint and ends; the same command goes on from there, exactly. All settings
     are in FOLDER/run.json, the metrics in FOLDER/metrics.jsonl and FOLDER/tensorboard.
 
+    --start takes the weights of another run of the same codec, width and depth, on whatever notes and with whatever
+    labels: values that it does not know begin as their label's "none". A lower train.lr forgets less of it.
+
     \b
     Examples:
       python -m trainer train --shards shards/demo --run runs/demo
       python -m trainer train --shards shards/demo --run runs/wide --set width=256 --set steps=2000
+      python -m trainer train --shards shards/mine --run runs/mine --start runs/demo --set minutes=1 --set lr=1e-3
       torchrun --nproc-per-node 2 -m -- trainer train --shards shards/demo --run runs/demo
     """
     from trainer.config import load_config
     from trainer.train import train as run_training
 
-    outcome = run_training(shards, run, load_config(preset, changes), device, project)
+    outcome = run_training(shards, run, load_config(preset, changes), device, project, start)
     _print(outcome.lines())
     if outcome.signal:
         sys.exit(128 + outcome.signal)
@@ -121,7 +138,13 @@ def train(shards: Path, run: Path, preset: str, changes: tuple[str, ...], projec
     metavar="N",
     help="Sample i of a seed stays the same.",
 )
-@click.option("--checkpoint", "step", type=int, metavar="STEP", help="Step of the checkpoint; default: the newest.")
+@click.option(
+    "--checkpoint",
+    default="last",
+    show_default=True,
+    metavar="last|best|STEP",
+    help="last: of the newest step, whose notes follow their labels best; best: of the lowest valid loss.",
+)
 @click.option(
     "--dtype",
     default="auto",

@@ -31,6 +31,7 @@ FOLDER = "checkpoints"
 NAME = re.compile(r"step-(\d{8,15})\.safetensors")
 DAMAGED = ".damaged"  # ending of a file that is renamed aside
 LARGEST_STEP = 10**15
+LAST, BEST = "last", "best"  # names of a run's newest checkpoint, and of that with the lowest valid loss
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,33 @@ class Checkpoint:
 @dataclass(frozen=True)
 class _Facts:
     step: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_STEP)]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The evaluation with the lowest loss."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The numbers of a checkpoint."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0)]  # of training until then
+    valid: dict[str, float]  # of the last evaluation; empty if there was none
+    best: Best | None
+
+    def __post_init__(self) -> None:
+        if self.valid and "loss" not in self.valid:
+            raise ValueError("valid has no loss")
+
+    @classmethod
+    def of(cls, run: Path, checkpoint: Checkpoint) -> "Facts":
+        """The facts of a checkpoint of `run`. Raises TrainError: damaged."""
+        source = f"{checkpoint_path(run, checkpoint.step)}:"
+        return to_dataclass(cls, checkpoint.facts, source, "delete it to go on from the one before", TrainError)
 
 
 class DamagedError(TrainError):
@@ -142,8 +170,8 @@ def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {[*tensor.shape]}"
 
 
-def find_checkpoint(run: Path, step: int | None) -> Path:
-    """The file of a step; of the newest if `step` is None.
+def find_checkpoint(run: Path, checkpoint: int | str = LAST) -> Path:
+    """The file of a checkpoint: of a step, as a number or its text, LAST or BEST.
 
     Raises:
         TrainError: the run has no such checkpoint.
@@ -153,9 +181,19 @@ def find_checkpoint(run: Path, step: int | None) -> Path:
         raise TrainError(
             f"{run}: has no checkpoint yet; `python -m trainer train --shards SET --run {quote(run)}` makes them"
         )
-    if step is not None and step not in steps:
-        raise TrainError(f"{run}: has no checkpoint of step {step}, only of {', '.join(map(str, steps))}")
-    return checkpoint_path(run, steps[-1] if step is None else step)
+    texts = {str(step): step for step in steps} | {LAST: steps[-1]}
+    text = str(_best_step(run)) if checkpoint == BEST else str(checkpoint)
+    if text not in texts:
+        raise TrainError(f"{run}: has no checkpoint of step {text}, only of {', '.join(map(str, steps))}")
+    return checkpoint_path(run, texts[text])
+
+
+def _best_step(run: Path) -> int:
+    newest = newest_checkpoint(run)
+    best = Facts.of(run, newest).best if newest else None
+    if best is None:
+        raise TrainError(f"{run}: no valid loss says which checkpoint is best; take the last, or name a step")
+    return best.step
 
 
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:

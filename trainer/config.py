@@ -49,7 +49,9 @@ class ModelConfig:
     depth: Count = 4
     heads: Count = 3
     head_width: HeadWidth = 64
-    dropout: Share = 0.0  # of embeddings, attention and feed-forward; above 0 a CPU has no flash attention
+    dropout: Share = 0.0  # of embeddings and feed-forward, and of attention if `attention_dropout`
+    attention_dropout: Switch = True  # false: attention has no dropout, with which a CPU has no flash attention
+    code_dropout: Share = 0.0  # probability that the codes of a position are hidden from those behind it in training
     flash: Switch = True  # scaled_dot_product_attention instead of attention written out
     shared_vocabulary: Switch = False  # all codebooks use the ids 0..codebook_size - 1, and code 0 is the start token
     position: Position = "frame"  # token: a position of the decoder for each code; frame: for all codes of a frame

@@ -39,7 +39,7 @@ class NoteModel(nn.Module):
         self.net = TransformerWrapper(
             num_tokens=vocabulary.size,
             max_seq_len=self.positions,
-            token_emb=SummedEmbedding(config.width, vocabulary),
+            token_emb=SummedEmbedding(config.width, vocabulary, self.group, config.code_dropout),
             emb_dropout=config.dropout,
             return_only_embed=True,
             attn_layers=Decoder(
@@ -48,7 +48,7 @@ class NoteModel(nn.Module):
                 heads=config.heads,
                 attn_dim_head=config.head_width,
                 attn_flash=config.flash,
-                attn_dropout=config.dropout,
+                attn_dropout=config.dropout if config.attention_dropout else 0.0,
                 ff_dropout=config.dropout,
                 rotary_pos_emb=True,
                 verbose=False,
@@ -140,14 +140,22 @@ class NoteModel(nn.Module):
 class SummedEmbedding(nn.Module):
     """The embedding of a position is the sum of its ids': (note, position, id) -> (note, position, width)."""
 
-    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
+    def __init__(self, width: int, vocabulary: Vocabulary, codes: int, code_dropout: float) -> None:
+        """codes: ids of a position that are codes; the others are labels. code_dropout: probability that a position's
+        codes count 0 in training, so that the model learns to do without some of what it has seen."""
         super().__init__()
+        self.codes, self.code_dropout = codes, code_dropout
         self.emb = nn.Embedding(vocabulary.size, width)
         nn.init.kaiming_normal_(self.emb.weight)  # the initialization that x-transformers uses
         nn.init.normal_(self.emb.weight.data[vocabulary.first_label :], std=LABEL_SCALE)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.emb(ids).sum(dim=2)
+        embeddings = self.emb(ids)
+        if not (self.training and self.code_dropout):
+            return embeddings.sum(dim=2)
+        is_seen = torch.rand(ids.shape[:2], device=ids.device) >= self.code_dropout
+        codes, labels = embeddings.split([self.codes, ids.shape[2] - self.codes], dim=2)
+        return codes.sum(dim=2) * is_seen[:, :, None] / (1 - self.code_dropout) + labels.sum(dim=2)
 
 
 class DepthHead(nn.Module):

@@ -38,6 +38,18 @@ LOCK = "lock"  # file in a run's folder
 
 
 @dataclass(frozen=True)
+class Start:
+    """The run whose weights another one began with."""
+
+    run: str
+    step: Annotated[int, Meta(ge=0)]  # of its checkpoint
+    vocabulary: Vocabulary
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "vocabulary": self.vocabulary.to_json()}
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """A run's settings, and what follows from them and its shard set."""
 
@@ -49,6 +61,7 @@ class RunInfo:
     vocabulary: Vocabulary
     window: Annotated[int, Meta(gt=0)]  # tokens of a note that the model sees
     combinations: list[tuple[tuple[Any, ...], Annotated[int, Meta(gt=0, le=LARGEST)]]]  # values of labels, train notes
+    start: Start | None = None  # None: the weights began at random
 
     def write(self, run: Path) -> None:
         value = {
@@ -57,6 +70,9 @@ class RunInfo:
             "codec": self.codec.to_json(),
             "vocabulary": self.vocabulary.to_json(),
         }
+        del value["start"]
+        if self.start is not None:
+            value["start"] = self.start.to_json()
         write_json(run / RUN_FILE, value)
 
 
@@ -89,6 +105,8 @@ def _list_parts(info: RunInfo) -> Iterator[tuple[str, bool]]:
     yield "codebooks", (codec.codebooks, codec.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
     yield "labels", labels == [*model.labels] and vocabulary.shared == model.shared_vocabulary
     yield "combinations", bool(info.combinations) and {len(values) for values, _ in info.combinations} == {len(labels)}
+    start = info.start.vocabulary if info.start else vocabulary
+    yield "start", (start.codebooks, start.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
     yield "tokens", info.window % codec.codebooks == 0 and info.window <= codec.most_tokens
 
 
@@ -148,10 +166,10 @@ def fit_config(config: Config, notes: NoteReader, ranks: Ranks) -> Config:
     return replace(config, model=replace(config.model, labels=labels))
 
 
-def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks) -> RunInfo:
+def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks, start: Start | None = None) -> RunInfo:
     """Start a run on these train notes, or go on with the one that is there; write its run file.
 
-    config: from `fit_config`.
+    config: from `fit_config`. start: of a new run; None: random weights.
 
     Raises:
         UserError: a run that began with other settings or notes.
@@ -166,7 +184,7 @@ def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks) -> RunI
         plans = info.plans if same_length(config, info.config) else plans
         info = replace(info, config=config, plans=plans, shards=path_text(folder))
     else:
-        info = _new_run(notes, config, plans)
+        info = replace(_new_run(notes, config, plans), start=start)
     if ranks.is_main:
         info.write(run)
     ranks.barrier()
@@ -206,7 +224,10 @@ def check_same_run(run: Path, info: RunInfo, config: Config, manifest: Manifest)
     if changes:
         raise TrainError(f"{run}: began with {'; '.join(changes)}; use the same settings, or another --run")
     if info.notes_sha256 != notes_sha256(manifest):
-        raise TrainError(f"{run}: began with other notes than this shard set has; use {info.shards} or another --run")
+        raise TrainError(
+            f"{run}: began with other notes than this shard set has; use {info.shards}, or another run that begins "
+            f"with its weights: --run NEW --start {quote(run)}"
+        )
 
 
 def notes_sha256(manifest: Manifest) -> str:

@@ -16,13 +16,13 @@ from shards.sample_info import TOKENS, SampleInfo
 from shards.sample_list import SampleList, select_last_call
 from shards.storage import path_text
 from trainer.candidates import CandidateRequest, candidate_draws
-from trainer.checkpoint import check_tensors, checkpoint_path, find_checkpoint, newest_checkpoint, read_checkpoint
+from trainer.checkpoint import LAST, checkpoint_path, find_checkpoint
 from trainer.conditioning import Draw, Labels, fill_labels, parse_labels, read_prompt
-from trainer.errors import TrainError
 from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
 from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, resolve_dtype
+from trainer.weights import load_model
 
 BATCH = 64  # notes at a time
 COUNT = 16  # samples, if neither `count` nor `labels` says how many
@@ -36,7 +36,7 @@ class SampleRequest:
     seed: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     labels: tuple[str, ...] = ()  # for `conditioning.parse_labels`
-    step: int | None = None  # of the checkpoint; None: the newest
+    checkpoint: int | str = LAST  # for `checkpoint.find_checkpoint`
     dtype: str = "auto"  # for `runtime.resolve_dtype`
     prompt: str | None = None  # for `conditioning.read_prompt`
     prompt_seconds: float = 0.5
@@ -77,14 +77,14 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
         UserError: no run, no checkpoint, labels that the run does not know, or a prompt that does not fit it.
     """
     info = read_run(run)
-    find_checkpoint(run, request.step)
+    find_checkpoint(run, request.checkpoint)
     target = resolve_device(device)
     prompt = read_prompt(request.prompt, request.prompt_seconds, info) if request.prompt else Note("", np.zeros(0))
     if request.candidates is not None:
         draws = candidate_draws(request.candidates, request.labels, info, request.seed)
     else:
         draws = _draws(request, prompt.labels, info)
-    model, step = _load(info, run, request.step, target)
+    model, step = load_model(run, info, request.checkpoint, target)
     dtype = resolve_dtype(request.dtype, target)
     prepare(model, dtype)
     prompt_length = len(prompt.tokens)
@@ -172,20 +172,6 @@ def _draws(request: SampleRequest, prompt_labels: Labels, info: RunInfo) -> list
         labels = fill_labels(combinations[index % len(combinations)], info, entropy)
         draws.append(Draw(_key(index, labels), labels, entropy, index=index))
     return draws
-
-
-def _load(info: RunInfo, run: Path, step: int | None, device: torch.device) -> tuple[NoteModel, int]:
-    """The model of the checkpoint of a step, or of the newest intact one, and its step."""
-    prefix = "average." if info.config.train.ema else "model."
-    checkpoint = newest_checkpoint(run, prefix) if step is None else read_checkpoint(checkpoint_path(run, step), prefix)
-    if checkpoint is None:
-        raise TrainError(f"{run}: none of its checkpoints is intact; train it again")
-    with torch.device("meta"):  # without memory, for settings that were changed
-        expected = NoteModel(info.config.model, info.vocabulary, info.window).state_dict()
-    check_tensors(checkpoint_path(run, checkpoint.step), checkpoint.tensors, expected)
-    model = NoteModel(info.config.model, info.vocabulary, info.window)
-    model.load_state_dict(checkpoint.tensors)
-    return model.to(device).eval(), checkpoint.step
 
 
 def _key(index: int, labels: Labels) -> str:

@@ -11,22 +11,22 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
-from msgspec import Meta
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.console import echo_above_bar, progress_bar, quote
 from shards.manifest import read_manifest
-from shards.parse import to_dataclass
 from shards.sample_info import TOKENS
 from trainer.checkpoint import (
+    Best,
     Checkpoint,
+    Facts,
     check_tensors,
     checkpoint_path,
     newest_checkpoint,
@@ -41,34 +41,15 @@ from trainer.metrics import MetricsWriter
 from trainer.model import NoteModel
 from trainer.optim import expected_state, make_optimizers, restore_state, state_tensors, update_ema
 from trainer.order import Order, split_range
-from trainer.run import RunInfo, fit_config, lock_run, open_run
+from trainer.run import RUN_FILE, RunInfo, fit_config, lock_run, open_run
 from trainer.runtime import Ranks, join_ranks, name_lack_of_memory, peak_memory, resolve_device, resolve_dtype
 from trainer.schedule import StepEstimator, learning_rate, planned_steps
+from trainer.start import check_same_start, describe_start, load_start, read_start
 from trainer.vocabulary import Vocabulary
 
 TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
 EVALUATIONS = 5  # of a run whose settings do not say how often
 NAMED_NOTES = 8  # notes of a batch that an error names
-
-
-class Best(TypedDict):
-    """The evaluation with the lowest loss."""
-
-    step: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The numbers of a checkpoint."""
-
-    seconds: Annotated[float, Meta(ge=0)]
-    valid: dict[str, float]
-    best: Best | None
-
-    def __post_init__(self) -> None:
-        if self.valid and "loss" not in self.valid:
-            raise ValueError("valid has no loss")
 
 
 @dataclass(frozen=True)
@@ -93,7 +74,7 @@ class Outcome:
                 "Next: the same command goes on from there.",
             ]
         out = Path("samples", self.run.absolute().name, TOKENS)
-        best = f"; the best, {self.best['loss']:.4f}, at step {self.best['step']}" if self.best else ""
+        best = f"; the best, {self.best.loss:.4f}, at step {self.best.step}" if self.best else ""
         loss = f" Valid loss {self.valid['loss']:.4f} a token{best}." if self.valid else ""
         return [
             f"Trained {self.run} for {self.step} steps.{loss} Weights: {self.checkpoint}",
@@ -102,10 +83,17 @@ class Outcome:
 
 
 @name_lack_of_memory("make data.micro_batch smaller, or the model, in another --run")
-def train(shards: Path, run: Path, config: Config, device: str = "auto", wandb_project: str | None = None) -> Outcome:
+def train(
+    shards: Path,
+    run: Path,
+    config: Config,
+    device: str = "auto",
+    wandb_project: str | None = None,
+    start: str | None = None,
+) -> Outcome:
     """Train a run, or go on with it from its newest checkpoint.
 
-    wandb_project: a Weights & Biases project that gets its metrics too; None: none does.
+    wandb_project: a Weights & Biases project that gets its metrics too; None: none does. start: for `read_start`.
 
     Raises:
         UserError: a set, settings or a run that do not fit each other, or a loss that is no number.
@@ -116,7 +104,12 @@ def train(shards: Path, run: Path, config: Config, device: str = "auto", wandb_p
         train_notes, valid_notes = (NoteReader(shards, manifest, split) for split in ("train", "valid"))
         config = fit_config(config, train_notes, ranks)
         with lock_run(run) if ranks.is_main else nullcontext():
-            info = open_run(train_notes, run, config, ranks)
+            is_new = not (run / RUN_FILE).is_file()
+            info = open_run(
+                train_notes, run, config, ranks, read_start(start, config, manifest) if start and is_new else None
+            )
+            if start:
+                check_same_start(run, info, start)
             return Training(info, run, train_notes, valid_notes, target, ranks).fit(wandb_project)
 
 
@@ -290,9 +283,9 @@ class Training:
             self.valid[f"loss_codebook_{index}"] = float(nll[index] / count[index])
             self.valid[f"accuracy_codebook_{index}"] = float(hits[index] / count[index])
         self.valid["bits_per_second"] = loss / math.log(2) * self.info.codec.tokens_per_second
-        is_best = self.best is None or loss < self.best["loss"]
+        is_best = self.best is None or loss < self.best.loss
         if is_best:
-            self.best = {"step": self.step, "loss": loss}
+            self.best = Best(self.step, loss)
         if metrics is not None:
             metrics.write("valid", self.step, self.valid | {"seconds": self.seconds})
             metrics.flush()
@@ -339,9 +332,9 @@ class Training:
             return
         metrics.flush()
         tensors = self._weights() | _with_prefix("optimizer", state_tensors(self.optimizers))
-        facts = {"seconds": self.seconds, "valid": self.valid, "best": self.best}
+        facts = asdict(Facts(self.seconds, self.valid, self.best))
         write_checkpoint(self.run, Checkpoint(self.step, tensors, facts))
-        prune_checkpoints(self.run, self.config.train.keep, self.best["step"] if self.best else None)
+        prune_checkpoints(self.run, self.config.train.keep, self.best.step if self.best else None)
 
     def _restore(self) -> None:
         if self.ranks.is_main:
@@ -351,9 +344,14 @@ class Training:
             self.ranks.barrier()  # until the main rank has set the damaged ones aside
             checkpoint = newest_checkpoint(self.run)
         if checkpoint is None:
+            if self.info.start is not None:
+                load_start(self.model, self.info.start)
+                self.ema_model.load_state_dict(self.model.state_dict())
+                if self.ranks.is_main:
+                    echo_above_bar(describe_start(self.info.start, self.info.vocabulary))
             return
         path = checkpoint_path(self.run, checkpoint.step)
-        facts = to_dataclass(Facts, checkpoint.facts, f"{path}:", "delete it to go on from the one before", TrainError)
+        facts = Facts.of(self.run, checkpoint)
         weights = self._weights()
         check_tensors(path, checkpoint.tensors, weights | _with_prefix("optimizer", expected_state(self.optimizers)))
         for name, tensor in weights.items():

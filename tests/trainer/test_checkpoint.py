@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,23 @@ def test_old_checkpoints_are_pruned_but_the_best_and_other_files(tmp_path: Path)
 
 def test_a_checkpoint_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="has no checkpoint yet"):
-        find_checkpoint(tmp_path, None)
+        find_checkpoint(tmp_path)
     write_checkpoint(tmp_path, state(5))
-    assert find_checkpoint(tmp_path, None).name == "step-00000005.safetensors"
+    assert find_checkpoint(tmp_path).name == "step-00000005.safetensors"
     with pytest.raises(TrainError, match="no checkpoint of step 6, only of 5"):
         find_checkpoint(tmp_path, 6)
+
+
+def test_a_checkpoint_is_named_by_its_step_or_as_the_last_or_the_best(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        write_checkpoint(
+            tmp_path, replace(state(step), facts={"best": {"step": 10, "loss": 2.5}, "seconds": 1.5, "valid": {}})
+        )
+    names = {name: find_checkpoint(tmp_path, name).name for name in ("last", "best", "5", 5)}
+    assert names == {name: f"step-{step:08d}.safetensors" for name, step in zip(names, (15, 10, 5, 5), strict=True)}
+    for bad in ("first", "05", "-5", "5 "):
+        with pytest.raises(TrainError, match=f"no checkpoint of step {bad}, only of 5, 10, 15"):
+            find_checkpoint(tmp_path, bad)
+    write_checkpoint(tmp_path, replace(state(20), facts={"best": None, "seconds": 1.5, "valid": {}}))
+    with pytest.raises(TrainError, match="no valid loss says which checkpoint is best"):
+        find_checkpoint(tmp_path, "best")

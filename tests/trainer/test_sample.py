@@ -123,13 +123,13 @@ def test_a_run_that_is_not_there_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(TrainError, match="no checkpoint yet"):
         made(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(TrainError, match="no checkpoint of step 9"):
-        sample(run, tmp_path, SampleRequest(1, step=9))
+        sample(run, tmp_path, SampleRequest(1, checkpoint=9))
 
 
 def test_the_newest_intact_checkpoint_is_sampled_and_none_is_renamed(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    newest = find_checkpoint(copy, None)
+    newest = find_checkpoint(copy)
     shutil.copy(newest, newest.with_name("step-00000001.safetensors"))  # of another step than its name says
     shutil.copy(newest, newest.with_name("step-00000009.safetensors"))
     (newest.with_name("step-00000007.safetensors")).write_bytes(newest.read_bytes()[:-9])
@@ -138,7 +138,7 @@ def test_the_newest_intact_checkpoint_is_sampled_and_none_is_renamed(run: Path, 
     assert sorted(path.name for path in newest.parent.iterdir()) == names
     for step in (1, 7, 9):
         with pytest.raises(TrainError, match=f"step-0000000{step}.safetensors"):
-            sample(copy, tmp_path / "out", SampleRequest(1, step=step))
+            sample(copy, tmp_path / "out", SampleRequest(1, checkpoint=step))
     newest.unlink()
     with pytest.raises(TrainError, match="none of its checkpoints is intact"):
         sample(copy, tmp_path / "out", SampleRequest(1))

@@ -21,7 +21,7 @@ from shards.note import Note
 from tests.support import ROOT
 from tests.support.processes import children_of
 from tests.support.shard_sets import CODEC, random_note, write_set
-from trainer.checkpoint import find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps, write_checkpoint
+from trainer.checkpoint import LAST, find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps, write_checkpoint
 from trainer.config import Config, load_config
 from trainer.errors import ConfigError, TrainError
 from trainer.run import lock_run, read_run
@@ -49,7 +49,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(line.step, line.values["loss"]) for line in read_metrics(run).of("train")]
 
 
-def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+def weights(run: Path, step: int | str = LAST) -> dict[str, torch.Tensor]:
     return read_checkpoint(find_checkpoint(run, step)).tensors
 
 
@@ -81,7 +81,7 @@ def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_
         evaluations[0].values
     )
     assert outcome.best is not None
-    assert outcome.best["loss"] == min(line.values["loss"] for line in evaluations)
+    assert outcome.best.loss == min(line.values["loss"] for line in evaluations)
     assert list((run / "tensorboard").iterdir())
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_way_from_the_one_before(
     folder = make_set(train=[6, 3])
     train(folder, tmp_path / "whole", tiny())
     train(folder, tmp_path / "run", tiny())
-    newest = find_checkpoint(tmp_path / "run", None)
+    newest = find_checkpoint(tmp_path / "run")
     newest.write_bytes(newest.read_bytes()[:-100])
     train(folder, tmp_path / "run", tiny())
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
