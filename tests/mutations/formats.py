@@ -64,6 +64,7 @@ INSTRUMENT: Command = (
 )
 TRAIN: Command = ("trainer", "train", "--shards", "set", "--run", "new-run", *CPU, *SETTINGS)
 RESUME: Command = ("trainer", "train", "--shards", "set", "--run", "run", *CPU, *SETTINGS, "--set", "steps=3")
+START: Command = (*TRAIN[:5], "tuned", *TRAIN[6:], "--start", "run")
 SAMPLE: Command = ("trainer", "sample", "--run", "run", "--out", "new-samples/tokens", "--count", "1", *CPU)
 SAMPLE_WANTED: Command = (*SAMPLE[:-4], "--wanted", "wanted.json", *CPU)
 PROMPT_SET: Command = (*SAMPLE, "--prompt", "set:guitar_acoustic_000-040-100", "--prompt-seconds", "0.05")
@@ -242,10 +243,10 @@ _FORMATS = (
            _remove_manifest),
     Format("rejected.jsonl", "set/rejected.jsonl", (mutate_bytes, *[mutate_json_lines] * 3), (INSPECT, VERIFY, ENCODE)),
     Format("inputs.json", "set.inputs.json", (mutate_bytes, *[mutate_json] * 3), (ENCODE,)),
-    Format("run.json", "run/run.json", (mutate_bytes, *[mutate_json] * 4), (RESUME, SAMPLE, PAGE)),
+    Format("run.json", "run/run.json", (mutate_bytes, *[mutate_json] * 4), (RESUME, START, SAMPLE, PAGE)),
     Format("metrics", "run/metrics.jsonl", (mutate_bytes, *[mutate_json_lines] * 3), (RESUME, CURVES, PAGE)),
     Format("checkpoint", "run/checkpoints/step-00000002.safetensors",
-           (mutate_bytes, mutators.mutate_safetensors_header, *[mutators.mutate_tensors] * 3), (RESUME, SAMPLE)),
+           (mutate_bytes, mutators.mutate_safetensors_header, *[mutators.mutate_tensors] * 3), (RESUME, START, SAMPLE)),
     Format("token file's npy", NOTE, (mutate_bytes, *[mutators.mutate_npy] * 4), SAMPLE_READERS),
     Format("token file's JSON", NOTE.replace(".npy", ".json"), (mutate_bytes, *[mutate_json] * 4), SAMPLE_READERS),
     Format("preview's npy", PREVIEW, (mutate_bytes, *[mutators.mutate_npy] * 4), (PAGE,)),
