@@ -17,6 +17,7 @@ import click
 STDOUT = "standard output"  # name of the file in an error
 BAR_INTERVAL = 0.1  # seconds between updates of a bar on a terminal
 LOG_INTERVAL = 15.0  # in a log file
+SCRIPTS = {"pipeline": "note-tokens", "shards": "note-shards", "trainer": "note-trainer"}  # package -> console script
 
 
 def echo(text: str, err: bool = False) -> None:
@@ -25,13 +26,22 @@ def echo(text: str, err: bool = False) -> None:
     Raises:
         OSError: stdout is full or closed. A stderr that is so stays silent, as there is nobody to tell.
     """
-    line = escape(text, sys.stderr if err else sys.stdout)
+    line = escape(name_scripts(text), sys.stderr if err else sys.stdout)
     try:
         click.echo(line, err=err)
     except OSError as error:
         if not err:
             error.filename = STDOUT
             raise
+
+
+def name_scripts(text: str) -> str:
+    """Commands in a text as they work where the program was started by a console script: by their scripts' names."""
+    if Path(sys.argv[0]).name not in SCRIPTS.values():
+        return text
+    for package, script in SCRIPTS.items():
+        text = text.replace(f"python -m {package} ", f"{script} ")
+    return text
 
 
 def echo_json(value: Any) -> None:

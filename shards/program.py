@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shards.console import STDOUT
+from shards.console import STDOUT, name_scripts
 from shards.errors import UserError, system_error
 
 
@@ -19,6 +19,7 @@ class Program(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _open_streams()
+        self._name_scripts()
         try:
             return super().main(*args, **kwargs)
         except OSError as error:  # of --help
@@ -27,6 +28,13 @@ class Program(click.Group):
             sys.exit(UserError.exit_code)
         finally:
             _close_streams()
+
+    def _name_scripts(self) -> None:
+        """Texts of `--help` teach commands as this program was started."""
+        for command in (self, *self.commands.values()):
+            for part in (command, *command.params):
+                if text := getattr(part, "help", None):
+                    vars(part)["help"] = name_scripts(text)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -90,3 +90,16 @@ def test_every_stage_works_from_the_wheel(python: Path, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "samples" / "tokens", tmp_path / "again" / "tokens")
     assert "index.html" in stage("pipeline", "listen", "again")
     assert (tmp_path / "again" / "index.html").read_bytes()
+
+
+def test_console_scripts_teach_and_print_commands_by_their_own_names(python: Path, tmp_path: Path) -> None:
+    def script(name: str, *words: object) -> str:
+        return run(python.with_name(name), *words, cwd=tmp_path)
+
+    for name in ("note-tokens", "note-shards", "note-trainer"):
+        assert script(name, "--help").startswith(f"Usage: {name} ")
+    assert "note-tokens encode demo-notes" in script("note-tokens", "encode", "--help")
+    script("note-tokens", "demo-notes", "notes", "--velocities", 1, "--pitches", 60, 62)
+    *_, following = script("note-tokens", "encode", "notes", "--out", "set", "--codec", "encodec_mini").splitlines()
+    assert following.startswith("Next: note-trainer train --shards set")
+    assert "python -m" not in following

@@ -6,12 +6,13 @@ import os
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from shards import console
-from shards.console import echo_json, escape, progress_bar, quote
+from shards.console import SCRIPTS, echo_json, escape, name_scripts, progress_bar, quote
 from shards.errors import UserError
 from tests.support import ROOT
 
@@ -131,3 +132,12 @@ def test_an_error_of_the_system_is_one_line_that_names_the_file() -> None:
 def test_an_error_is_shown_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     UserError(f"{os.fsdecode(b'a')}\n\udce9: missing").show()
     assert capsys.readouterr().err == "Error: a\\n\\xe9: missing\n"
+
+
+def test_commands_are_named_as_the_program_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Next: python -m trainer train --shards s; python -m pipeline listen a; python -m shards verify s"
+    assert name_scripts(text) == text
+    monkeypatch.setattr("sys.argv", ["/home/x/.local/bin/note-shards", "inspect"])
+    assert name_scripts(text) == "Next: note-trainer train --shards s; note-tokens listen a; note-shards verify s"
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {script: f"{package}.__main__:main" for package, script in SCRIPTS.items()}
