@@ -26,7 +26,7 @@ def test_a_plain_shell_reads_the_codes(tmp_path: Path) -> None:
         ["sh", "-euc", script], env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", **variables}, capture_output=True
     )
     assert output.returncode == 0, output.stderr
-    read: dict[str, list[list[int]]] = {}
+    key, read = "", dict[str, list[list[int]]]()
     for line in output.stdout.decode().splitlines():
         if line.startswith(" "):
             read[key].append([int(code) for code in line.split()])
