@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 TOKENS = "tokens"  # folder of a sample folder's token files; the audio files and the page are beside it
+SET_LABEL = "set"  # label of notes of a run of several shard sets: the name of a note's set
 PREVIEWS = "samples"  # folder in a run's folder of the samples of its evaluations; below it a folder a step
 
 
@@ -20,7 +21,7 @@ class SampleInfo:
     run: str | None = None
     checkpoint: str | None = None
     step: int | None = None  # of the checkpoint
-    shards: str | None = None  # the set that the run was trained on
+    shards: str | tuple[str, ...] | None = None  # path of the set that the run was trained on, or of several
     dtype: str | None = None
     seed: int | None = None
     temperature: float | None = None
@@ -34,6 +35,13 @@ class SampleInfo:
     candidate: int | None = None  # its number among those of its key and velocity
     log_likelihood: float | None = None  # nats a token
 
+    def sets_of(self, names: Iterable[Any]) -> tuple[str, ...]:
+        """The paths in `shards` of the sets with these names; all paths, if there are no names or other ones too."""
+        paths = (self.shards,) if isinstance(self.shards, str) else self.shards or ()
+        wanted = {name if isinstance(name, str) else "" for name in names}
+        chosen = tuple(path for path in paths if set_name(path) in wanted)
+        return chosen if len(chosen) == len(wanted) > 0 else paths
+
     def to_json(self) -> dict[str, Any]:
         """The fields that have a value."""
         return {name: value for name, value in vars(self).items() if value is not None}
@@ -43,6 +51,11 @@ class SampleInfo:
         """Undo `to_json`; never fails. A field of another type becomes None."""
         block = value if isinstance(value, dict) else {}
         return cls(**{field.name: _checked(block.get(field.name), field.type) for field in fields(cls)})
+
+
+def set_name(path: str) -> str:
+    """The name of a set in a run of several: the last part of its path or URL."""
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def common(infos: Iterable[SampleInfo]) -> SampleInfo:

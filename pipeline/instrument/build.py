@@ -156,7 +156,7 @@ def build_instrument(
         name=path_text(request.out.absolute().name),
         run=files.origin.run,
         step=files.origin.step,
-        shards=files.origin.shards,
+        shards=", ".join(files.shards()) or None,
         seed=files.origin.seed,
         timbre=timbre or request.like,
         sample_rate=codec.spec.sample_rate,
@@ -177,12 +177,12 @@ def _real_notes(
     request: BuildRequest, files: CandidateFiles, codec: EnCodec, velocities: set[int]
 ) -> tuple[list[RealNote], set[Pair] | None, tuple[str, ...]]:
     """Real notes to compare with, and the pairs that the timbre has among them; none if the set is not there."""
-    folder = request.shards or (None if files.origin.shards is None else text_path(files.origin.shards))
+    folders = (request.shards,) if request.shards else tuple(map(text_path, files.shards()))
     timbre = files.label(INSTRUMENT_LABEL)
     try:
-        if folder is None:
+        if not folders:
             raise ShardError("its token files name no shard set")
-        shard_set = open_shard_set(folder, request.weights, request.device, codec)
+        shard_set = open_shard_set(folders, request.weights, request.device, codec)
     except UserError as error:
         return [], None, (f"No distances in timbre of real notes: {error.message}; name the set with --shards",)
     return read_real_notes(shard_set, velocities), recorded_pairs(shard_set, timbre) if timbre else None, ()
@@ -203,7 +203,7 @@ def _timbre_of_note(request: BuildRequest, codec: EnCodec) -> np.ndarray:
     if not colon:
         raise UserError(f"--like {request.like}: is not SET:KEY, such as shards/demo:guitar_acoustic_000-060-100")
     shard_set: ShardSet = open_shard_set(text_path(folder), request.weights, request.device, codec)
-    for split in shard_set.manifest.splits:
+    for split in shard_set.splits:
         for _, waveform in shard_set.find([key], split):
             return timbre_of(waveform, codec.spec.sample_rate)
     raise UserError(f"--like {request.like}: {folder} has no note of this name")

@@ -16,13 +16,13 @@ from pipeline.notes.nsynth import midi
 from pipeline.progress import Progress
 from pipeline.score.measure import note_features
 from pipeline.score.pitch import sounding_frames
-from pipeline.score.references import ShardSet
+from pipeline.score.references import Recording, ShardSet
 from pipeline.score.timbre import RATE, SECONDS, RealNote, timbre_of
 from shards.errors import UserError
 from shards.files import write_json
 from shards.note import Codec, Note, TokenFile, read_token_file
 from shards.parse import read_object, to_dataclass
-from shards.sample_info import SampleInfo, common
+from shards.sample_info import SET_LABEL, SampleInfo, common
 from shards.sample_list import select_last_call
 
 MOST_REAL = 3_000  # train notes that are compared
@@ -62,6 +62,10 @@ class CandidateFiles:
         """The value of a label if all have the same one, else None."""
         values = [file.note.labels.get(name) for file in self.files.values()]
         return values[0] if all(value == values[0] for value in values) else None
+
+    def shards(self) -> tuple[str, ...]:
+        """Path of the shard set that they state; of a run of several, of the set in their label, or of all."""
+        return self.origin.sets_of([self.label(SET_LABEL)])
 
 
 def read_candidates(folder: Path) -> CandidateFiles:
@@ -109,11 +113,11 @@ def measure_candidates(
 def read_real_notes(shard_set: ShardSet, velocities: set[int]) -> list[RealNote]:
     """The timbres of train notes at these velocities; their recordings, or where those are gone, their round trips."""
     usable = (
-        (note, path)
-        for note, path in shard_set.with_recordings("train")
+        (note, recording)
+        for note, recording in shard_set.with_recordings("train")
         if (pair := _pair(note)) is not None and pair[1] in velocities
     )
-    return [_real_note(note, path, shard_set) for note, path in islice(usable, MOST_REAL)]
+    return [_real_note(note, recording, shard_set) for note, recording in islice(usable, MOST_REAL)]
 
 
 def read_recorded(shard_set: ShardSet, instrument: str, velocities: set[int]) -> dict[Pair, tuple[Note, Candidate]]:
@@ -124,14 +128,14 @@ def read_recorded(shard_set: ShardSet, instrument: str, velocities: set[int]) ->
     """
     notes = {
         pair: note
-        for split in shard_set.manifest.splits
+        for split in shard_set.splits
         for note in shard_set.notes(split)
         if note.labels.get(INSTRUMENT_LABEL) == instrument
         and (pair := _pair(note)) is not None
         and pair[1] in velocities
     }
     if not notes:
-        raise UserError(f"{shard_set.folder}: has no notes of an instrument {instrument} at these velocities")
+        raise UserError(f"{shard_set.name}: has no notes of an instrument {instrument} at these velocities")
     spec = shard_set.codec.spec
     measured = {
         note.key: (note, replace(_candidate(TokenFile(note, spec), _measure(note, waveform, spec)), number=None))
@@ -189,15 +193,15 @@ def _number(file: TokenFile) -> int:
     return next((number for number in (info.candidate, info.index) if number is not None), 0)
 
 
-def _real_note(note: Note, path: Path | None, shard_set: ShardSet) -> RealNote:
+def _real_note(note: Note, recording: Recording | None, shard_set: ShardSet) -> RealNote:
     try:
-        recording = None if path is None or not path.is_file() else shard_set.read_recording(path, RATE, SECONDS)
+        sound = None if recording is None or not recording.path.is_file() else recording.read(RATE, SECONDS)
     except AudioError:
-        recording = None
-    if recording is None:
+        sound = None
+    if sound is None:
         [(_, waveform)] = decode_notes([note], shard_set.codec)
         timbre = timbre_of(waveform, shard_set.codec.spec.sample_rate)
     else:
-        timbre = timbre_of(recording, RATE)
+        timbre = timbre_of(sound, RATE)
     labels = note.labels
     return RealNote(note.key, str(labels.get(INSTRUMENT_LABEL, "")), labels["pitch"], labels["velocity"], timbre)

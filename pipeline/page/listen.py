@@ -67,7 +67,7 @@ def listen(
     decoded = decode_samples(samples, codec, progress)
     shard_set = report = None
     try:
-        shard_set = open_shard_set(shards or samples.shards_folder(), weights, device, codec)
+        shard_set = open_shard_set(shards or samples.shards_folders(), weights, device, codec)
         scores = measure(samples, shard_set, notes, on_stage)
         write_scores(folder, scores)
         report = Report({str(folder): scores})

@@ -4,7 +4,7 @@
 WAV is reported in its card, and the rest of the page works.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class RunSamples:
     samples: SampleFolder
     common: SampleInfo  # the fields in which all samples agree
     run: Path | None
-    shards: Path | None
+    shards: tuple[Path, ...]
     scores: Scores | None
     no_scores: str  # the reason that there are none
 
@@ -136,7 +136,7 @@ def _read_run(samples: SampleFolder, run: Path | None, shards: Path | None) -> R
     except UserError as error:
         scores, no_scores = None, plain(error.message)
     name = plain(run.name if run else samples.path.resolve().name)
-    return RunSamples(name, samples, common, run, shards or _path(common.shards), scores, no_scores)
+    return RunSamples(name, samples, common, run, (shards,) if shards else _named_sets(samples), scores, no_scores)
 
 
 def _copy_wavs(run: RunSamples, folder: Path) -> RunSamples:
@@ -195,6 +195,14 @@ def _path(text: str | None) -> Path | None:
         return None
 
 
+def _named_sets(samples: SampleFolder) -> tuple[Path, ...]:
+    """The shard sets that the token files name; none if they do not agree, or a path that cannot be read."""
+    try:
+        return samples.shards_folders()
+    except UserError:
+        return ()
+
+
 def _count(samples: int) -> str:
     number = NUMBERS[samples] if samples < len(NUMBERS) else f"{samples:,}"
     return f"{number} note{'s' if samples != 1 else ''}"
@@ -210,8 +218,9 @@ def _lead(codec: Codec | None) -> str:
 
 
 def _header_facts(run: RunSamples) -> Facts:
-    paths = (("run", run.run), ("shard set", run.shards))
-    facts = [(name, plain(path)) for name, path in paths if path is not None]
+    facts = [("run", plain(run.run))] if run.run is not None else []
+    if run.shards:
+        facts.append(("shard sets" if len(run.shards) > 1 else "shard set", plain(", ".join(map(str, run.shards)))))
     codec = run.samples.codec()
     if codec is not None:
         facts.append(("codec", plain(f"{codec.name}, {codec.bandwidth:g} kbps")))
@@ -226,14 +235,14 @@ def _real_sections(
     if not count and not keys:
         return RealNotes("No real notes were requested."), {}, []
     try:
-        shard_set = shard_set or open_shard_set(run.shards or run.samples.shards_folder(), weights, device)
+        shard_set = shard_set or open_shard_set(run.shards or run.samples.shards_folders(), weights, device)
         return real_notes(folder, shard_set, count), nearest_notes(folder, shard_set, sorted(keys)), []
     except UserError as error:
         line = f"No real notes to compare with: {error.message}"
         return RealNotes(plain(line, LONGEST)), {}, [line]
 
 
-def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple[str, str]]:
+def _commands(folder: Path, run: Path | None, shards: Sequence[Path]) -> list[tuple[str, str]]:
     """Return (purpose, command lines) for a reader to paste."""
     if run is None:
         return [("Samples of a run, with a page like this one:", "make samples RUN=demo N=16")]
@@ -253,7 +262,9 @@ def _commands(folder: Path, run: Path | None, shards: Path | None) -> list[tuple
             sample_and_listen("scale", "--label pitch=40:76:4 --label velocity=100"),
         ),
     ]
-    if shards is not None:
-        train = f"python -m trainer train --shards {quote(shards)} --run runs/longer --set steps=4000"
-        commands.append(("A longer training on the same shard set:", [train, "make samples RUN=longer"]))
+    if shards:
+        options = " ".join(f"--shards {quote(path)}" for path in shards)
+        train = f"python -m trainer train {options} --run runs/longer --set steps=4000"
+        same = "on the same shard set" if len(shards) == 1 else "on the same shard sets, each of weight 1"
+        commands.append((f"A longer training {same}:", [train, "make samples RUN=longer"]))
     return [(purpose, "\n".join(plain(line, len(line)) for line in lines)) for purpose, lines in commands]

@@ -9,7 +9,6 @@ import numpy as np
 from pipeline.audio import save
 from pipeline.page.players import MEDIA, Player, add_media, format_seconds, plain, relative_url, title_and_subtitle
 from pipeline.score.references import ReferenceNote, ShardSet
-from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,15 @@ def real_notes(folder: Path, shard_set: ShardSet, count: int) -> RealNotes:
         return RealNotes("No real notes were requested.")
     split, references = shard_set.choose(count)
     if not references:
-        return RealNotes(f"There are none to compare with: {plain(shard_set.folder)} holds no notes.")
-    rate = shard_set.manifest.codec.sample_rate
-    intro = _intro(shard_set.manifest, split, references)
+        return RealNotes(f"There are none to compare with: {plain(shard_set.name)} holds no notes.")
+    rate = shard_set.codec.spec.sample_rate
+    intro = _intro(shard_set, split, references)
     return RealNotes(intro, tuple(_real_note(folder, reference, rate) for reference in references))
 
 
 def nearest_notes(folder: Path, shard_set: ShardSet, keys: Collection[str]) -> dict[str, Player]:
     """Return key -> player of that train note, without pictures; the sound is its round trip, as the model knows it."""
-    rate = shard_set.manifest.codec.sample_rate
+    rate = shard_set.codec.spec.sample_rate
     players = {}
     for note, waveform in shard_set.find(keys, "train"):
         path = folder / MEDIA / "train" / f"{note.key}.wav"
@@ -74,11 +73,12 @@ def _save(folder: Path, player: Player, reference: ReferenceNote, kind: str, wav
     return add_media(player, folder, path, waveform, rate)
 
 
-def _intro(manifest: Manifest, split: str, references: Sequence[ReferenceNote]) -> str:
-    codec = manifest.codec
+def _intro(shard_set: ShardSet, split: str, references: Sequence[ReferenceNote]) -> str:
+    codec = shard_set.codec.spec
     text = f"{len(references)} notes of the {split} split, which the model was {'' if split == 'train' else 'not '}"
     text += f"trained on. For the round trip, {codec.name} encoded and decoded them at {codec.bandwidth:g} kbps: "
     text += "no sample can sound better than that."
     if all(reference.recording is None and reference.fault is None for reference in references):
-        text += f" The recordings are no longer in {manifest.audio.get('source')}, so they cannot be heard here."
+        sources = dict.fromkeys(str(manifest.audio.get("source")) for manifest in shard_set.manifests.values())
+        text += f" The recordings are no longer in {', '.join(sources)}, so they cannot be heard here."
     return plain(text, len(text))

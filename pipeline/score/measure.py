@@ -22,7 +22,6 @@ from pipeline.score.samples import SampleFolder
 from pipeline.score.scores import FRECHET, SAMPLES, Figure, Measured, Score, Scores
 from shards.errors import UserError
 from shards.note import Codec, Note
-from shards.storage import path_text
 
 MAX_LATENTS = 64  # samples whose latents are compared, and train notes beside them
 MIN_RANKS = 3  # values that a rank correlation needs
@@ -106,7 +105,7 @@ def measure(
         name: Measured(note.hertz, note.cents, note.level, match.note.key if match.note else None, match.agreement)
         for (name, note), match in zip(features.items(), nearest, strict=False)
     }
-    return Scores(samples.fingerprint(), path_text(shard_set.folder), tuple(scores), measured)
+    return Scores(samples.fingerprint(), shard_set.name, tuple(scores), measured)
 
 
 def note_features(note: Note, waveform: np.ndarray, codec: Codec) -> NoteFeatures:
@@ -123,7 +122,7 @@ def _usable_samples(samples: SampleFolder, shard_set: ShardSet) -> Iterator[tupl
             continue
         if sample.file.codec != spec:
             raise UserError(
-                f"{sample.wav}: its tokens are of another codec than those of {shard_set.folder}; give its --shards"
+                f"{sample.wav}: its tokens are of another codec than those of {shard_set.name}; give its --shards"
             )
         try:
             yield sample.file.note, resample(*sample.waveform(), spec.sample_rate)

@@ -1,13 +1,14 @@
-"""Real notes of a shard set as references for samples: their codes, the round trip, the recording if it is there.
+"""Real notes of shard sets as references for samples: their codes, the round trip, the recording if it is there.
 
-The round trip is decoded from the set's own codes; a recording is read from the folder that the set was made of.
+The round trip is decoded from a set's own codes; a recording is read from the folder that the set was made of. A run of
+several sets has real notes of each; their keys begin with the name of their set then, as two sets may share keys.
 A `ShardSet` caches what it has decoded, so a page that is written after the scores decodes no note twice. Its memory
 grows with the references (0.8 MB for a note of 4 s: scores take about 100 of them), not with the set.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from shards.errors import ShardError
 from shards.manifest import Manifest, Shard, read_manifest
 from shards.note import Note
 from shards.record import read_shard_record
-from shards.storage import text_path
+from shards.sample_info import set_name
+from shards.storage import path_text, text_path
 
 UNSEEN_FIRST = ("valid", "test", "train")  # splits, those that no model has trained on first
 CANDIDATES = 2_000  # first notes of a split, from which references are chosen
@@ -39,22 +41,43 @@ class ReferenceNote:
     fault: str | None = None  # of a recording that is there and cannot be read
 
 
+@dataclass(frozen=True)
+class Recording:
+    """The audio file that a note was encoded from; it may be gone."""
+
+    path: Path
+    trim: bool  # without the silence before the note
+
+    def read(self, sample_rate: int, seconds: float) -> np.ndarray:
+        """Read it as it was read when the set was encoded: (sample,). Raises AudioError."""
+        return load(self.path, sample_rate, seconds, self.trim)
+
+
 @dataclass(frozen=True, eq=False)
 class ShardSet:
-    """A shard set with its loaded codec, and the notes of it that have been read and decoded."""
+    """A shard set, or several, with the loaded codec, and the notes that have been read and decoded."""
 
-    folder: Path
-    manifest: Manifest
+    manifests: Mapping[Path, Manifest]  # folder -> its manifest
     codec: EnCodec
-    _candidates: dict[str, list[tuple[Note, Path | None]]] = field(default_factory=dict)  # split -> notes, recordings
+    _candidates: dict[str, list[tuple[Note, Recording | None]]] = field(default_factory=dict)  # split -> notes
     _notes: dict[str, Note] = field(default_factory=dict)  # key -> note, of those that were searched for
     _round_trips: dict[str, np.ndarray] = field(default_factory=dict)  # key -> waveform
     _references: dict[str, ReferenceNote] = field(default_factory=dict)  # key -> note
 
+    @property
+    def name(self) -> str:
+        """The path of the set, or the paths of all."""
+        return ", ".join(path_text(folder) for folder in self.manifests)
+
+    @property
+    def splits(self) -> list[str]:
+        return [*dict.fromkeys(chain.from_iterable(manifest.splits for manifest in self.manifests.values()))]
+
     def notes(self, split: str) -> Iterator[Note]:
         """Stream a split, without the notes that have no tokens. Raises ShardError."""
-        for shard in self.manifest.splits.get(split, ()):
-            yield from self._read(shard)
+        for folder, manifest in self.manifests.items():
+            for shard in manifest.splits.get(split, ()):
+                yield from (self._named(note, folder) for note in self._read(folder, shard))
 
     def choose(self, count: int, splits: Sequence[str] = UNSEEN_FIRST) -> tuple[str, list[ReferenceNote]]:
         """Choose notes, evenly spread over the pitches, of the first split that has any; ("", []) if none has.
@@ -66,7 +89,8 @@ class ShardSet:
         """
         for split in splits:
             if split not in self._candidates:
-                self._candidates[split] = sorted(islice(self.with_recordings(split), CANDIDATES), key=_by_pitch)
+                first = (islice(self._of_set(folder, split), CANDIDATES) for folder in self.manifests)
+                self._candidates[split] = sorted(chain.from_iterable(first), key=_by_pitch)
             notes = self._candidates[split]
             if notes:
                 few = min(count, len(notes))
@@ -85,24 +109,33 @@ class ShardSet:
             self._notes.update((note.key, note) for note in self.notes(split) if note.key in keys)
         return [(self._notes[key], self._round_trip(self._notes[key])) for key in keys if key in self._notes]
 
-    def _read(self, shard: Shard) -> Iterator[Note]:
-        return (note for note in read_notes(self.folder / shard.name, self.manifest.codec) if len(note.tokens))
+    def _read(self, folder: Path, shard: Shard) -> Iterator[Note]:
+        return (note for note in read_notes(folder / shard.name, self.codec.spec) if len(note.tokens))
 
-    def with_recordings(self, split: str) -> Iterator[tuple[Note, Path | None]]:
-        """Stream each note with the path of its recording; a shard's record lists the files that it was made of."""
-        source = str(self.manifest.audio.get("source", ""))
+    def _named(self, note: Note, folder: Path) -> Note:
+        """The note; of several sets, with the name of its set in its key."""
+        return note if len(self.manifests) == 1 else replace(note, key=f"{set_name(path_text(folder))}-{note.key}")
+
+    def with_recordings(self, split: str) -> Iterator[tuple[Note, Recording | None]]:
+        """Stream each note with its recording; a shard's record lists the files that it was made of."""
+        return chain.from_iterable(self._of_set(folder, split) for folder in self.manifests)
+
+    def _of_set(self, folder: Path, split: str) -> Iterator[tuple[Note, Recording | None]]:
+        manifest = self.manifests[folder]
+        source, trim = str(manifest.audio.get("source", "")), bool(manifest.audio.get("trim"))
         audio = Path(source) if "://" in source else text_path(source)
-        for shard in self.manifest.splits.get(split, ()):
+        for shard in manifest.splits.get(split, ()):
             try:
-                inputs = read_shard_record(self.folder / shard.record_name).inputs
+                inputs = read_shard_record(folder / shard.record_name).inputs
             except (ShardError, OSError):
                 inputs = {}  # a set that was made without records of its inputs
-            paths = {parse_path_name(path).labels["note_str"]: audio / text_path(path, audio) for path in inputs}
-            yield from ((note, paths.get(str(note.labels.get("note_str", note.key)))) for note in self._read(shard))
-
-    def read_recording(self, path: Path, sample_rate: int, seconds: float) -> np.ndarray:
-        """Read a recording as it was read when the set was encoded: (sample,). Raises AudioError."""
-        return load(path, sample_rate, seconds, bool(self.manifest.audio.get("trim")))
+            recordings = {
+                parse_path_name(path).labels["note_str"]: Recording(audio / text_path(path, audio), trim)
+                for path in inputs
+            }
+            for note in self._read(folder, shard):
+                recording = recordings.get(str(note.labels.get("note_str", note.key)))
+                yield self._named(note, folder), recording
 
     def _round_trip(self, note: Note) -> np.ndarray:
         """Decode one note alone: in a batch, the last bits of a waveform depend on the size of the batch."""
@@ -110,13 +143,13 @@ class ShardSet:
             [(_, self._round_trips[note.key])] = decode_notes([note], self.codec)
         return self._round_trips[note.key]
 
-    def _reference(self, note: Note, path: Path | None) -> ReferenceNote:
+    def _reference(self, note: Note, source: Recording | None) -> ReferenceNote:
         if note.key not in self._references:
             round_trip, recording, fault = self._round_trip(note), None, None
-            if path is not None and path.is_file():
+            if source is not None and source.path.is_file():
                 rate = self.codec.spec.sample_rate
                 try:
-                    recording = fit(self.read_recording(path, rate, len(round_trip) / rate), len(round_trip))
+                    recording = fit(source.read(rate, len(round_trip) / rate), len(round_trip))
                 except AudioError as error:
                     fault = error.message
             self._references[note.key] = ReferenceNote(note, round_trip, recording, fault)
@@ -124,26 +157,34 @@ class ShardSet:
 
 
 def open_shard_set(
-    folder: Path, weights: Path | None = None, device: str = "auto", codec: EnCodec | None = None
+    folder: Path | Sequence[Path], weights: Path | None = None, device: str = "auto", codec: EnCodec | None = None
 ) -> ShardSet:
-    """Open a shard set with the codec that it was made with; a loaded `codec` is used if it is that one.
+    """Open a shard set, or several, with the codec that made it; a loaded `codec` is used if it is that one.
 
     Raises:
         NoShardSetError: no finished set.
-        ShardError: damaged.
+        ShardError: damaged, or sets of different codecs.
         CodecError: its codec cannot be loaded.
     """
+    manifests = {path: _read_manifest(path) for path in (folder if isinstance(folder, Sequence) else [folder])}
+    (first, manifest), *others = manifests.items()
+    for path, other in others:
+        if other.codec != manifest.codec:
+            raise ShardError(f"{path}: is of another codec than {first}; name one of the sets with --shards")
+    if codec is None or codec.spec != manifest.codec:
+        codec = load_codec_for(manifest.codec, first, weights, device)
+    return ShardSet(manifests, codec)
+
+
+def _read_manifest(folder: Path) -> Manifest:
     try:
-        manifest = read_manifest(folder)
+        return read_manifest(folder)
     except ShardError as error:
         if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise
         raise NoShardSetError(f"{error.message}; if the set has moved, --shards FOLDER names it") from error
-    if codec is None or codec.spec != manifest.codec:
-        codec = load_codec_for(manifest.codec, folder, weights, device)
-    return ShardSet(folder, manifest, codec)
 
 
-def _by_pitch(candidate: tuple[Note, Path | None]) -> tuple[str, str]:
+def _by_pitch(candidate: tuple[Note, Recording | None]) -> tuple[str, str]:
     note, _ = candidate
     return str(note.labels.get("pitch")).zfill(3), note.key

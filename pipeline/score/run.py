@@ -54,14 +54,14 @@ def score_folders(
         UserError: no samples that can be read, no shard set, or a set of another codec.
     """
     scores, left_out = {}, []
-    shard_sets: dict[Path, ShardSet] = {}  # each is opened once, and its references are decoded once
+    shard_sets: dict[tuple[Path, ...], ShardSet] = {}  # each is opened once, and its references are decoded once
     for folder in folders:
         samples = read_samples(folder)
         left_out += [samples.left_out] if samples.left_out else []
-        path = shards or samples.shards_folder()
-        if path not in shard_sets:
-            shard_sets[path] = open_shard_set(path, weights, device)
-        scores[str(folder)] = measure(samples, shard_sets[path], notes, on_stage)
+        paths = (shards,) if shards else samples.shards_folders()
+        if paths not in shard_sets:
+            shard_sets[paths] = open_shard_set(paths, weights, device)
+        scores[str(folder)] = measure(samples, shard_sets[paths], notes, on_stage)
         write_scores(folder, scores[str(folder)])
     return Report(scores, tuple(left_out))
 

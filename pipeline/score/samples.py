@@ -23,7 +23,7 @@ from pipeline.decode.source import TokenSource, token_file_source
 from pipeline.progress import Progress
 from shards.errors import ShardError, UserError
 from shards.note import Codec, TokenFile, read_token_file
-from shards.sample_info import TOKENS, SampleInfo, common
+from shards.sample_info import SET_LABEL, TOKENS, SampleInfo, common
 from shards.sample_list import LIST, select_last_call
 from shards.storage import text_path
 
@@ -91,12 +91,17 @@ class SampleFolder:
         """The fields in which all token files agree."""
         return common(sample.sampled for sample in self.samples if sample.sampled != SampleInfo())
 
-    def shards_folder(self) -> Path:
-        """The shard set that the token files name. Raises NoShardSetError if not one."""
-        folders = {sample.sampled.shards for sample in self.samples if sample.sampled.shards is not None}
-        if len(folders) != 1:
+    def shards_folders(self) -> tuple[Path, ...]:
+        """The shard set that the token files name; of a run of several sets, those that their labels name, or all.
+
+        Raises NoShardSetError if they do not agree.
+        """
+        named = {sample.sampled.shards: sample.sampled for sample in self.samples if sample.sampled.shards}
+        if len(named) != 1:
             raise NoShardSetError(f"{self.path}: its token files do not name one shard set; --shards FOLDER names it")
-        return text_path(folders.pop())
+        [info] = named.values()
+        names = [sample.labels.get(SET_LABEL) for sample in self.samples if sample.file]
+        return tuple(text_path(path) for path in info.sets_of(names))
 
     def token_source(self) -> TokenSource:
         """The token files as a source to decode; WAVs without a token file are left out.

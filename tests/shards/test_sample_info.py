@@ -30,7 +30,9 @@ any_json = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() 
 @given(st.dictionaries(st.sampled_from([*vars(INFO), "other"]), any_json) | any_json)
 def test_a_block_of_any_content_is_read(value: object) -> None:
     info = SampleInfo.from_json(value)
-    assert {type(field) for field in vars(info).values()} <= {str, int, float, type(None)}
+    fields = [field for name, field in vars(info).items() if name != "shards"]
+    assert {type(field) for field in fields} <= {str, int, float, type(None)}
+    assert all(isinstance(path, str) for path in info.sets_of([]))
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,15 @@ def test_common_fields_are_those_in_which_all_samples_agree() -> None:
         name: value for name, value in INFO.to_json().items() if name not in ("seed", "index")
     }
     assert common([INFO, SampleInfo()]) == common([]) == SampleInfo()
+
+
+def test_samples_like_notes_of_one_set_name_that_set_and_others_name_all() -> None:
+    several = SampleInfo(shards=("shards/a", "s3://bucket/b/", "old/c"))
+    assert several.sets_of(["b"]) == ("s3://bucket/b/",)
+    assert several.sets_of(["c", "a", "a"]) == ("shards/a", "old/c")
+    for names in ([], [None], ["a", None], ["d"], [["a"]]):
+        assert several.sets_of(names) == several.shards
+    assert (
+        SampleInfo(shards="shards/a").sets_of([None]) == SampleInfo(shards="shards/a").sets_of(["x"]) == ("shards/a",)
+    )
+    assert SampleInfo().sets_of(["a"]) == ()

@@ -288,6 +288,21 @@ def test_a_missing_shard_set_is_reported_in_its_section(browser, samples):
     assert "shards/none: no such shard set" in page_text(browser) and len(browser.wait(WAIT_FOR_PLAYERS)) == 3
 
 
+def test_samples_of_a_run_of_several_sets_are_shown_beside_real_notes_of_each(real_set, tmp_path):
+    folder, sets = tmp_path / "samples", [shutil.copytree(real_set, tmp_path / name) for name in ("a", "b")]
+    codec = read_manifest(real_set).codec
+    for index, name in enumerate(("a", "b")):
+        info = {"run": "runs/none", "shards": tuple(map(str, sets))}
+        listening.add_sample(folder, name, codec, tone(52 + index, rate=RATE), {"set": name}, **info)
+    report = score_folders([folder], notes=4, device="cpu").folders[str(folder)]
+    assert report.shards == f"{sets[0]}, {sets[1]}"
+    assert write_page(folder, real=6, device="cpu").faults == ()
+    text = (folder / "index.html").read_text()
+    assert f"--shards {sets[0]} --shards {sets[1]} --run runs/longer" in text and "<bdi>shard sets</bdi>" in text
+    round_trips = [path.name[:2] for path in (folder / "page" / "round-trip").glob("*.wav")]
+    assert sorted(round_trips) == ["a-"] * 3 + ["b-"] * 3
+
+
 def test_a_set_of_another_codec_is_reported_in_its_section(samples, make_set):
     write_page(samples, shards=make_set(valid=[2]))
     assert "the codes do not fit encodec_mini" in (samples / "index.html").read_text()

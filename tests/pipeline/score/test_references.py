@@ -1,5 +1,6 @@
 """Real notes as references: decoded once, with the recordings that their shard's record names."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from pipeline.audio import fit, load
 from pipeline.codec.model import load_codec
 from pipeline.score import references
 from pipeline.score.references import ShardSet, open_shard_set
-from tests.support.listening import RATE, make_listening_set
+from pipeline.score.samples import NoShardSetError
+from shards.errors import ShardError
+from tests.support.listening import RATE, make_listening_set, set_source
+from tests.support.shard_sets import CODEC, random_note, write_set
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +95,28 @@ def test_the_nearest_notes_are_found_again_without_reading_the_set(
     monkeypatch.setattr(references, "read_notes", lambda *_: pytest.fail("read again"))
     keys = [notes[4].key, notes[2].key]
     assert [note.key for note, _ in shard_set.find(keys, "train")] == keys
+
+
+def test_several_sets_give_real_notes_of_each_even_if_they_share_keys(tmp_path: Path) -> None:
+    codec = load_codec("encodec_mini")
+    folders = [make_listening_set(tmp_path / name).rename(tmp_path / name / name) for name in ("a", "b")]
+    set_source(folders[1], tmp_path / "gone")
+    both = open_shard_set(folders, codec=codec)
+    assert (both.name, both.splits) == (f"{folders[0]}, {folders[1]}", ["train", "valid"])
+    split, chosen = both.choose(8)
+    assert split == "valid" and len({real.note.key for real in chosen}) == 8
+    keys = {name: [real.note.key for real in chosen if real.note.key.startswith(f"{name}-")] for name in "ab"}
+    assert [len(each) for each in keys.values()] == [4, 4]
+    assert {real.note.key for real in chosen if real.recording is not None} == {*keys["a"]}
+    queries = [note.tokens for note in both.notes("train") if note.key.startswith("b-")]
+    assert len(queries) == 6
+    found = both.find([match.note.key for match in both.nearest(queries) if match.note], "train")
+    assert [np.array_equal(note.tokens, query) for (note, _), query in zip(found, queries, strict=True)] == [True] * 6
+
+
+def test_sets_of_different_codecs_are_not_opened_together(folder: Path, tmp_path: Path) -> None:
+    write_set(tmp_path / "other", {"train": [[random_note("n")]]}, replace(CODEC, weights_sha256="1" * 64))
+    with pytest.raises(ShardError, match=r"other: is of another codec than .*set; name one of the sets with --shards"):
+        open_shard_set([folder, tmp_path / "other"], codec=load_codec("encodec_mini"))
+    with pytest.raises(NoShardSetError, match="nowhere: no such shard set"):
+        open_shard_set([folder, tmp_path / "nowhere"], codec=load_codec("encodec_mini"))

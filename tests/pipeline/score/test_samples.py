@@ -1,6 +1,7 @@
 """A folder of samples: what is decoded is what its WAVs hold, and each file is read once."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +101,25 @@ def test_damaged_token_files_are_refused_before_anything_is_written(folder, code
 def test_what_token_files_have_in_common(folder: Path, codec: EnCodec) -> None:
     samples = read_samples(folder)
     assert samples.common() == SampleInfo(run="runs/x", shards="shards/x")
-    assert samples.shards_folder() == Path("shards/x") and samples.codec() == codec.spec
+    assert samples.shards_folders() == (Path("shards/x"),) and samples.codec() == codec.spec
     other = SampleInfo(run="runs/x", shards="shards/y")
     write_token_file(folder / "tokens", random_note("d", 3, codec.spec), codec.spec, other)
     with pytest.raises(UserError, match="--shards"):
-        read_samples(folder).shards_folder()
+        read_samples(folder).shards_folders()
+
+
+def test_samples_of_a_run_of_several_sets_are_compared_with_the_set_in_their_label_or_with_all(
+    tmp_path: Path, codec: EnCodec
+) -> None:
+    def add(name: str, **labels: str) -> tuple[Path, ...]:
+        info = SampleInfo(run="runs/x", shards=("shards/a", "shards/b", "shards/c"))
+        note = replace(random_note(name, 3, codec.spec), labels=labels)
+        write_token_file(tmp_path / "tokens", note, codec.spec, info)
+        return read_samples(tmp_path).shards_folders()
+
+    assert add("0", set="b") == (Path("shards/b"),)
+    assert add("1", set="a") == (Path("shards/a"), Path("shards/b"))
+    assert add("2") == (Path("shards/a"), Path("shards/b"), Path("shards/c"))
 
 
 def test_decoding_and_scoring_in_one_process_gives_the_figures_of_two(
