@@ -32,9 +32,17 @@ def main() -> None:
 @click.option(
     "--shards",
     required=True,
+    multiple=True,
     type=parse_path,
     metavar="FOLDER|URL",
-    help="A shard set, as `python -m pipeline encode` writes it.",
+    help="A shard set, as `python -m pipeline encode` writes it; can be repeated, for a run of several sets.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    metavar="NAME=N",
+    help="Of several sets: an epoch has each note of the set NAME (the last part of its path) N times; default: once.",
 )
 @RUN
 @click.option(
@@ -58,7 +66,8 @@ def main() -> None:
 )
 @DEVICE
 def train(
-    shards: Path,
+    shards: tuple[Path, ...],
+    weights: tuple[str, ...],
     run: Path,
     preset: str,
     changes: tuple[str, ...],
@@ -66,7 +75,7 @@ def train(
     project: str | None,
     device: str,
 ) -> None:
-    """Train a model on a shard set, or go on with a run that was stopped.
+    """Train a model on a shard set or several, or go on with a run that was stopped.
 
     Ctrl-C or SIGTERM writes a checkpoint and ends; the same command goes on from there, exactly. All settings
     are in FOLDER/run.json, the metrics in FOLDER/metrics.jsonl and FOLDER/tensorboard.
@@ -74,17 +83,22 @@ def train(
     --start takes the weights of another run of the same codec, width and depth, on whatever notes and with whatever
     labels: values that it does not know begin as their label's "none". A lower train.lr forgets less of it.
 
+    Several sets need the same codec and different names. Their notes have a label `set`, which presets learn, so that
+    `sample --label set=NAME` samples notes like those of one set. The valid loss counts each note once, whatever the
+    weights; the metrics have that of each set too.
+
     \b
     Examples:
       python -m trainer train --shards shards/demo --run runs/demo
       python -m trainer train --shards shards/demo --run runs/wide --set width=256 --set steps=2000
       python -m trainer train --shards shards/mine --run runs/mine --start runs/demo --set minutes=1 --set lr=1e-3
+      python -m trainer train --shards shards/plucked --shards shards/bowed --weight bowed=3 --run runs/strings
       torchrun --nproc-per-node 2 -m -- trainer train --shards shards/demo --run runs/demo
     """
     from trainer.config import load_config
     from trainer.train import train as run_training
 
-    outcome = run_training(shards, run, load_config(preset, changes), device, project, start)
+    outcome = run_training(shards, run, load_config(preset, changes), device, project, start, weights)
     _print(outcome.lines())
     if outcome.signal:
         sys.exit(128 + outcome.signal)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.sample_info import SET_LABEL
 from shards.wanted import Wanted, WantedPair, read_wanted
-from trainer.conditioning import Draw, fill_labels, parse_labels
+from trainer.conditioning import Draw, Labels, fill_labels, parse_labels
 from trainer.errors import ConfigError
 from trainer.run import RunInfo
+from trainer.vocabulary import parse_mixture
 
 PAIR = ("pitch", "velocity")
 INSTRUMENT = "instrument_str"  # label that all candidates share, if the run has learned it
@@ -32,7 +34,8 @@ def candidate_draws(request: CandidateRequest, options: Sequence[str], info: Run
     """The samples to draw: those of the file, or `count` of each pair of the `--label` options.
 
     Without options: all pitches that the run has learned, at the lowest, the middle and the highest velocity. A run
-    that has learned instruments draws all of one: the one with most train notes, then the first by name.
+    that has learned instruments draws all of one: the one with most train notes, then the first by name. A run of
+    several sets draws all of one set.
 
     Raises:
         UserError: a run without pitch and velocity, labels that it does not know, or a damaged file.
@@ -71,6 +74,8 @@ def _all_pairs(count: int, options: Sequence[str], info: RunInfo) -> Wanted:
     labels = {name: values[0] for name, values in others.items()}
     if INSTRUMENT in trained and INSTRUMENT not in labels:
         labels[INSTRUMENT] = default_instrument(info)
+    if info.sets and SET_LABEL in trained and SET_LABEL not in labels:
+        labels[SET_LABEL] = _default_set(labels, info)
     velocities = trained["velocity"]
     middle = {velocities[0], velocities[len(velocities) // 2], velocities[-1]}
     pairs = itertools.product(given.get("pitch", trained["pitch"]), given.get("velocity", sorted(middle)))
@@ -80,6 +85,17 @@ def _all_pairs(count: int, options: Sequence[str], info: RunInfo) -> Wanted:
 def default_instrument(info: RunInfo) -> Any:
     """The instrument with most train notes, then the first by name."""
     notes = instrument_notes(info)
+    return min(notes, key=lambda name: (-notes[name], name))
+
+
+def _default_set(labels: Labels, info: RunInfo) -> Any:
+    """Of several sets, that with most train notes of these labels, then the first by name."""
+    trained = dict(info.vocabulary.labels)
+    choices = {name: [*parse_mixture(value, trained[name])] or [value] for name, value in labels.items()}
+    notes: Counter[Any] = Counter()
+    for values, count in info.combinations:
+        note = dict(zip(trained, values, strict=True))
+        notes[note[SET_LABEL]] += count if all(note[name] in some for name, some in choices.items()) else 0
     return min(notes, key=lambda name: (-notes[name], name))
 
 

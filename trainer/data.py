@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,6 +58,16 @@ class SplitStats:
     combinations: list[tuple[tuple[Any, ...], int]]  # values of the run's labels, and how many notes have them
 
 
+class NoteSource(Protocol):
+    """Random access to notes by (shard, row): of a set, or of a mixture of sets (`trainer.mixture`)."""
+
+    @property
+    def source(self) -> str:
+        """The path of the set or the sets, for errors."""
+
+    def read(self, shard: int, row: int) -> Note: ...
+
+
 class NoteReader:
     """Random access to the notes of a split by (shard, row). A tar is fetched, if it is remote, and its headers are
     scanned when its first note is read."""
@@ -67,6 +77,10 @@ class NoteReader:
         self.manifest = manifest
         self.shards = manifest.splits.get(split, ())
         self._files: dict[int, NoteFile] = {}
+
+    @property
+    def source(self) -> str:
+        return str(self.folder)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -172,7 +186,7 @@ def hide_labels(batch: Batch, vocabulary: Vocabulary, lanes: list[int], dropout:
 class TrainStream:
     """The batches of one rank from one step to another, as the two stages of a WebDataset pipeline."""
 
-    reader: NoteReader
+    reader: NoteSource
     order: Order
     vocabulary: Vocabulary
     window: int  # tokens
@@ -194,7 +208,7 @@ class TrainStream:
         try:
             for step, indices in steps:
                 notes = [self.reader.read(index.shard, index.row) for index in indices]
-                batch = collate(notes, self.vocabulary, self.window, str(self.reader.folder))
+                batch = collate(notes, self.vocabulary, self.window, self.reader.source)
                 lanes = [index.lane for index in indices]
                 yield hide_labels(batch, self.vocabulary, lanes, self.label_dropout, (self.order.seed, step))
         except UserError as error:
@@ -260,7 +274,7 @@ def valid_batches(
     positions = list(reader.positions())
     for first in range(rank * size, len(positions), world * size):
         notes = [reader.read(shard, row) for shard, row in positions[first : first + size]]
-        yield collate(notes, vocabulary, window, str(reader.folder))
+        yield collate(notes, vocabulary, window, reader.source)
 
 
 def _concatenate(parts: list[Batch]) -> Batch:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +22,11 @@ from shards.files import write_json
 from shards.manifest import Manifest
 from shards.note import Codec
 from shards.parse import read_object, to_dataclass
+from shards.sample_info import SET_LABEL, set_name
 from shards.storage import path_text
 from trainer.config import LARGEST, Config, list_differences, same_length
-from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
+from trainer.mixture import LARGEST_WEIGHT, Mixture
 from trainer.order import Order
 from trainer.runtime import Ranks
 from trainer.schedule import Plans
@@ -50,18 +51,29 @@ class Start:
 
 
 @dataclass(frozen=True)
+class SetInfo:
+    """A shard set of a run of several."""
+
+    name: str
+    weight: Annotated[int, Meta(ge=1, le=LARGEST_WEIGHT)]
+    shards: str  # as in RunInfo
+    notes_sha256: str  # as in RunInfo
+
+
+@dataclass(frozen=True)
 class RunInfo:
-    """A run's settings, and what follows from them and its shard set."""
+    """A run's settings, and what follows from them and its shard set or sets."""
 
     config: Config
     plans: Plans  # of its length
-    shards: str  # path of the set when the run was last started
-    notes_sha256: str  # of the names, notes and checksums of the set's shards
+    shards: str  # path of the set when the run was last started; of several sets, the first by name
+    notes_sha256: str  # of the names, notes and checksums of that set's shards
     codec: Codec
     vocabulary: Vocabulary
     window: Annotated[int, Meta(gt=0)]  # tokens of a note that the model sees
     combinations: list[tuple[tuple[Any, ...], Annotated[int, Meta(gt=0, le=LARGEST)]]]  # values of labels, train notes
     start: Start | None = None  # None: the weights began at random
+    sets: tuple[SetInfo, ...] = ()  # all of several sets, by name; of a run of one set, none
 
     def write(self, run: Path) -> None:
         value = {
@@ -69,11 +81,20 @@ class RunInfo:
             "config": self.config.to_json(),
             "codec": self.codec.to_json(),
             "vocabulary": self.vocabulary.to_json(),
+            "sets": [asdict(each) for each in self.sets],
         }
-        del value["start"]
-        if self.start is not None:
+        if self.start is None:
+            del value["start"]
+        else:
             value["start"] = self.start.to_json()
+        if not self.sets:
+            del value["sets"]
         write_json(run / RUN_FILE, value)
+
+    @property
+    def all_sets(self) -> tuple[SetInfo, ...]:
+        """The sets of the run, whether one or several."""
+        return self.sets or (SetInfo(set_name(self.shards), 1, self.shards, self.notes_sha256),)
 
 
 def read_run(run: Path) -> RunInfo:
@@ -84,7 +105,9 @@ def read_run(run: Path) -> RunInfo:
     """
     path = run / RUN_FILE
     if not path.is_file():
-        raise TrainError(f"{run}: no such run; `python -m trainer train --shards SET --run {quote(run)}` makes one")
+        raise TrainError(
+            f"{run}: no such run; `python -m trainer train --shards SET_LABEL --run {quote(run)}` makes one"
+        )
     cure = "start another run"
     value = read_object(path, cure, TrainError)
     try:
@@ -107,6 +130,7 @@ def _list_parts(info: RunInfo) -> Iterator[tuple[str, bool]]:
     yield "combinations", bool(info.combinations) and {len(values) for values, _ in info.combinations} == {len(labels)}
     start = info.start.vocabulary if info.start else vocabulary
     yield "start", (start.codebooks, start.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
+    yield "sets", len({each.name for each in info.sets}) == len(info.sets) != 1
     yield "tokens", info.window % codec.codebooks == 0 and info.window <= codec.most_tokens
 
 
@@ -138,35 +162,41 @@ def lock_run(run: Path) -> Iterator[None]:
                 run.rmdir()
 
 
-def fit_config(config: Config, notes: NoteReader, ranks: Ranks) -> Config:
-    """Leave out the labels of a preset that the set lacks. Nothing is written.
+def fit_config(config: Config, notes: Mixture, ranks: Ranks) -> Config:
+    """Leave out the labels of a preset that the sets lack; add `set` to them in a run of several sets. Nothing is
+    written.
 
     Raises:
-        UserError: settings that do not fit the shard set or the ranks.
+        UserError: settings that do not fit the shard sets or the ranks.
     """
-    folder, manifest = notes.folder, notes.manifest
     if ranks.world > config.data.batch:
         raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
-    if config.data.window % manifest.codec.codebooks:
+    if config.data.window % notes.codec.codebooks:
         raise ConfigError(
-            f"data.window = {config.data.window}: not a multiple of the set's {manifest.codec.codebooks} codebooks; "
+            f"data.window = {config.data.window}: not a multiple of the set's {notes.codec.codebooks} codebooks; "
             "a window must end on a frame"
         )
-    if not sum(notes.counts):
-        raise TrainError(
-            f"{folder}: has no train split to learn from; `python -m shards inspect {quote(folder)}` shows what it has"
-        )
-    labels = tuple(name for name in config.model.labels if name in manifest.labels)
+    for reader in notes.readers:
+        if not sum(reader.counts):
+            raise TrainError(
+                f"{reader.source}: has no train split to learn from; `python -m shards inspect {quote(reader.folder)}` "
+                "shows what it has"
+            )
+        if notes.is_mixed and SET_LABEL in reader.manifest.labels:
+            log.warning("%s: its notes have a label %s; the name of their set replaces it.", reader.source, SET_LABEL)
+    labels = tuple(name for name in config.model.labels if name in notes.labels)
     for name in config.model.labels:
         if name not in labels and not config.has_optional_labels:
-            known = ", ".join(manifest.labels) or "none at all"
-            raise ConfigError(f"model.labels: no note of {folder} has the label {name}; they have {known}")
+            known = ", ".join(notes.labels) or "none at all"
+            raise ConfigError(f"model.labels: no note of {notes.source} has the label {name}; they have {known}")
         if name not in labels:
-            log.warning("%s: its notes have no label %s, so the model learns without it.", folder, name)
+            log.warning("%s: its notes have no label %s, so the model learns without it.", notes.source, name)
+    if notes.is_mixed and config.has_optional_labels and not config.model.shared_vocabulary:
+        labels += (SET_LABEL,)
     return replace(config, model=replace(config.model, labels=labels))
 
 
-def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks, start: Start | None = None) -> RunInfo:
+def open_run(notes: Mixture, run: Path, config: Config, ranks: Ranks, start: Start | None = None) -> RunInfo:
     """Start a run on these train notes, or go on with the one that is there; write its run file.
 
     config: from `fit_config`. start: of a new run; None: random weights.
@@ -174,15 +204,22 @@ def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks, start: 
     Raises:
         UserError: a run that began with other settings or notes.
     """
-    folder, manifest = notes.folder, notes.manifest
     order = Order(notes.counts, config.train.seed, config.data.batch)
     steps = config.train.steps or config.train.epochs * order.steps_per_epoch  # 0: as many as fit in the minutes
     plans: Plans = ((0, steps),) if steps else ()
     if (run / RUN_FILE).is_file():
         info = read_run(run)
-        check_same_run(run, info, config, manifest)
+        check_same_run(run, info, config, notes)
         plans = info.plans if same_length(config, info.config) else plans
-        info = replace(info, config=config, plans=plans, shards=path_text(folder))
+        first, *others = sets = _set_infos(notes)
+        info = replace(
+            info,
+            config=config,
+            plans=plans,
+            shards=first.shards,
+            notes_sha256=first.notes_sha256,
+            sets=sets if others else (),
+        )
     else:
         info = replace(_new_run(notes, config, plans), start=start)
     if ranks.is_main:
@@ -191,8 +228,9 @@ def open_run(notes: NoteReader, run: Path, config: Config, ranks: Ranks, start: 
     return info
 
 
-def _new_run(notes: NoteReader, config: Config, plans: Plans) -> RunInfo:
-    codec = notes.manifest.codec
+def _new_run(notes: Mixture, config: Config, plans: Plans) -> RunInfo:
+    codec = notes.codec
+    first, *others = sets = _set_infos(notes)
     stats = notes.stats(config.model.labels)
     values = tuple(
         (name, tuple(sorted({combination[index] for combination, _ in stats.combinations} - {None}, key=_by_type)))
@@ -201,12 +239,13 @@ def _new_run(notes: NoteReader, config: Config, plans: Plans) -> RunInfo:
     return RunInfo(
         config=config,
         plans=plans,
-        shards=path_text(notes.folder),
-        notes_sha256=notes_sha256(notes.manifest),
+        shards=first.shards,
+        notes_sha256=first.notes_sha256,
         codec=codec,
         vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values),
         window=min(config.data.window or stats.longest, stats.longest),
         combinations=stats.combinations,
+        sets=sets if others else (),
     )
 
 
@@ -214,20 +253,37 @@ def _by_type(value: Any) -> tuple[str, Any]:
     return type(value).__name__, value
 
 
-def check_same_run(run: Path, info: RunInfo, config: Config, manifest: Manifest) -> None:
+def check_same_run(run: Path, info: RunInfo, config: Config, notes: Mixture) -> None:
     """Refuse to go on with a run under other settings or notes than it began with.
 
     Raises:
         TrainError: names each setting that differs.
     """
-    changes = [f"{key} = {old!r}, not {new!r}" for key, old, new in list_differences(info.config, config)]
+    began, now = info.all_sets, _set_infos(notes)
+    names, new_names = (", ".join(each.name for each in sets) for sets in (began, now))
+    if names != new_names and (len(began) > 1 or len(now) > 1):  # a single set may have another name now
+        raise TrainError(f"{run}: began with --shards {names}, not {new_names}; use the same sets, or another --run")
+    changes = [
+        f"--weight {old.name}={old.weight}, not {new.weight}"
+        for old, new in zip(began, now, strict=True)
+        if old.weight != new.weight
+    ]
+    changes += [f"{key} = {old!r}, not {new!r}" for key, old, new in list_differences(info.config, config)]
     if changes:
         raise TrainError(f"{run}: began with {'; '.join(changes)}; use the same settings, or another --run")
-    if info.notes_sha256 != notes_sha256(manifest):
-        raise TrainError(
-            f"{run}: began with other notes than this shard set has; use {info.shards}, or another run that begins "
-            f"with its weights: --run NEW --start {quote(run)}"
-        )
+    for old, new in zip(began, now, strict=True):
+        if old.notes_sha256 != new.notes_sha256:
+            which = "this shard set" if len(now) == 1 else f"the set {new.name}"
+            raise TrainError(
+                f"{run}: began with other notes than {which} has; use {old.shards}, or another run that begins "
+                f"with its weights: --run NEW --start {quote(run)}"
+            )
+
+
+def _set_infos(notes: Mixture) -> tuple[SetInfo, ...]:
+    return tuple(
+        SetInfo(each.name, each.weight, path_text(each.folder), notes_sha256(each.manifest)) for each in notes.sets
+    )
 
 
 def notes_sha256(manifest: Manifest) -> str:

@@ -151,7 +151,7 @@ def sample_origin(run: Path, info: RunInfo, step: int, dtype: torch.dtype, seed:
         run=path_text(run),
         checkpoint=checkpoint_path(run, step).name,
         step=step,
-        shards=info.shards,
+        shards=tuple(each.shards for each in info.sets) or info.shards,
         dtype=str(dtype).removeprefix("torch."),
         seed=seed,
         **asdict(sampling),

@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.console import echo_above_bar, progress_bar, quote
-from shards.manifest import read_manifest
 from shards.sample_info import TOKENS
 from trainer.checkpoint import (
     Best,
@@ -38,6 +37,7 @@ from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches, valid_batches
 from trainer.errors import TrainError
 from trainer.metrics import MetricsWriter
+from trainer.mixture import Mixture, open_split, read_sets
 from trainer.model import NoteModel
 from trainer.optim import expected_state, make_optimizers, restore_state, state_tensors, update_ema
 from trainer.order import Order, split_range
@@ -84,15 +84,17 @@ class Outcome:
 
 @name_lack_of_memory("make data.micro_batch smaller, or the model, in another --run")
 def train(
-    shards: Path,
+    shards: Path | Sequence[Path],
     run: Path,
     config: Config,
     device: str = "auto",
     wandb_project: str | None = None,
     start: str | None = None,
+    weights: Sequence[str] = (),
 ) -> Outcome:
     """Train a run, or go on with it from its newest checkpoint.
 
+    shards: a set, or several. weights: of several sets, texts `NAME=N`; a set without one has weight 1.
     wandb_project: a Weights & Biases project that gets its metrics too; None: none does. start: for `read_start`.
 
     Raises:
@@ -100,13 +102,17 @@ def train(
     """
     target = resolve_device(device)
     with join_ranks(target) as ranks:
-        manifest = read_manifest(shards)
-        train_notes, valid_notes = (NoteReader(shards, manifest, split) for split in ("train", "valid"))
+        sets = read_sets(shards if isinstance(shards, Sequence) else [shards], weights)
+        train_notes, valid_notes = Mixture(sets), open_split(sets, "valid")
         config = fit_config(config, train_notes, ranks)
         with lock_run(run) if ranks.is_main else nullcontext():
             is_new = not (run / RUN_FILE).is_file()
             info = open_run(
-                train_notes, run, config, ranks, read_start(start, config, manifest) if start and is_new else None
+                train_notes,
+                run,
+                config,
+                ranks,
+                read_start(start, config, sets[0].manifest) if start and is_new else None,
             )
             if start:
                 check_same_start(run, info, start)
@@ -120,8 +126,8 @@ class Training:
         self,
         info: RunInfo,
         run: Path,
-        train_notes: NoteReader,
-        valid_notes: NoteReader,
+        train_notes: Mixture,
+        valid_notes: Sequence[NoteReader],  # of each set
         device: torch.device,
         ranks: Ranks,
     ) -> None:
@@ -191,7 +197,7 @@ class Training:
                 bar.set_postfix_str(self._bar_text(values), refresh=False)
                 bar.update()
             is_evaluation = self._is_time_to_evaluate()
-            if is_evaluation and self.valid_notes.shards:
+            if is_evaluation and any(notes.shards for notes in self.valid_notes):
                 self._evaluate(metrics)
             if is_evaluation and metrics is not None and self.config.train.samples:
                 from trainer.preview import write_previews  # imports numba
@@ -256,15 +262,17 @@ class Training:
         return self.ranks.all_reduce(sums)
 
     def _evaluate(self, metrics: MetricsWriter | None) -> None:
-        """Compute the loss over the whole valid split, each note once over all ranks."""
+        """Compute the loss over the whole valid split, each note once over all ranks: of all sets, and of each."""
         codebooks = self.info.codec.codebooks
-        sums = torch.zeros(5, codebooks, device=self.device, dtype=self.sum_dtype)
+        set_sums = torch.zeros(len(self.valid_notes), 5, codebooks, device=self.device, dtype=self.sum_dtype)
         self.ema_model.eval()
         info, ranks = self.info, self.ranks
-        batches = valid_batches(
-            self.valid_notes, info.vocabulary, info.window, self.config.data, ranks.rank, ranks.world
+        batches = (
+            (sums, batch)
+            for notes, sums in zip(self.valid_notes, set_sums, strict=True)
+            for batch in valid_batches(notes, info.vocabulary, info.window, self.config.data, ranks.rank, ranks.world)
         )
-        for batch in batches:
+        for sums, batch in batches:
             labels, codes, lengths = _tensors(batch, self.device)
             with torch.inference_mode(), self._autocast():
                 nll, hits = self.ema_model(labels, codes, lengths)  # (note, frame, codebook)
@@ -276,12 +284,16 @@ class Training:
             sums[2] += real.sum()
             sums[3] += nll[:, start].sum((0, 1))
             sums[4] += real[:, start].sum()
-        nll, hits, count, start_nll, start_count = self.ranks.all_reduce(sums).cpu()
+        set_sums = self.ranks.all_reduce(set_sums).cpu()
+        nll, hits, count, start_nll, start_count = set_sums.sum(0)
         loss = float(nll.sum() / count.sum())
         self.valid = {"loss": loss, "loss_first_125_frames": float(start_nll.sum() / start_count.sum())}
         for index in range(codebooks):
             self.valid[f"loss_codebook_{index}"] = float(nll[index] / count[index])
             self.valid[f"accuracy_codebook_{index}"] = float(hits[index] / count[index])
+        for each, sums in zip(self.info.sets, set_sums, strict=False):  # a run of one set lists none
+            if sums[2].any():
+                self.valid[f"loss_set_{each.name}"] = float(sums[0].sum() / sums[2].sum())
         self.valid["bits_per_second"] = loss / math.log(2) * self.info.codec.tokens_per_second
         is_best = self.best is None or loss < self.best.loss
         if is_best:

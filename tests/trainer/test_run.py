@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from shards.errors import ShardError
-from shards.manifest import read_manifest
 from shards.note import Note
 from shards.storage import parse_path
 from tests.support.servers import Behaviour, web_server
 from tests.support.shard_sets import CODEC, random_note, write_set
 from trainer.config import Config, load_config
-from trainer.data import NoteReader, SplitStats
+from trainer.data import SplitStats
 from trainer.errors import TrainError
+from trainer.mixture import Mixture, read_sets
 from trainer.order import Order
 from trainer.run import RUN_FILE, open_run, read_run
 from trainer.runtime import Ranks
@@ -48,12 +48,12 @@ def labelled_set(folder: Path) -> Path:
     return folder
 
 
-def reader(folder: Path) -> NoteReader:
-    return NoteReader(folder, read_manifest(folder), "train")
+def notes_of(folder: Path) -> Mixture:
+    return Mixture(read_sets([folder]))
 
 
 def stats(folder: Path, *labels: str) -> SplitStats:
-    return reader(folder).stats(labels)
+    return notes_of(folder).stats(labels)
 
 
 def delete(folder: Path, pattern: str) -> None:
@@ -114,9 +114,9 @@ def test_names_of_notes_are_counted_from_the_notes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", ["pitch,velocity", "pitch,velocity,note_str", ""])
 def test_a_run_file_of_the_records_is_that_of_the_notes(tmp_path: Path, labels: str) -> None:
     folder, config = labelled_set(tmp_path / "set"), tiny(f"labels={labels}")
-    open_run(reader(folder), tmp_path / "fast", config, Ranks())
+    open_run(notes_of(folder), tmp_path / "fast", config, Ranks())
     delete(folder, "*-0*.json")
-    open_run(reader(folder), tmp_path / "slow", config, Ranks())
+    open_run(notes_of(folder), tmp_path / "slow", config, Ranks())
     assert (tmp_path / "fast" / RUN_FILE).read_bytes() == (tmp_path / "slow" / RUN_FILE).read_bytes()
 
 
@@ -155,7 +155,7 @@ def test_a_run_file_that_is_damaged_is_refused_by_name(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], says: str
 ) -> None:
     run = tmp_path / "run"
-    open_run(reader(labelled_set(tmp_path / "set")), run, tiny("labels=pitch,velocity"), Ranks())
+    open_run(notes_of(labelled_set(tmp_path / "set")), run, tiny("labels=pitch,velocity"), Ranks())
     value = json.loads((run / RUN_FILE).read_text())
     assert read_run(run).config == tiny("labels=pitch,velocity")
     change(value)
