@@ -3,8 +3,7 @@
 The sets are sorted by name, the last part of their paths. An epoch has each train note of a set as often as its weight
 says: the set's shards are listed that many times, and `trainer.order` permutes this list like any other, so ranks,
 workers and resuming need nothing of their own, and the repeats of a note are on average a third of an epoch apart, as
-random steps are. In a run of several sets each note has the label `set`, the name of its
-set. Knows nothing of models.
+random steps are. In a run of several sets each note has the label `set`, the name of its set. Knows nothing of models.
 """
 
 import re

@@ -105,9 +105,7 @@ def read_run(run: Path) -> RunInfo:
     """
     path = run / RUN_FILE
     if not path.is_file():
-        raise TrainError(
-            f"{run}: no such run; `python -m trainer train --shards SET_LABEL --run {quote(run)}` makes one"
-        )
+        raise TrainError(f"{run}: no such run; `python -m trainer train --shards SET --run {quote(run)}` makes one")
     cure = "start another run"
     value = read_object(path, cure, TrainError)
     try:
