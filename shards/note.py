@@ -124,20 +124,30 @@ def npy_bytes(tokens: np.ndarray) -> bytes:
 def npy_tokens(data: bytes, name: str) -> np.ndarray:
     """Undo `npy_bytes`: (token,) int16, read-only.
 
-    Only the one header is read that numpy writes for such an array, so nothing in `data` can run code or ask for
+    Raises:
+        ShardError: as `npy_length`.
+    """
+    npy_length(data[:NPY_HEADER], len(data), name)
+    return np.frombuffer(data, "<i2", offset=NPY_HEADER)
+
+
+def npy_length(header: bytes, size: int, name: str) -> int:
+    """Number of tokens in an .npy file of `size` bytes that begins with `header`.
+
+    Only the one header is read that numpy writes for such an array, so nothing in `header` can run code or ask for
     memory (numpy itself evaluates a header as a Python literal).
 
     Raises:
         ShardError: anything else; no tokens, or more than `MOST_TOKENS`. `name` begins the error.
     """
-    length = _length(data[:NPY_HEADER])
+    length = _length(header)
     if length is None:
         raise ShardError(f"{name}: is not a whole .npy file of flat int16 codes")
     if not 0 < length <= MOST_TOKENS:
         raise ShardError(f"{name}: holds {length} tokens; a note has 1 to {MOST_TOKENS}")
-    if len(data) != NPY_HEADER + 2 * length:
-        raise ShardError(f"{name}: is not a whole .npy file: {len(data) - NPY_HEADER} bytes for {length} int16 codes")
-    return np.frombuffer(data, "<i2", offset=NPY_HEADER)
+    if size != NPY_HEADER + 2 * length:
+        raise ShardError(f"{name}: is not a whole .npy file: {size - NPY_HEADER} bytes for {length} int16 codes")
+    return length
 
 
 def write_token_file(folder: Path, note: Note, codec: Codec, sampled: SampleInfo | None = None) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import ShardError
-from shards.note import MOST_TOKENS, Note, npy_tokens
+from shards.note import MOST_TOKENS, NPY_HEADER, Note, npy_length
 from shards.parse import json_object
 from shards.storage import local_copy
 from shards.writer import BLOCK
@@ -25,6 +25,9 @@ FORBIDDEN = ("size", "linkpath", "GNU.sparse")  # PAX records that make another 
 MOST_BYTES = 2 * MOST_TOKENS + (1 << 20)  # of a note's two members
 END_OF_TAR = bytes(2 * BLOCK)  # without it a tar was cut short
 PADDING = 1 << 16  # bytes, all 0, that may follow the last note: writers fill up their blocks
+READ_WHOLE = 1 << 15  # bytes of a note up to which a crop of it is not worth reads of its own
+
+Crop = Callable[[int], slice]  # the tokens to read of a note, by their number; start and stop are in its range
 
 
 def read_shard(path: Path) -> Iterator[Note]:
@@ -76,8 +79,8 @@ class NoteFile:
     def __iter__(self) -> Iterator[Note]:
         return map(self.read, range(len(self)))
 
-    def read(self, row: int) -> Note:
-        """Read one note.
+    def read(self, row: int, crop: Crop | None = None) -> Note:
+        """Read one note, or a crop of its tokens; the rest of a long note's tokens stays unread.
 
         Raises:
             ShardError: not a plain KEY.npy + KEY.json pair of flat int16 codes and a JSON object.
@@ -87,38 +90,57 @@ class NoteFile:
             raise self._error(f"note {row} has {stop - start} bytes, more than any note; do not use this tar")
         file = os.open(self.path, os.O_RDONLY)  # per note; a file object costs more
         try:
-            data = os.pread(file, stop - start, start)
-        finally:
-            os.close(file)
-        try:
-            if len(data) < stop - start:
-                raise ValueError("it is cut short")
-            members = self._members(data)
+            is_whole = crop is None or stop - start <= READ_WHOLE
+            whole = os.pread(file, stop - start, start) if is_whole else b""
+
+            def read(position: int, size: int) -> bytes:
+                end = position + size
+                data = whole[position:end] if is_whole else os.pread(file, size, start + position)
+                if len(data) < size:
+                    raise ValueError("it is cut short")
+                return data
+
+            return self._read_pair(read, stop - start, crop)
         except ValueError as error:
             raise self._error(f"note {row} is not a whole pair ({error}); encode this set again") from error
-        key, kind, npy = members[0]
+        finally:
+            os.close(file)
+
+    def _read_pair(self, read: Callable[[int, int], bytes], end: int, crop: Crop | None) -> Note:
+        """The note whose members take `end` bytes. read: called with an offset in them and a number of bytes.
+
+        Raises:
+            ShardError: as `read`.
+            ValueError: headers that make no sense, or bytes that are missing.
+        """
+        members = self._members(read, end)
+        key, kind, position, size = members[0]
         if kind != "npy":
             raise self._error(f"{key}.{kind} is where a KEY.npy should be; encode this set again")
         name = f"{self.display_path}: {key}"
-        tokens = npy_tokens(npy, f"{name}.npy")
+        length = npy_length(read(position, min(size, NPY_HEADER)), size, f"{name}.npy")
+        part = crop(length) if crop else slice(0, length)
+        first = position + NPY_HEADER + 2 * part.start
+        tokens = np.frombuffer(read(first, 2 * (part.stop - part.start)), "<i2")
         if [member[:2] for member in members[1:]] != [(key, "json")]:
             raise self._error(f"{key}.npy has no {key}.json behind it; encode this set again")
-        return Note(key, tokens, json_object(members[1][2], f"{name}.json", cure="encode this set again"))
+        labels = read(*members[1][2:])
+        return Note(key, tokens, json_object(labels, f"{name}.json", cure="encode this set again"))
 
-    def _members(self, data: bytes) -> list[tuple[str, str, bytes]]:
-        """(key, ending, content) of a note's members."""
+    def _members(self, read: Callable[[int, int], bytes], end: int) -> list[tuple[str, str, int, int]]:
+        """(key, ending, offset of its content, bytes of it) of a note's members."""
         members = []
         position = 0
-        while position < len(data):
-            header = data[position : position + BLOCK]
+        while position < end:
+            header = read(position, BLOCK)
             name = None
             if header[TYPE] not in PLAIN_FILE or header[PREFIX]:
-                name, position = self._long_name(lambda start, size: data[start : start + size], position)
-                header = data[position : position + BLOCK]
+                name, position = self._long_name(read, position)
+                header = read(position, BLOCK)
             size = _octal(header[SIZE])
             position += BLOCK
             name = name or header[NAME].rstrip(b"\0").decode()
-            members.append((*self._split(name), data[position : position + size]))
+            members.append((*self._split(name), position, size))
             position += _padded(size)
         return members
 

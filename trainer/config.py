@@ -38,6 +38,7 @@ Names = Annotated[tuple[str, ...], Meta(description="a list of words")]
 Position = Annotated[Literal["frame", "token"], Meta(description="frame or token")]
 Optimizer = Annotated[Literal["adamw", "adam", "muon"], Meta(description="adamw, adam or muon")]
 Schedule = Annotated[Literal["cosine", "constant"], Meta(description="cosine or constant")]
+Crop = Annotated[Literal["start", "random"], Meta(description="start or random")]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"], Meta(description="auto, float32 or bfloat16")]
 
 
@@ -77,7 +78,8 @@ class DataConfig:
 
     batch: Notes = 16  # notes a step, over all ranks
     micro_batch: Natural = 0  # notes of a rank at a time, gradients added up; 0: all of its notes
-    window: Natural = 0  # tokens from a note's start; 0: the longest note of the set
+    window: Natural = 0  # tokens of a note that the model sees; 0: the longest note of the set
+    crop: Crop = "start"  # which tokens of a longer note: its first, or from a random frame; validation has the first
     workers: Processes = (
         0  # loader processes a rank; 0: read in the training process, which takes it about 0.1 ms a note
     )
@@ -85,6 +87,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.crop == "random" and not self.window:
+            raise ConfigError("data.crop = random: no note is longer than data.window = 0; set data.window, in tokens")
 
 
 @dataclass(frozen=True)

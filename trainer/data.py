@@ -19,9 +19,10 @@ from shards.cache import cached_shard
 from shards.errors import ShardError, UserError, first_line
 from shards.manifest import Manifest
 from shards.note import Note
-from shards.reader import NoteFile
+from shards.reader import Crop, NoteFile
 from shards.record import UNCOUNTED, ShardRecord, read_shard_record
 from trainer.config import DataConfig
+from trainer.crops import choose_crops, start_crop
 from trainer.errors import TrainError
 from trainer.order import NoteIndex, Order, split_range
 from trainer.vocabulary import Vocabulary, label_value
@@ -65,7 +66,7 @@ class NoteSource(Protocol):
     def source(self) -> str:
         """The path of the set or the sets, for errors."""
 
-    def read(self, shard: int, row: int) -> Note: ...
+    def read(self, shard: int, row: int, crop: Crop | None = None) -> Note: ...
 
 
 class NoteReader:
@@ -91,8 +92,8 @@ class NoteReader:
         """(shard, row) of all notes, in the order of the tars."""
         return ((shard, row) for shard, notes in enumerate(self.counts) for row in range(notes))
 
-    def read(self, shard: int, row: int) -> Note:
-        """Read a note.
+    def read(self, shard: int, row: int, crop: Crop | None = None) -> Note:
+        """Read a note, or a crop of its tokens.
 
         Raises:
             UserError: its tar is missing, damaged, or cannot be fetched.
@@ -102,7 +103,7 @@ class NoteReader:
             entry = self.shards[shard]
             file = self._files[shard] = NoteFile(cached_shard(self.folder, entry), entry.notes)
         try:
-            return file.read(row)
+            return file.read(row, crop)
         except OSError as error:
             raise ShardError(
                 f"{file.path}: cannot be read any more ({error.strerror}); bring it back, and the same command goes on"
@@ -193,6 +194,7 @@ class TrainStream:
     label_dropout: float
     steps: range
     lanes: range  # of this rank
+    crop: str = "start"  # as in DataConfig
 
     def indices(self) -> Iterator[tuple[int, list[NoteIndex]]]:
         """First stage: (step, the indices of its notes) for the lanes of this loader worker."""
@@ -207,10 +209,11 @@ class TrainStream:
         """Second stage: read and collate. An error is the last item: raised in a worker it would be a traceback."""
         try:
             for step, indices in steps:
-                notes = [self.reader.read(index.shard, index.row) for index in indices]
+                lanes, key = [index.lane for index in indices], (self.order.seed, step)
+                crops = choose_crops(self.crop, self.window, self.vocabulary.codebooks, lanes, key)
+                notes = [self.reader.read(at.shard, at.row, crop) for at, crop in zip(indices, crops, strict=True)]
                 batch = collate(notes, self.vocabulary, self.window, self.reader.source)
-                lanes = [index.lane for index in indices]
-                yield hide_labels(batch, self.vocabulary, lanes, self.label_dropout, (self.order.seed, step))
+                yield hide_labels(batch, self.vocabulary, lanes, self.label_dropout, key)
         except UserError as error:
             yield error
 
@@ -269,11 +272,12 @@ def _can_start_workers() -> bool:
 def valid_batches(
     reader: NoteReader, vocabulary: Vocabulary, window: int, data: DataConfig, rank: int, world: int
 ) -> Iterator[Batch]:
-    """Yield one rank's batches of the split, each note once over all ranks."""
+    """Yield one rank's batches of the split, the start of each note once over all ranks."""
+    crop = start_crop(window, vocabulary.codebooks)
     size = data.micro_batch or -(-data.batch // world)
     positions = list(reader.positions())
     for first in range(rank * size, len(positions), world * size):
-        notes = [reader.read(shard, row) for shard, row in positions[first : first + size]]
+        notes = [reader.read(shard, row, crop) for shard, row in positions[first : first + size]]
         yield collate(notes, vocabulary, window, reader.source)
 
 

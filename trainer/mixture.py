@@ -15,6 +15,7 @@ from typing import Any
 
 from shards.manifest import Manifest, read_manifest
 from shards.note import Codec, Note
+from shards.reader import Crop
 from shards.sample_info import SET_LABEL, set_name
 from shards.storage import path_text
 from trainer.data import NoteReader, SplitStats
@@ -99,8 +100,8 @@ class SetReader(NoteReader):
         super().__init__(weighted.folder, weighted.manifest, split)
         self.name = weighted.name
 
-    def read(self, shard: int, row: int) -> Note:
-        note = super().read(shard, row)
+    def read(self, shard: int, row: int, crop: Crop | None = None) -> Note:
+        note = super().read(shard, row, crop)
         return replace(note, labels={**note.labels, SET_LABEL: self.name})
 
     def stats(self, labels: tuple[str, ...]) -> SplitStats:
@@ -156,10 +157,10 @@ class Mixture:
         """Notes in each shard of the mixture."""
         return tuple(reader.shards[shard].notes for reader, shard in self._shards)
 
-    def read(self, shard: int, row: int) -> Note:
-        """Read a note. Raises UserError, as `NoteReader.read`."""
+    def read(self, shard: int, row: int, crop: Crop | None = None) -> Note:
+        """Read a note, or a crop of it. Raises UserError, as `NoteReader.read`."""
         reader, index = self._shards[shard]
-        return reader.read(index, row)
+        return reader.read(index, row, crop)
 
     def stats(self, labels: tuple[str, ...]) -> SplitStats:
         """The statistics of all sets together, each note once, whatever its set's weight."""

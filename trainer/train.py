@@ -334,6 +334,7 @@ class Training:
             label_dropout=data.label_dropout,
             steps=range(self.step, sys.maxsize),
             lanes=split_range(data.batch, self.ranks.rank, self.ranks.world),
+            crop=data.crop,
         )
 
     def _autocast(self) -> Any:

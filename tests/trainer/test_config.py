@@ -101,6 +101,8 @@ def test_steps_epochs_and_minutes_replace_each_other() -> None:
         ("dropout=1", "model.dropout = '1': must be a number, at least 0 and less than 1"),
         ("schedule=linear", "train.schedule = 'linear': must be cosine or constant"),
         ("steps=0", "set exactly one of them"),
+        ("crop=middle", "data.crop = 'middle': must be start or random"),
+        ("crop=random", "data.crop = random: no note is longer than data.window = 0; set data.window, in tokens"),
     ],
 )
 def test_a_change_that_makes_no_sense_is_refused_by_name(change: str, says: str) -> None:

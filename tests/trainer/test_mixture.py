@@ -56,7 +56,7 @@ def mixture_of(sets: Sequence[tuple[Sequence[int], int]]) -> Mixture:
     return Mixture([unwritten_set(f"set{index}", sizes, weight) for index, (sizes, weight) in enumerate(sets)])
 
 
-def read_name(reader: NoteReader, shard: int, row: int) -> Note:
+def read_name(reader: NoteReader, shard: int, row: int, crop: object = None) -> Note:
     """Stands in for reading a tar: a note whose key says which it is."""
     return Note(f"{reader.folder}/{shard}/{row}", np.zeros(2, np.int16))
 
