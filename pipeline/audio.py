@@ -103,8 +103,22 @@ def load_at_file_rate(path: Path, trim: bool = False) -> tuple[np.ndarray, int]:
     """Read one whole file as mono: (sample,) float32, and the file's own rate in Hz. Raises AudioError."""
     samples, rate = _read(path, LONGEST, _find_onset(path)[0] if trim else 0)
     if len(samples) > LONGEST * rate:
-        raise AudioError(path, "too long", f"more than {LONGEST:g} s; cut it, or give a duration in seconds")
+        raise AudioError(
+            path, "too long", f"more than {LONGEST:g} s; cut it, or encode it with --segment or --duration"
+        )
     return samples, rate
+
+
+def stated_seconds(path: Path) -> float:
+    """The length of a file that can be read, as its header states it or lets guess; 0 if it does not."""
+    if path.suffix.lower() in FFMPEG_SUFFIXES:
+        import av
+
+        with path.open("rb") as file, av.open(file, mode="r") as container:
+            return (container.duration or 0) / av.time_base
+    import soundfile
+
+    return float(soundfile.info(os.fsencode(path)).duration)
 
 
 def resample(samples: np.ndarray, sample_rate: int, new_rate: int) -> np.ndarray:
@@ -121,7 +135,7 @@ def fit(samples: np.ndarray, length: int) -> np.ndarray:
 
 def _read(path: Path, seconds: float, start: int) -> tuple[np.ndarray, int]:
     """Read up to `seconds` and one sample more from sample `start` on: (sample,) float32, and the file's own rate."""
-    with _open(path) as (rate, blocks):
+    with open_audio(path) as (rate, blocks):
         stop = start + math.ceil(seconds * rate) + 1
         read, count = [np.zeros((0, 1), np.float32)], 0
         for block in blocks:
@@ -130,26 +144,40 @@ def _read(path: Path, seconds: float, start: int) -> tuple[np.ndarray, int]:
             if count >= stop:
                 break
     frames = np.concatenate(read[1:] or read)  # (sample, channel)
-    if not len(frames):
+    check_length(path, len(frames), rate)
+    check_levels(path, frames)
+    mono = frames.mean(axis=1)
+    check_mix(path, float(np.square(frames).mean()), float(np.square(mono).mean()))
+    return mono, rate
+
+
+def check_length(path: Path, count: int, rate: int) -> None:
+    """Raise AudioError unless `count` samples are enough for a note."""
+    if not count:
         raise AudioError(path, "decodes to nothing", "no samples")
-    if len(frames) < SHORTEST * rate:
-        raise AudioError(path, "too short", f"{len(frames) / rate * 1000:.2g} ms, at least {SHORTEST * 1000:g}")
+    if count < SHORTEST * rate:
+        raise AudioError(path, "too short", f"{count / rate * 1000:.2g} ms, at least {SHORTEST * 1000:g}")
+
+
+def check_levels(path: Path, frames: np.ndarray) -> None:
+    """Raise AudioError if samples, (sample, channel), are not finite or absurdly loud."""
     if not np.isfinite(frames).all():
         raise AudioError(path, "non-finite samples", f"{int((~np.isfinite(frames)).sum())} are NaN or infinite")
     if (peak := _peak(frames)) > MAX_PEAK:
         raise AudioError(path, "too loud", f"its peak is {peak:.3g} times full scale")
-    mono = frames.mean(axis=1)
-    power, mix_power = float(np.square(frames).mean()), float(np.square(mono).mean())
+
+
+def check_mix(path: Path, power: float, mix_power: float) -> None:
+    """Raise AudioError if the channels, of this mean power, cancel each other in their mix."""
     if power > 0 and power >= CANCELLED * mix_power:
         decibels = 10 * math.log10(power / mix_power) if mix_power else math.inf
         raise AudioError(path, "channels cancel", f"their mix is {decibels:.0f} dB below them; swap one channel's sign")
-    return mono, rate
 
 
 def _find_onset(path: Path) -> tuple[int, float]:
     """The sample at which the note begins, and the level that it reaches there. Reads the whole file."""
     first, peaks = 0, [(0, 0.0)]  # running maxima: (sample, peak)
-    with _open(path) as (_, blocks):
+    with open_audio(path) as (_, blocks):
         for block in blocks:
             maxima = np.fmax.accumulate(np.abs(block.mean(axis=1)))
             steps = np.flatnonzero(np.diff(maxima, prepend=np.float32(peaks[-1][1])) > 0)
@@ -164,7 +192,7 @@ def _peak(samples: np.ndarray) -> float:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+def open_audio(path: Path) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """The file's rate in Hz, and its samples in blocks: (sample, channel) float32.
 
     An end that is missing raises behind the last block, so who stops earlier does not hear of it.

@@ -9,11 +9,11 @@ from shards.console import is_terminal, progress_bar
 class Progress(Protocol):
     """Receiver of a run's progress."""
 
-    def start(self, total: int, done: int) -> None:
-        """Start with the number of all notes, and of those that an earlier run has done."""
+    def start(self, total: int, done: int, unit: str = "notes") -> None:
+        """Start with the number of all notes, or of other units, and of those that an earlier run has done."""
 
-    def step(self, notes: int, seconds: float) -> None:
-        """Add notes that are done, and the seconds of audio that took work."""
+    def step(self, notes: int, seconds: float, segments: int | None = None) -> None:
+        """Add notes that are done, and the seconds of audio that took work; or files, with their segments."""
 
 
 class NoteBar:
@@ -23,17 +23,23 @@ class NoteBar:
         self._verb = verb
         self._bar: Any = None
         self._audio = 0.0  # seconds
+        self._segments = 0
         self._began = 0.0
 
-    def start(self, total: int, done: int) -> None:
-        self._bar = progress_bar(desc=self._verb, total=total, initial=done, unit=" notes", leave=False, smoothing=0.05)
+    def start(self, total: int, done: int, unit: str = "notes") -> None:
+        self._bar = progress_bar(
+            desc=self._verb, total=total, initial=done, unit=f" {unit}", leave=False, smoothing=0.05
+        )
         self._began = time.monotonic()
 
-    def step(self, notes: int, seconds: float) -> None:
+    def step(self, notes: int, seconds: float, segments: int | None = None) -> None:
         assert self._bar is not None, "start comes first"
         self._audio += seconds
-        speed = self._audio / max(time.monotonic() - self._began, 1e-9)
-        self._bar.set_postfix_str(f"{speed:.0f}x real time", refresh=False)
+        text = f"{self._audio / max(time.monotonic() - self._began, 1e-9):.0f}x real time"
+        if segments is not None:
+            self._segments += segments
+            text = f"{self._segments} notes, {text}"
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(notes)
 
     def __enter__(self) -> Self:

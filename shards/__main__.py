@@ -62,9 +62,7 @@ def verify(folder: Path) -> None:
         echo(f"{folder}: {faults} fault{'s' * (faults > 1)} found.", err=True)
         sys.exit(1)
     manifest = read_manifest(folder)
-    echo(
-        f"{folder}: whole. {len(list(manifest.shards))} shards, {manifest.ledger.encoded} notes, every byte as written."
-    )
+    echo(f"{folder}: whole. {len(list(manifest.shards))} shards, {manifest.ledger.notes} notes, every byte as written.")
 
 
 if __name__ == "__main__":

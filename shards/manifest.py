@@ -44,11 +44,26 @@ class Shard:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Count of all inputs: inputs = encoded + rejected."""
+    """Count of all inputs, which are files: inputs = encoded + rejected; segments = notes + silent."""
 
     inputs: Count
     encoded: Count
     rejected: Count
+    segments: Count | None = None  # of all encoded files; None: each is a note
+    silent: Count = 0  # segments that are no notes because they are silent
+
+    def __post_init__(self) -> None:
+        if self.silent > (self.segments or 0):
+            raise ValueError(f"{self.silent} silent of {self.segments} segments")
+
+    @property
+    def notes(self) -> int:
+        return self.encoded if self.segments is None else self.segments - self.silent
+
+    def to_json(self) -> dict[str, int]:
+        """The counts; without those of segments where each file is a note."""
+        counts = {"inputs": self.inputs, "encoded": self.encoded, "rejected": self.rejected}
+        return counts if self.segments is None else counts | {"segments": self.segments, "silent": self.silent}
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,8 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest, writer: str = "") -> None:
     """Finish the set in `folder`. `writer`: as in `atomic_write`."""
     assert manifest.ledger.inputs == manifest.ledger.encoded + manifest.ledger.rejected
-    write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **asdict(manifest)}, writer)
+    value = {"format": FORMAT, "version": VERSION, **asdict(manifest), "ledger": manifest.ledger.to_json()}
+    write_json(folder / MANIFEST, value, writer)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -16,7 +16,7 @@ import msgspec
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.manifest import REJECTED, SHARD_NAME, Shard
-from shards.note import MOST_TOKENS, Note
+from shards.note import MOST_TOKENS, Count, Note
 from shards.parse import json_object, read_object, to_dataclass
 from shards.storage import read_bytes
 
@@ -91,6 +91,7 @@ class ShardRecord:
     task_sha256: str
     longest: Tokens | None = None  # tokens of the longest note; None: written before this was stored
     label_counts: LabelCounts | None = None  # None: as above
+    silent: Count = 0  # segments of its inputs that are no notes because they are silent
 
 
 def count_labels(notes: Iterable[Note]) -> LabelCounts:
@@ -121,6 +122,8 @@ def write_shard_record(folder: Path, record: ShardRecord, writer: str = "") -> N
         value["longest"] = record.longest
     if record.label_counts is not None:
         value["label_counts"] = record.label_counts.to_json()
+    if record.silent:
+        value["silent"] = record.silent
     write_json(folder / record.shard.record_name, value, writer)
 
 

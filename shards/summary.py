@@ -50,7 +50,7 @@ def summarize(folder: Path) -> dict[str, Any]:
             {"used": int((row > 0).sum()), "perplexity": perplexity(row), "uses": row.tolist()} for row in uses
         ],
         "labels": {label: dict(sorted(counts.items(), key=_by_value)) for label, counts in sorted(labels.items())},
-        "ledger": vars(manifest.ledger),
+        "ledger": manifest.ledger.to_json(),
         "rejected": dict(Counter(rejection.reason for rejection in read_rejections(folder)).most_common()),
         "audio": manifest.audio,
     }
@@ -83,7 +83,7 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
     """The summary as text, and the next command."""
     codec, ledger = summary["codec"], summary["ledger"]
     lines = [
-        f"{folder}: {ledger['encoded']} notes, {summary['hours']:.2f} hours, {summary['tokens']:,} tokens, "
+        f"{folder}: {_count_notes(summary)} notes, {summary['hours']:.2f} hours, {summary['tokens']:,} tokens, "
         f"{summary['bytes'] / MB:.1f} MB",
         f"  codec     {codec['name']} at {codec['bandwidth']:g} kbps: {codec['codebooks']} codebooks of "
         f"{codec['codebook_size']} codes, {codec['frame_rate']} frames/s, {codec['sample_rate']} Hz, "
@@ -104,6 +104,8 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
         f"  ledger    {ledger['inputs']} inputs = {ledger['encoded']} encoded + {ledger['rejected']} rejected"
         + (f" ({rejected})" if rejected else "")
     )
+    if "segments" in ledger:
+        lines.append(f"  segments  {ledger['segments']} = {_count_notes(summary)} notes + {ledger['silent']} silent")
     run = Path("runs", folder.absolute().name)
     return [*lines, f"Next: python -m trainer train --shards {quote(folder)} --run {quote(run)}"]
 
@@ -125,10 +127,14 @@ def plot_usage(summary: dict[str, Any], path: Path) -> None:
     axes.set(
         xlabel="code, most used first",
         ylabel="times used",
-        title=f"Codebook usage of {summary['ledger']['encoded']} notes",
+        title=f"Codebook usage of {_count_notes(summary)} notes",
     )
     axes.legend()
     save_figure(figure, path)
+
+
+def _count_notes(summary: dict[str, Any]) -> int:
+    return sum(amounts["notes"] for amounts in summary["splits"].values())
 
 
 def _describe_values(counts: dict[Any, int]) -> str:

@@ -40,8 +40,8 @@ def find_faults(folder: Path) -> Iterator[str]:
         elif (described := shard_of_record(name)) and described not in expected and not _is_of_no_notes(path):
             yield f"{path}: is the record of a shard that is not in the manifest; delete it"
     total = sum(shard.notes for shard in manifest.shards)
-    if total != manifest.ledger.encoded:
-        yield f"{folder}: the shards hold {total} notes, but the ledger says {manifest.ledger.encoded} were encoded"
+    if total != manifest.ledger.notes:
+        yield f"{folder}: the shards hold {total} notes, but the ledger says {manifest.ledger.notes} were encoded"
 
 
 def _is_of_no_notes(path: Path) -> bool:

@@ -225,6 +225,16 @@ def test_audio_in_a_bucket_or_on_a_web_server_gives_the_same_shards(audio: Path,
 
 
 @pytest.mark.usefixtures("without_workers")
+def test_recordings_on_a_web_server_are_cut_into_the_same_notes(audio: Path, tmp_path: Path) -> None:
+    cut = options(duration=None, segment=0.1)
+    encode_folder(EncodeRequest(audio, tmp_path / "set", cut, 1), Silent())
+    with web_server(audio, Behaviour()) as url:
+        encode_folder(EncodeRequest(parse_path(url), tmp_path / "web", cut, 1), Silent())
+    at_home, there = files_of(tmp_path / "set"), files_of(tmp_path / "web")
+    assert {name for name in at_home if at_home[name] != there.get(name)} == {MANIFEST}
+
+
+@pytest.mark.usefixtures("without_workers")
 def test_a_broken_connection_is_tried_again_and_never_a_rejected_file(audio: Path, tmp_path: Path) -> None:
     seen: set[str] = set()
 
@@ -251,7 +261,7 @@ def test_audio_that_is_no_longer_what_was_listed_stops_the_run(audio: Path, tmp_
     class Change(Silent):
         """Changes a file after the folder was listed and before it is encoded."""
 
-        def start(self, total: int, done: int) -> None:
+        def start(self, total: int, done: int, unit: str = "notes") -> None:
             (audio / name).unlink() if fact == "is gone" else write_note(audio / name, np.full(9_000, 0.1))
 
     with web_server(audio, Behaviour()) as url, pytest.raises(UserError, match=rf"081-100\.mp3: {fact} since"):
@@ -323,7 +333,7 @@ def test_the_cache_of_a_set_in_a_bucket_is_beside_it_and_has_the_files_of_all_ra
     class OtherRank(Silent):
         """Another rank does its part after this one has read the cache, and before it writes it."""
 
-        def start(self, total: int, done: int) -> None:
+        def start(self, total: int, done: int, unit: str = "notes") -> None:
             encode(source, bucket / "set", Rank(1, 2))
 
     encode_folder(EncodeRequest(source, bucket / "set", options(), 1, rank=Rank(0, 2)), OtherRank())

@@ -40,7 +40,7 @@ def open_source(folder: Path) -> TokenSource:
     if (folder / MANIFEST).is_file() or any(folder.glob("*.tar")):
         manifest = read_manifest(folder)
         notes = chain.from_iterable(read_notes(folder / shard.name, manifest.codec) for shard in manifest.shards)
-        return TokenSource(manifest.codec, manifest.ledger.encoded, notes)
+        return TokenSource(manifest.codec, manifest.ledger.notes, notes)
     keys, left_out = select_last_call(folder, [path.stem for path in folder.glob("*.npy")])
     files = {path: read_token_file(path) for path in (folder / f"{key}.npy" for key in keys)}
     if not files:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from pipeline.encode.settings import FILES_PER_SHARD, RECORDINGS_PER_SHARD
 from pipeline.notes.nsynth import NSYNTH_SECONDS
 from pipeline.options import DEVICE, WEIGHTS
 from shards.console import echo, quote
@@ -25,8 +26,14 @@ option = partial(click.option, show_default=True)
 ENCODING_OPTIONS = (
     option("--codec", default="encodec_24khz", help="encodec_24khz or encodec_mini."),
     option("--bandwidth", type=float, default=1.5, help="kbps: 1.5, 3, 6, 12 or 24; mini: 1.5."),
-    option(
-        "--duration", default=str(NSYNTH_SECONDS), help="Seconds of each note, padded or cut; `full` keeps lengths."
+    click.option(
+        "--duration", help=f"Seconds of each note, padded or cut; `full` keeps lengths.  [default: {NSYNTH_SECONDS}]"
+    ),
+    click.option(
+        "--segment",
+        type=float,
+        metavar="SECONDS",
+        help="Cut each file into notes of so many seconds, as long recordings need; the last one keeps its length.",
     ),
     WEIGHTS,
     DEVICE,
@@ -36,10 +43,19 @@ ENCODING_OPTIONS = (
         default="float32",
         help="bfloat16 is faster on processors that have it, and changes a few codes in a hundred.",
     ),
-    option("--notes-per-shard", type=click.IntRange(1), default=1000, help="Notes of a tar."),
-    option("--valid-fraction", type=float, default=0.02, help="Share of valid notes where no folder names a split."),
+    click.option(
+        "--notes-per-shard",
+        type=click.IntRange(1),
+        help=f"Files of a tar.  [default: {FILES_PER_SHARD}; {RECORDINGS_PER_SHARD} with --segment]",
+    ),
+    option("--valid-fraction", type=float, default=0.02, help="Share of valid files where no folder names a split."),
     option("--seed", default=0, help="Random seed of the order in which notes are mixed into shards."),
-    option("--min-peak", type=float, default=1e-4, help="Quieter notes are rejected as silent; 0 rejects none."),
+    option(
+        "--min-peak",
+        type=float,
+        default=1e-4,
+        help="Quieter notes are rejected as silent, and segments left out; 0: none.",
+    ),
     click.option("--trim", is_flag=True, help="Leave out the silence before each note."),
 )
 
@@ -92,6 +108,11 @@ def encode(
     -train or _train and so on; a note in no such folder goes to train or valid by a hash of its key. Labels come from
     NSynth's names. Files that cannot be encoded are listed with the reason in SET/rejected.jsonl.
 
+    Files of more than two minutes need --duration, which keeps their start, or --segment, which cuts each file into
+    notes KEY-0000, KEY-0001 ... with the labels of the file: KEY-0003 begins at three times SECONDS. They are in one
+    shard. Silent segments are left out, and counted in the manifest. Recordings may have up to 10,000 segments and 12
+    hours.
+
     A finished set is returned at once: only the names, sizes and times of AUDIO are compared with SET.inputs.json, a
     cache that can be deleted at any time; --check-audio also finds changes that keep a file's size and time. Whatever
     stopped a run, the same command goes on from the last finished shard and ends with the same bytes.
@@ -107,6 +128,7 @@ def encode(
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini --rank 0 --of 4
       python -m pipeline encode demo-notes --out shards/demo --codec encodec_mini --engine ray --of 4
+      python -m pipeline encode albums --out shards/albums --segment 4
       python -m shards inspect shards/demo
     """
     from pipeline.encode.ranks import Rank

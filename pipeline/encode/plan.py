@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.encode.settings import Settings
 from pipeline.notes.folder import AudioFile
-from pipeline.notes.key import parse_path_name
+from pipeline.notes.key import SUFFIX, parse_path_name
 from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_folder
 from shards.errors import UserError
 from shards.record import Rejection
@@ -24,9 +24,9 @@ FOLDERS_SHOWN = 6  # folders whose split is printed
 
 @dataclass(frozen=True, slots=True)
 class PlannedNote:
-    """An audio file that becomes a note of the set."""
+    """An audio file that becomes a note of the set, or with `Settings.segment` its segments."""
 
-    key: str
+    key: str  # of the note; those of segments begin with it
     labels: Labels
     file: AudioFile
 
@@ -79,16 +79,17 @@ class Plan:
     tasks: tuple[Task, ...]
     rejected: tuple[Rejection, ...]  # files that are rejected unopened
     inputs: int
+    unit: str = "notes"  # word for the inputs: notes, or files, which are cut into notes
 
     def splits_line(self) -> str:
-        """Report the folders that decide a split, and how many notes a hash assigns."""
+        """Report the folders that decide a split, and how many files a hash assigns."""
         found = [split_folder(note.file.path) for task in self.tasks for note in task.notes]
         folders = [
-            f"{path_text(folder)} -> {split} ({notes} notes)"
+            f"{path_text(folder)} -> {split} ({notes} {self.unit})"
             for (folder, split), notes in Counter(filter(None, found)).most_common()
         ]
         more = [f"{len(folders) - FOLDERS_SHOWN} more folders"] * (len(folders) > FOLDERS_SHOWN)
-        hashed = [f"{found.count(None)} notes by a hash of their key"] * (None in found)
+        hashed = [f"{found.count(None)} {self.unit} by a hash of their key"] * (None in found)
         return f"Splits: {', '.join([*folders[:FOLDERS_SHOWN], *more, *hashed])}."
 
 
@@ -110,7 +111,7 @@ def make_plan(
     rejected: list[Rejection] = []
     notes: dict[str, PlannedNote] = {}  # key without upper case -> note: some file systems do not tell them apart
     for file in sorted(files, key=lambda file: (file.display_path not in in_earlier, file.path)):
-        name = parse_path_name(file.path)
+        name = parse_path_name(file.path, 0 if settings.segment is None else SUFFIX)
         note = PlannedNote(name.key, name.labels, file)
         fault = _fault(note, notes, examples or {})
         if fault is None:
@@ -123,6 +124,7 @@ def make_plan(
         tasks=tuple(sorted(tasks, key=lambda task: (task.split, task.index))),
         rejected=tuple(sorted(rejected, key=lambda rejection: rejection.file)),
         inputs=len(files),
+        unit="notes" if settings.segment is None else "files",
     )
 
 

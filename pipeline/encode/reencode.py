@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.audio import AudioError
 from pipeline.codec.spec import CodecError, codec_spec
-from pipeline.encode.encoder import Encoder, load_encoder
+from pipeline.encode.encoder import Encoder, fetch_audio, load_encoder
 from pipeline.encode.plan import Batch, PlannedNote, make_plan
 from pipeline.encode.run import format_shares
 from pipeline.encode.settings import Settings, blocks_of, check_backend
 from pipeline.notes.folder import scan_folder
+from pipeline.notes.key import segment_number
 from pipeline.progress import Progress
+from pipeline.segments import load_segment
 from shards.errors import ShardError
 from shards.manifest import Manifest, read_manifest
 from shards.note import Note
@@ -122,7 +125,7 @@ def mean_shares(comparisons: Sequence[Comparison]) -> list[float]:
 
 def _sample_notes(folder: Path, manifest: Manifest, count: int, seed: int) -> Iterator[tuple[str, Note]]:
     """Random notes of the set with the names of their shards, in the order of the shards."""
-    total = manifest.ledger.encoded
+    total = manifest.ledger.notes
     sampled = set(random.Random(seed).sample(range(total), min(count, total)))
     first = 0
     for shard in manifest.shards:
@@ -140,6 +143,24 @@ def _audio_of(manifest: Manifest, folder: Path) -> Path:
     return text_path(source)
 
 
+def _encode_again(key: str, planned: PlannedNote, encoder: Encoder) -> Note | Rejection:
+    """Encode a file again, or the segment of it that has this key; no more of a recording is read."""
+    settings, file = encoder.settings, planned.file.display_path
+    if settings.segment is None:
+        [again] = encoder.encode(Batch((planned,))).notes
+        return again
+    try:
+        number = segment_number(key)
+        with fetch_audio(encoder.root, planned) as path:
+            samples = load_segment(path, settings.codec.sample_rate, settings.segment, number)
+    except AudioError as error:
+        return Rejection(file, error.reason, error.detail)
+    except ValueError as error:
+        return Rejection(file, "without this segment", str(error))
+    notes = encoder.encode_segments(planned, number, [samples])
+    return notes[0] if notes else Rejection(file, "silent", f"segment {number}")
+
+
 def _compare(note: Note, shard: str, planned: Mapping[str, PlannedNote], encoder: Encoder) -> Comparison:
     def result(fault: str | None, shares: tuple[float, ...] = ()) -> Comparison:
         return Comparison(note.key, shard, len(note.tokens), shares, fault)
@@ -147,7 +168,7 @@ def _compare(note: Note, shard: str, planned: Mapping[str, PlannedNote], encoder
     name = str(note.labels.get("note_str", ""))  # a key may follow other rules than today's
     if name not in planned:
         return result("its audio is gone")
-    [again] = encoder.encode(Batch((planned[name],))).notes
+    again = _encode_again(note.key, planned[name], encoder)
     if isinstance(again, Rejection):
         return result(f"its audio is now {again.reason} ({again.detail})")
     if len(again.tokens) != len(note.tokens):

@@ -89,7 +89,10 @@ class EncodeOutcome:
             yield from (f"  {line}" for line in rejection_lines(self.rejected, f" in {out / REJECTED}"))
         how = f" at {self.speed:.0f}x real time" if self.tasks_run else ", finished before: nothing to do"
         how = f", finished by {self.finished_by}" if self.finished_by else how
-        yield f"{out}: {ledger.encoded} notes in {len(list(manifest.shards))} shards{how}."
+        if ledger.silent:
+            yield f"Left out {ledger.silent} of {ledger.segments} segments as silent."
+        files = "" if ledger.segments is None else f"{ledger.encoded} files, "
+        yield f"{out}: {files}{ledger.notes} notes in {len(list(manifest.shards))} shards{how}."
         if self.equal_codes:
             shares = format_shares(self.equal_codes)
             yield f"{request.options.precision}: codes equal to float32's, by codebook: {shares}"
@@ -157,9 +160,9 @@ def _encode(
     rank.remove_parts(out, own)
     digests.save(rank.writer)
     total = sum(len(task.notes) for task in own)
-    progress.start(total, total - sum(len(task.notes) for task in todo))
+    progress.start(total, total - sum(len(task.notes) for task in todo), plan.unit)
     started = time.monotonic()
-    batches = (batch for task in todo for batch in task.batches(settings.batch))
+    batches = (batch for task in todo for batch in task.batches(settings.files_a_batch))
     encoder = partial(make_encoder, settings, options.weights, device, folder.root)
     with closing(encode_batches(encoder, batches, request.workers or default_workers(device))) as results:
         for task in todo:
@@ -196,14 +199,17 @@ def _run_task(
     """Collect the task's notes, write its tar, then the record that declares it done."""
     notes: list[Note] = []
     rejected: list[Rejection] = []
-    for batch in task.batches(settings.batch):
+    silent = 0
+    for batch in task.batches(settings.files_a_batch):
         result = next(results)
         encoded = [note for note in result.notes if isinstance(note, Note)]
         notes += encoded
         rejected += [rejection for rejection in result.notes if isinstance(rejection, Rejection)]
         for index, digest in result.digests.items():
             digests.add(batch.notes[index].file, digest)
-        progress.step(len(result.notes), sum(len(note.tokens) for note in encoded) / settings.codec.tokens_per_second)
+        silent += result.silent
+        seconds = sum(len(note.tokens) for note in encoded) / settings.codec.tokens_per_second
+        progress.step(len(batch.notes), seconds, None if settings.segment is None else len(encoded))
     digests.hash_files(task.files)  # under a URL: those that no worker has read, because they crash it
     file_digests = digests.of(task.files, {})
     no_tar = Shard(task.shard_name, notes=0, tokens=0, bytes=0, sha256=hashlib.sha256().hexdigest())
@@ -219,6 +225,7 @@ def _run_task(
         task_sha256=task.digest(settings, file_digests),
         longest=max((len(note.tokens) for note in notes), default=0),
         label_counts=count_labels(notes),
+        silent=silent,
     )
     write_shard_record(out, record, writer)
     return record
@@ -236,10 +243,16 @@ def _finish(
 ) -> Manifest:
     """Close the ledger and write the manifest, last of all. Ranks that end together may do so twice: the same bytes."""
     out = request.out
-    encoded = sum(record.shard.notes for record in records)
+    notes = sum(record.shard.notes for record in records)
+    encoded = sum(len(task.notes) - len(record.rejected) for task, record in zip(plan.tasks, records, strict=True))
     assert plan.inputs == encoded + len(rejected), (
         f"{plan.inputs} inputs = {encoded} encoded + {len(rejected)} rejected"
     )
+    ledger = Ledger(plan.inputs, encoded, len(rejected))
+    if settings.segment is not None:
+        silent = sum(record.silent for record in records)
+        ledger = replace(ledger, segments=notes + silent, silent=silent)
+    assert ledger.notes == notes, f"{notes} notes, but {ledger}"
     with atomic_write(out / REJECTED, request.rank.writer) as file:
         for rejection in rejected:
             file.write(json.dumps(vars(rejection), ensure_ascii=False).encode() + b"\n")
@@ -262,7 +275,7 @@ def _finish(
         fingerprint=fingerprint(settings, inputs_sha256),
         splits={split: tuple(shards) for split, shards in splits.items()},
         labels=tuple(sorted({label for record in records for label in record.labels})),
-        ledger=Ledger(plan.inputs, encoded, len(rejected)),
+        ledger=ledger,
         versions={**_versions(), "device": device.partition(":")[0]},
     )
     write_manifest(out, manifest, request.rank.writer)

@@ -20,8 +20,11 @@ PRECISIONS = ("float32", "bfloat16")
 BACKEND = "torch"  # the only one there is; named in the blocks so that digests of older sets hold
 GPU_BATCH = 16  # notes in one call of the codec
 CPU_BATCH = 4  # as many share one reading of the LSTM's weights
+FILES_PER_SHARD = 1000  # where each is a note
+RECORDINGS_PER_SHARD = 16  # where each is cut into segments: some minutes of one are about 100 notes
 
-EARLIER: dict[str, Any] = {"rules": 1, "trim": False, "ffmpeg": False}  # audio of a set whose manifest does not say
+# audio of a set whose manifest does not say
+EARLIER: dict[str, Any] = {"rules": 1, "trim": False, "ffmpeg": False, "segment": None}
 
 # Which files become notes, and which of their samples are read, beyond all that has a setting. Sets keep their number.
 # 1: As many samples as libsndfile takes from the header, or guesses; cut WAVs, MP3s and Oggs, and notes whose channels
@@ -37,18 +40,26 @@ class Settings:
     """The settings of one set, checked when made."""
 
     codec: Codec
-    duration: float | None = NSYNTH_SECONDS  # seconds; None keeps each note's length
+    duration: float | None = NSYNTH_SECONDS  # seconds; None keeps each note's length, or that of each segment
     min_peak: float = 1e-4  # of full scale; a note that stays below is rejected as silent
     precision: str = "float32"  # of the encoder's arithmetic
     batch: int = 1  # notes in one call of the codec: their codes may depend on it, so a set keeps its own
-    notes_per_shard: int = 1000
-    valid_fraction: float = 0.02  # of notes whose folder names no split
+    notes_per_shard: int = FILES_PER_SHARD  # files, each a note or cut into segments
+    valid_fraction: float = 0.02  # of files whose folder names no split
     seed: int = 0
     trim: bool = False  # the silence before a note is left out
     ffmpeg: bool = False  # the folder has files that only FFmpeg reads, and they are notes of the set
     rules: int = RULES
+    segment: float | None = None  # seconds; None: each file is a note
 
     def __post_init__(self) -> None:
+        if self.segment is not None and not 1 / self.codec.frame_rate <= self.segment <= LONGEST:
+            frame = f"{1 / self.codec.frame_rate:.3g}"
+            raise UserError(
+                f"segment {self.segment:g}: give seconds, from {frame}, a frame of the codec, to {LONGEST:g}"
+            )
+        if self.segment is not None and self.trim:
+            raise UserError("--segment and --trim: give one of them; segments are counted from a recording's start")
         if self.duration is not None and not 1 / self.codec.frame_rate <= self.duration <= LONGEST:
             raise UserError(f"duration {self.duration:g}: give seconds, up to {LONGEST:g}, or `full`")
         if not 0 <= self.min_peak <= 1:
@@ -60,8 +71,14 @@ class Settings:
         if not 0 <= self.valid_fraction < 1:
             raise UserError(f"valid fraction {self.valid_fraction:g}: give a share from 0 to less than 1, such as 0.02")
 
+    @property
+    def files_a_batch(self) -> int:
+        """Files that a worker gets at a time: those of one call of the codec, or one whose segments need several."""
+        return self.batch if self.segment is None else 1
+
     def to_json(self) -> dict[str, dict[str, Any]]:
         """The manifest's blocks: the codec, how audio is prepared and encoded, how notes are assigned."""
+        segment = {} if self.segment is None else {"segment": self.segment}  # older digests hold
         return {
             "codec": self.codec.to_json(),
             "audio": {
@@ -76,6 +93,7 @@ class Settings:
                 "trim": self.trim,
                 "ffmpeg": self.ffmpeg,
                 "rules": self.rules,
+                **segment,
             },
             "plan": {
                 "notes_per_shard": self.notes_per_shard,
@@ -115,15 +133,16 @@ class EncodingOptions:
 
     codec: str
     bandwidth: float  # kbps
-    duration: str  # seconds, or "full"
+    duration: str | None  # seconds, or "full"; None: as NSynth's, or with `segment` full
     weights: Path | None
     device: str
     min_peak: float
     precision: str
-    notes_per_shard: int
+    notes_per_shard: int | None  # None: as many as suit notes, or with `segment` recordings
     valid_fraction: float
     seed: int
     trim: bool = False
+    segment: float | None = None  # seconds; None: each file is a note
 
     def settings(self) -> Settings:
         """Settings of a set, but for the batch, which depends on the device.
@@ -132,15 +151,20 @@ class EncodingOptions:
             UserError: a value that makes no sense.
             CodecError: no such codec, or its weights cannot be read.
         """
+        if self.segment is not None and self.duration is not None:
+            raise UserError("--segment and --duration: give one of them; segments have the length of --segment")
+        duration = None if self.segment is not None else _seconds(self.duration or str(NSYNTH_SECONDS))
+        files_per_shard = FILES_PER_SHARD if self.segment is None else RECORDINGS_PER_SHARD
         return Settings(
             codec=codec_spec(self.codec, self.bandwidth, self.weights),
-            duration=_seconds(self.duration),
+            duration=duration,
             min_peak=self.min_peak,
             precision=self.precision,
-            notes_per_shard=self.notes_per_shard,
+            notes_per_shard=files_per_shard if self.notes_per_shard is None else self.notes_per_shard,
             valid_fraction=self.valid_fraction,
             seed=self.seed,
             trim=self.trim,
+            segment=self.segment,
         )
 
     def find_device(self) -> str:
@@ -154,7 +178,7 @@ class EncodingOptions:
 
 def default_batch(settings: Settings, device: str) -> int:
     """Notes in one call of the codec, for a new set."""
-    if settings.duration is None:
+    if settings.duration is None and settings.segment is None:
         return 1  # lengths differ
     return CPU_BATCH if device == "cpu" else GPU_BATCH
 

@@ -75,11 +75,12 @@ def settings_for(state: SetState, requested: Settings) -> Settings:
             f"this version has rules {RULES}; finish it with the version that began it, or give another --out"
         )
     for block, fields in settings.to_json().items():
-        for name, value in fields.items():
+        for name, value in {**({"segment": settings.segment} if block == "audio" else {}), **fields}.items():
             made = audio.get(name) if block == "audio" else made_with[block].get(name)
             if made != value:
                 raise UserError(
-                    f"{file}: was made with {_words(block, name)} {_value(made)}, and this is {_value(value)}; "
+                    f"{file}: was made with {_words(block, name)} {_value(name, made)}, and this is "
+                    f"{_value(name, value)}; "
                     "ask for the same, or give another --out"
                 )
     return settings
@@ -107,7 +108,7 @@ def plan_for(
         new = sum(len(task.notes) for task in plan.tasks if task.shard_name not in names)
         if new and not extend:
             raise UserError(
-                f"{state.out}: is finished, and {folder.root} has {new} notes that are not in it; "
+                f"{state.out}: is finished, and {folder.root} has {new} {plan.unit} that are not in it; "
                 "add them with --extend, or give another --out"
             )
     if others := [record for name, record in state.records.items() if name not in done]:
@@ -192,5 +193,7 @@ def _words(block: str, name: str) -> str:
     return f"codec {words}" if block == "codec" else words
 
 
-def _value(value: Any) -> str:
-    return "full" if value is None else f"{value:g}" if isinstance(value, float) else str(value)[:LONGEST_VALUE]
+def _value(name: str, value: Any) -> str:
+    if value is None:
+        return "full" if name == "duration" else "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)[:LONGEST_VALUE]

@@ -39,10 +39,11 @@ START_OR_END = threading.Lock()  # multiprocessing starts and joins processes in
 
 @dataclass(frozen=True)
 class BatchResult:
-    """Codes of each note of a batch, or the reason why it has none."""
+    """Codes of each note of a batch, or the reason why it has none; of a recording, those of its segments."""
 
     notes: list[Note | Rejection]
     digests: dict[int, str] = field(default_factory=dict)  # index -> of a file that was fetched from a URL
+    silent: int = 0  # segments that are no notes because they are silent
 
 
 class BatchEncoder(Protocol):

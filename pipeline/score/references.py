@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from pipeline.audio import AudioError, fit, load
 from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes
 from pipeline.decode.source import load_codec_for, read_notes
-from pipeline.notes.key import parse_path_name
+from pipeline.notes.key import parse_path_name, segment_number
 from pipeline.score.nearest import Nearest, find_nearest
 from pipeline.score.samples import NoShardSetError
+from pipeline.segments import check_segment, load_segment
 from shards.errors import ShardError
 from shards.manifest import Manifest, Shard, read_manifest
 from shards.note import Note
@@ -43,14 +45,22 @@ class ReferenceNote:
 
 @dataclass(frozen=True)
 class Recording:
-    """The audio file that a note was encoded from; it may be gone."""
+    """The audio file, or the segment of it, that a note was encoded from; it may be gone."""
 
     path: Path
     trim: bool  # without the silence before the note
+    segment: Any = None  # seconds, as the manifest says; None: the whole file
+    key: str = ""  # of a segment, with its number
 
     def read(self, sample_rate: int, seconds: float) -> np.ndarray:
         """Read it as it was read when the set was encoded: (sample,). Raises AudioError."""
-        return load(self.path, sample_rate, seconds, self.trim)
+        if self.segment is None:
+            return load(self.path, sample_rate, seconds, self.trim)
+        try:
+            samples = load_segment(self.path, sample_rate, check_segment(self.segment), segment_number(self.key))
+        except ValueError as error:
+            raise AudioError(self.path, "of another set", str(error)) from error
+        return fit(samples, round(seconds * sample_rate))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +133,7 @@ class ShardSet:
     def _of_set(self, folder: Path, split: str) -> Iterator[tuple[Note, Recording | None]]:
         manifest = self.manifests[folder]
         source, trim = str(manifest.audio.get("source", "")), bool(manifest.audio.get("trim"))
+        segment = manifest.audio.get("segment")
         audio = Path(source) if "://" in source else text_path(source)
         for shard in manifest.splits.get(split, ()):
             try:
@@ -130,11 +141,13 @@ class ShardSet:
             except (ShardError, OSError):
                 inputs = {}  # a set that was made without records of its inputs
             recordings = {
-                parse_path_name(path).labels["note_str"]: Recording(audio / text_path(path, audio), trim)
+                parse_path_name(path).labels["note_str"]: Recording(audio / text_path(path, audio), trim, segment)
                 for path in inputs
             }
             for note in self._read(folder, shard):
                 recording = recordings.get(str(note.labels.get("note_str", note.key)))
+                if recording is not None and segment is not None:
+                    recording = replace(recording, key=note.key)
                 yield self._named(note, folder), recording
 
     def _round_trip(self, note: Note) -> np.ndarray:

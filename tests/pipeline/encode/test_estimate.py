@@ -18,7 +18,7 @@ def test_the_estimate_is_the_set_that_is_made(tmp_path: Path) -> None:
     estimate = estimate_set(root, options(notes_per_shard=5), workers=2)
     request = EncodeRequest(root, tmp_path / "set", options(notes_per_shard=5), workers=1)
     manifest = encode_folder(request, Silent()).manifest
-    assert estimate.notes == {split: manifest.notes(split) for split in manifest.splits}
+    assert estimate.files == {split: manifest.notes(split) for split in manifest.splits}
     assert estimate.shards == {split: len(shards) for split, shards in manifest.splits.items()}
     assert estimate.hours == pytest.approx(15 * 0.2 / 3600)
     made = sum(shard.bytes for shard in manifest.shards)
@@ -39,4 +39,4 @@ def test_the_command_writes_nothing_and_says_what_is_next(tmp_path: Path) -> Non
 def test_a_folder_of_unusable_files_can_still_be_estimated(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_text("no sound")
     estimate = estimate_set(tmp_path, options(), workers=1)
-    assert (estimate.notes, estimate.measured, estimate.minutes) == ({"train": 1}, 0, 0.0)
+    assert (estimate.files, estimate.measured, estimate.minutes) == ({"train": 1}, 0, 0.0)

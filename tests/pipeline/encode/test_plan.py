@@ -148,6 +148,7 @@ CHANGES = {
     "trim": True,
     "ffmpeg": True,
     "rules": 1,
+    "segment": 3.0,
 }
 
 

@@ -56,7 +56,7 @@ def test_a_folder_becomes_a_whole_set(audio: Path, out: Path) -> None:
         "train": [3, 3, 1],
         "valid": [2],
     }
-    assert vars(manifest.ledger) == {"inputs": 9, "encoded": 9, "rejected": 0}
+    assert manifest.ledger.to_json() == {"inputs": 9, "encoded": 9, "rejected": 0}
     assert manifest.audio["duration"] == 0.2 and manifest.audio["source"] == str(audio)
     assert "pitch" in manifest.labels
     notes = [note for shard in manifest.shards for note in read_shard(out / shard.name)]
@@ -288,7 +288,7 @@ def test_every_bad_file_is_in_the_ledger_with_its_reason_and_the_rest_is_encoded
         "text.mp3": "not audio",
         "gone.wav": "unreadable",
     }
-    assert vars(outcome.manifest.ledger) == {"inputs": 23, "encoded": 13, "rejected": 10}
+    assert outcome.manifest.ledger.to_json() == {"inputs": 23, "encoded": 13, "rejected": 10}
     listed = [json.loads(line) for line in (out / "rejected.jsonl").read_bytes().splitlines()]
     assert listed == [vars(rejection) for rejection in outcome.rejected]
     assert list(find_faults(out)) == []
@@ -392,7 +392,7 @@ def test_files_that_only_ffmpeg_reads_are_notes_if_it_is_there_and_else_named(
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.encode.run.has_ffmpeg", lambda: False)
         outcome = encode(root, without)
-        assert outcome.manifest is not None and vars(outcome.manifest.ledger)["inputs"] == 1
+        assert outcome.manifest is not None and outcome.manifest.ledger.to_json()["inputs"] == 1
         assert any("1 .aiff; FFmpeg reads .aiff: pip install '.[audio]'" in line for line in outcome.lines())
     assert encode(root, without).tasks_run == 0  # the set keeps to it
     outcome = encode(root, out)

@@ -78,6 +78,18 @@ def test_a_run_that_was_killed_or_stopped_is_finished_by_the_same_command(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("step", [3, 9, 14, 22])
+def test_a_run_that_cuts_recordings_is_finished_after_a_kill(audio: Path, tmp_path: Path, step: int) -> None:
+    words = ["--codec", "encodec_mini", "--segment", "0.1", "--notes-per-shard", "3", "--device", "cpu"]
+    script = ROOT / "tests" / "support" / "ended_run.py"
+    for name, last in (("whole", 1_000), ("killed", step), ("killed", 1_000)):
+        command = [sys.executable, str(script), str(last), "SIGKILL", str(audio), "--out", str(tmp_path / name), *words]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+        assert ended.returncode == (0 if last == 1_000 else -signal.SIGKILL)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.long
 def test_ctrl_c_stops_as_sigterm_does(audio: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     assert check_end_and_finish(6, signal.SIGINT, audio, tmp_path / "set", whole) == 130
 
