@@ -5,7 +5,7 @@ import click
 from pipeline.codec.cli import score_codec
 from pipeline.codec.training.cli import train_codec_command
 from pipeline.decode.cli import decode
-from pipeline.encode.cli import encode, plan, verify
+from pipeline.encode.cli import encode, plan, relabel, verify
 from pipeline.instrument.cli import choose, instrument
 from pipeline.notes.cli import demo_notes, download
 from pipeline.page.cli import listen, page
@@ -13,7 +13,7 @@ from pipeline.score.cli import score
 from shards.program import Program
 
 COMMANDS = (
-    *(demo_notes, download, encode, plan, verify, decode, score, page, listen, choose, instrument),
+    *(demo_notes, download, encode, plan, relabel, verify, decode, score, page, listen, choose, instrument),
     *(train_codec_command, score_codec),
 )
 

@@ -78,6 +78,7 @@ class Manifest:
     labels: tuple[str, ...]  # the label names that notes of this set have
     ledger: Ledger
     versions: dict[str, str]  # of the packages that made it
+    labels_sha256: str | None = None  # of the labels that a metadata file gives; None: there was none
 
     @property
     def shards(self) -> Iterator[Shard]:
@@ -92,6 +93,8 @@ def write_manifest(folder: Path, manifest: Manifest, writer: str = "") -> None:
     """Finish the set in `folder`. `writer`: as in `atomic_write`."""
     assert manifest.ledger.inputs == manifest.ledger.encoded + manifest.ledger.rejected
     value = {"format": FORMAT, "version": VERSION, **asdict(manifest), "ledger": manifest.ledger.to_json()}
+    if manifest.labels_sha256 is None:
+        del value["labels_sha256"]
     write_json(folder / MANIFEST, value, writer)
 
 

@@ -4,9 +4,10 @@ It is written after the tar is in place, and holds the tar's facts, the inputs t
 whether a task of today's plan is the same, and what a trainer needs before it opens a tar.
 """
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ from shards.parse import json_object, read_object, to_dataclass
 from shards.storage import read_bytes
 
 UNCOUNTED = "note_str"  # label with another value for every note
+MOST_DECIMALS = 64  # values of a counted label with numbers that are not whole
+LARGEST_COLUMN = 1 << 16  # bytes of a counted label's values
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 ROW = re.compile(r"[0-9]{1,15}( [0-9]{1,15})*")
 
@@ -38,12 +41,11 @@ class Rejection:
 class LabelCounts:
     """Joint counts of label values: the number of notes with each combination of them."""
 
-    names: tuple[str, ...]  # all labels with scalar values but UNCOUNTED, sorted
-    counts: Mapping[tuple[Any, ...], int]  # (value of each label, None: the note lacks it) -> notes
+    names: tuple[str, ...]  # labels, sorted: all but those with as many values as notes
+    counts: Mapping[tuple[Any, ...], int]  # (value of each label, None: the note lacks it) -> notes; lists as tuples
 
     def of(self, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
         """The joint counts of these labels alone; a label that no note has is None everywhere."""
-        assert UNCOUNTED not in names, "its values are only in the tar"
         indices = [self.names.index(name) if name in self.names else None for name in names]
         counts = Counter[tuple[Any, ...]]()
         for values, notes in self.counts.items():
@@ -70,6 +72,7 @@ class LabelCounts:
         names, values = tuple(value["names"]), value["values"]
         if not all(isinstance(name, str) for name in names) or len(names) != len(values):
             raise ValueError("label_counts: not a list of values for each name")
+        values = [[tuple(item) if isinstance(item, list) else item for item in column] for column in values]
         counts: dict[tuple[Any, ...], int] = {}
         for row in value["rows"]:
             if ROW.fullmatch(row) is None:
@@ -92,20 +95,46 @@ class ShardRecord:
     longest: Tokens | None = None  # tokens of the longest note; None: written before this was stored
     label_counts: LabelCounts | None = None  # None: as above
     silent: Count = 0  # segments of its inputs that are no notes because they are silent
+    labels_sha256: str | None = None  # of the labels that a metadata file gives its inputs; None: there was none
+    row_labels: tuple[str, ...] = ()  # names of labels that notes have from that file alone
+
+    def has_counts(self, names: Iterable[str]) -> bool:
+        """True if the statistics are there, with the values of all these labels; else they are in the tar alone."""
+        if self.longest is None or self.label_counts is None:
+            return False
+        return all(name in self.label_counts.names or name not in self.labels for name in names)
 
 
-def count_labels(notes: Iterable[Note]) -> LabelCounts:
-    """Count the combinations of the notes' label values. Lists and objects are no values to count by."""
+def count_labels(notes: Iterable[Note], names: Sequence[str] | None = None) -> LabelCounts:
+    """Count the combinations of the notes' label values: of `names`, or of all labels that have not too many values.
+
+    Objects, and lists with other items than words, are no values to count by.
+    """
     labels = [
         {
-            name: value
+            name: tuple(value) if isinstance(value, list) else value
             for name, value in note.labels.items()
-            if name != UNCOUNTED and isinstance(value, str | int | float)
+            if _is_value(value)
         }
         for note in notes
     ]
-    names = tuple(sorted(set().union(*labels)))
-    return LabelCounts(names, Counter(tuple(note.get(name) for name in names) for note in labels))
+    if names is None:
+        columns = {name: {row[name] for row in labels if name in row} for name in set().union(*labels) - {UNCOUNTED}}
+        names = sorted(name for name, values in columns.items() if _has_few(values))
+    return LabelCounts(tuple(names), Counter(tuple(row.get(name) for name in names) for row in labels))
+
+
+def _is_value(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(word, str) for word in value)
+    return isinstance(value, str | int | float)
+
+
+def _has_few(values: Collection[Any]) -> bool:
+    """True if a record that lists the values stays small."""
+    if len(values) > MOST_DECIMALS and any(isinstance(value, float) for value in values):
+        return False
+    return len(json.dumps(list(values), ensure_ascii=False).encode(errors="replace")) <= LARGEST_COLUMN
 
 
 def write_shard_record(folder: Path, record: ShardRecord, writer: str = "") -> None:
@@ -124,6 +153,8 @@ def write_shard_record(folder: Path, record: ShardRecord, writer: str = "") -> N
         value["label_counts"] = record.label_counts.to_json()
     if record.silent:
         value["silent"] = record.silent
+    if record.labels_sha256 is not None:
+        value |= {"labels_sha256": record.labels_sha256, "row_labels": record.row_labels}
     write_json(folder / record.shard.record_name, value, writer)
 
 

@@ -18,6 +18,8 @@ from shards.record import read_rejections
 
 SECONDS_AN_HOUR = 3600
 MOST_VALUES = 8  # values of a label that are printed one by one; more are printed as a number and a range
+MOST_WORDS = 24  # words of a label of lists that are printed
+LONGEST_VALUE = 40  # characters of a value that are printed
 MB = 1_000_000  # bytes
 
 
@@ -31,14 +33,17 @@ def summarize(folder: Path) -> dict[str, Any]:
     codec = manifest.codec
     uses = np.zeros((codec.codebooks, codec.codebook_size), np.int64)  # (codebook, code)
     labels: dict[str, Counter[Any]] = {}
+    words: dict[str, Counter[str]] = {}
     for shard in manifest.shards:
         for note in read_shard(folder / shard.name):
             check_tokens(note.tokens, codec, f"{folder / shard.name}: {note.key}")
             for codebook, codes in enumerate(unflatten(note.tokens, codec.codebooks)):
                 uses[codebook] += np.bincount(codes, minlength=codec.codebook_size)
             for label, value in note.labels.items():
-                if isinstance(value, str | int):
+                if isinstance(value, str | int | float):
                     labels.setdefault(label, Counter())[value] += 1
+                elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+                    words.setdefault(label, Counter()).update({*value})
     tokens = sum(shard.tokens for shard in manifest.shards)
     return {
         "codec": codec.to_json(),
@@ -50,6 +55,7 @@ def summarize(folder: Path) -> dict[str, Any]:
             {"used": int((row > 0).sum()), "perplexity": perplexity(row), "uses": row.tolist()} for row in uses
         ],
         "labels": {label: dict(sorted(counts.items(), key=_by_value)) for label, counts in sorted(labels.items())},
+        "words": {label: dict(counts.most_common()) for label, counts in sorted(words.items())},
         "ledger": manifest.ledger.to_json(),
         "rejected": dict(Counter(rejection.reason for rejection in read_rejections(folder)).most_common()),
         "audio": manifest.audio,
@@ -99,6 +105,7 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
             f"  codebook {index}: {codebook['used']} codes used ({share:.0%}), perplexity {codebook['perplexity']:.0f}"
         )
     lines += [f"  {label:<22} {_describe_values(counts)}" for label, counts in summary["labels"].items()]
+    lines += [f"  {label:<22} {_describe_words(label, counts)}" for label, counts in summary["words"].items()]
     rejected = ", ".join(f"{count} {reason}" for reason, count in summary["rejected"].items())
     lines.append(
         f"  ledger    {ledger['inputs']} inputs = {ledger['encoded']} encoded + {ledger['rejected']} rejected"
@@ -139,6 +146,20 @@ def _count_notes(summary: dict[str, Any]) -> int:
 
 def _describe_values(counts: dict[Any, int]) -> str:
     if len(counts) <= MOST_VALUES:
-        return ", ".join(f"{value} x {count}" for value, count in counts.items())
-    first, *_, last = counts
+        return ", ".join(f"{_short(value)} x {count}" for value, count in counts.items())
+    first, *_, last = map(_short, counts)
     return f"{len(counts)} values, {first} to {last}, {min(counts.values())} to {max(counts.values())} notes each"
+
+
+def _describe_words(label: str, counts: dict[str, int]) -> str:
+    """The words of a label of lists, most frequent first; each is a label of a training."""
+    if not counts:
+        return "lists without words"
+    shown = ", ".join(f"{_short(word)} x {counts[word]}" for word in [*counts][:MOST_WORDS])
+    more = f", {len(counts) - MOST_WORDS} more words" if len(counts) > MOST_WORDS else ""
+    return f"words: {shown}{more} (to train on: {label}.{_short(next(iter(counts)))})"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -105,7 +105,8 @@ def _record_faults(folder: Path, shard: Shard, notes: list[Note]) -> Iterator[st
     faults = []  # of statistics, which records of earlier versions lack
     if record.longest not in (None, max((len(note.tokens) for note in notes), default=0)):
         faults.append("longest")
-    if record.label_counts and json.dumps(record.label_counts.to_json()) != json.dumps(count_labels(notes).to_json()):
+    counts = record.label_counts
+    if counts and json.dumps(counts.to_json()) != json.dumps(count_labels(notes, counts.names).to_json()):
         faults.append("label_counts")
     for name in faults:
         yield f"{path}: {name} is not that of the shard's notes; delete shard and record and encode this set again"

@@ -1,4 +1,4 @@
-"""Commands of this room: `encode`, `plan` and `verify`."""
+"""Commands of this room: `encode`, `plan`, `relabel` and `verify`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 option = partial(click.option, show_default=True)
 
+LABELS = click.option(
+    "--labels",
+    type=parse_path,
+    multiple=True,
+    metavar="FILE",
+    help="Labels of the notes: .json as NSynth's, .jsonl or .csv; repeatable.",
+)
 ENCODING_OPTIONS = (
     option("--codec", default="encodec_24khz", help="encodec_24khz or encodec_mini."),
     option("--bandwidth", type=float, default=1.5, help="kbps: 1.5, 3, 6, 12 or 24; mini: 1.5."),
@@ -71,6 +78,7 @@ def encoding_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("audio", type=parse_path)
 @option("--out", type=parse_path, required=True, metavar="SET", help="Shard set: shards/NAME or s3://BUCKET/NAME.")
 @encoding_options
+@LABELS
 @option("--workers", type=click.IntRange(1), help="Processes, one thread each.  [default: one a core; 1 on a GPU]")
 @click.option("--extend", is_flag=True, help="Add the notes that a finished set does not have, as new shards.")
 @click.option("--check-audio", is_flag=True, help="Read all audio again, also files whose size and time are the same.")
@@ -92,6 +100,7 @@ def encoding_options(command: Callable[..., None]) -> Callable[..., None]:
 def encode(
     audio: Path,
     out: Path,
+    labels: tuple[Path, ...],
     workers: int | None,
     extend: bool,
     check_audio: bool,
@@ -105,8 +114,13 @@ def encode(
     """Encode a folder of notes (MP3, WAV, FLAC, OGG; with '.[audio]' also M4A, Opus, WMA ...) into a shard set, once.
 
     Splits come from the names of the folders below AUDIO: train, valid (or val, validation) and test, or what ends in
-    -train or _train and so on; a note in no such folder goes to train or valid by a hash of its key. Labels come from
-    NSynth's names. Files that cannot be encoded are listed with the reason in SET/rejected.jsonl.
+    -train or _train and so on; a note in no such folder goes to train or valid by a hash of its key. Files that cannot
+    be encoded are listed with the reason in SET/rejected.jsonl.
+
+    Labels come from NSynth's names and from the files of --labels, or without any from NSynth's examples.json below
+    AUDIO: words, numbers and lists of words. A .json file is an object of objects, NOTE: {FIELD: VALUE}; in a .jsonl or
+    .csv file, a field file_name (or filename, file, path, note_str, key) names the note: the path below AUDIO, the file
+    name, or the key in the set. `relabel` gives a finished set other labels.
 
     Files of more than two minutes need --duration, which keeps their start, or --segment, which cuts each file into
     notes KEY-0000, KEY-0001 ... with the labels of the file: KEY-0003 begins at three times SECONDS. They are in one
@@ -139,7 +153,7 @@ def encode(
     _check_engine(engine, rank, ranks, sbatch)
     own_rank = Rank() if rank is None or ranks is None else Rank(rank, ranks)
     request = EncodeRequest(
-        audio, out, EncodingOptions(**options), workers, extend, check_audio, max_rejected, own_rank
+        audio, out, EncodingOptions(**options), workers, extend, check_audio, max_rejected, labels, own_rank
     )
     with NoteBar("encode") as bar:
         outcome = _encode_on(engine, request, ranks or 1, sbatch, bar)
@@ -177,8 +191,9 @@ def _check_engine(engine: str, rank: int | None, ranks: int | None, sbatch: Sequ
 @click.command()
 @click.argument("audio", type=parse_path)
 @encoding_options
+@LABELS
 @click.option("--workers", type=click.IntRange(1), help="Processes to estimate the time for.  [default: as encode]")
-def plan(audio: Path, workers: int | None, **options: Any) -> None:
+def plan(audio: Path, labels: tuple[Path, ...], workers: int | None, **options: Any) -> None:
     """Show what `encode` would make of a folder, without encoding it.
 
     A few notes are encoded to measure how long all would take.
@@ -190,7 +205,7 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
     from pipeline.encode.estimate import estimate_set
     from pipeline.encode.settings import EncodingOptions
 
-    for line in estimate_set(audio, EncodingOptions(**options), workers).lines():
+    for line in estimate_set(audio, EncodingOptions(**options), workers, labels).lines():
         echo(line)
     given = click.get_current_context().get_parameter_source
     words = [
@@ -198,8 +213,32 @@ def plan(audio: Path, workers: int | None, **options: Any) -> None:
         for name, value in {**options, "workers": workers}.items()
         if given(name) is ParameterSource.COMMANDLINE
     ]
+    words += [f"--labels {quote(file)}" for file in labels]
     out = Path("shards", audio.absolute().name)
     echo(" ".join([f"Next: python -m pipeline encode {quote(audio)} --out {quote(out)}", *words]))
+
+
+@click.command()
+@click.argument("folder", metavar="SET", type=parse_path)
+@LABELS
+@option("--out", type=parse_path, required=True, metavar="NEW", help="Shard set: shards/NAME or s3://BUCKET/NAME.")
+def relabel(folder: Path, labels: tuple[Path, ...], out: Path) -> None:
+    """Write a finished set anew, with the same codes and the labels of --labels files, without reading audio.
+
+    The labels that an earlier file gave are left out; those of the notes' names stay. SET stays as it is. The files are
+    as for `encode`, and the same command of `encode` with --out NEW finds NEW finished.
+
+    
+    Example:
+      python -m pipeline relabel shards/demo --labels labels.csv --out shards/demo-relabelled
+    """
+    from pipeline.encode.relabel import relabel_set
+    from pipeline.progress import NoteBar
+
+    with NoteBar("relabel") as bar:
+        outcome = relabel_set(folder, labels, out, bar)
+    for line in outcome.lines():
+        echo(line)
 
 
 @click.command()

@@ -144,6 +144,7 @@ def _portable(request: EncodeRequest) -> EncodeRequest:
         audio=request.audio.absolute(),
         out=request.out.absolute(),
         options=replace(request.options, weights=weights and weights.absolute()),
+        labels=tuple(file.absolute() for file in request.labels),
         workers=request.workers or 1,
     )
 

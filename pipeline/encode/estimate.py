@@ -17,6 +17,7 @@ from pipeline.encode.plan import Plan, PlannedNote, Task, make_plan
 from pipeline.encode.run import rejection_lines
 from pipeline.encode.settings import EncodingOptions, Settings, default_batch, default_workers
 from pipeline.notes.folder import scan_folder
+from pipeline.notes.metadata import read_metadata
 from pipeline.segments import LONGEST_RECORDING
 from shards.note import Note
 from shards.writer import estimate_bytes
@@ -31,7 +32,7 @@ class Estimate:
     audio: Path
     settings: Settings
     plan: Plan
-    notices: tuple[str, ...]  # of files that are left out, and splits of folders
+    notices: tuple[str, ...]  # of files that are left out, splits and labels
     files: Counter[str]  # split -> files
     notes: int | None  # that recordings are cut into, about; None: each file is a note
     shards: Counter[str]  # split -> shards
@@ -65,17 +66,20 @@ class Estimate:
         yield "Nothing was written."
 
 
-def estimate_set(audio: Path, options: EncodingOptions, workers: int | None = None) -> Estimate:
-    """Plan the folder, and encode a few of its notes with one thread, as a worker would.
+def estimate_set(
+    audio: Path, options: EncodingOptions, workers: int | None = None, labels: Sequence[Path] = ()
+) -> Estimate:
+    """Plan the folder, and encode a few of its notes with one thread, as a worker would. `labels`: metadata files.
 
     Raises:
-        UserError: no audio, or options that make no sense.
+        UserError: no audio, or options or labels that make no sense.
     """
+    metadata = read_metadata(labels)
     folder = scan_folder(audio)
     device = options.find_device()
     settings = options.settings()
     settings = replace(settings, batch=default_batch(settings, device), ffmpeg=folder.needs_ffmpeg)
-    plan = make_plan(folder.inputs, settings, folder.examples)
+    plan = make_plan(folder.inputs, settings, folder.examples, metadata=metadata or folder.metadata())
     planned = [note for task in plan.tasks for note in task.notes]
     measured = _Measured([], [])
     if planned:
@@ -93,7 +97,7 @@ def estimate_set(audio: Path, options: EncodingOptions, workers: int | None = No
         audio=audio,
         settings=settings,
         plan=plan,
-        notices=(*folder.notices(), plan.splits_line()),
+        notices=(*folder.notices(), *plan.lines()),
         files=files,
         notes=None if settings.segment is None else notes,
         shards=Counter(task.split for task in plan.tasks),

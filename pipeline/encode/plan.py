@@ -7,17 +7,18 @@ tasks. Knows nothing of what is in the set's folder already.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.encode.settings import Settings
 from pipeline.notes.folder import AudioFile
-from pipeline.notes.key import SUFFIX, parse_path_name
+from pipeline.notes.key import SUFFIX, NoteName, parse_path_name
+from pipeline.notes.metadata import MatchedRows, Metadata, hash_rows
 from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_folder
 from shards.errors import UserError
 from shards.record import Rejection
-from shards.storage import path_text
+from shards.storage import path_text, text_path
 
 FOLDERS_SHOWN = 6  # folders whose split is printed
 
@@ -29,6 +30,7 @@ class PlannedNote:
     key: str  # of the note; those of segments begin with it
     labels: Labels
     file: AudioFile
+    row: Labels | None = None  # labels of a metadata file; None: there is no such file
 
 
 @dataclass
@@ -55,13 +57,26 @@ class Task:
     def files(self) -> list[AudioFile]:
         return [note.file for note in self.notes]
 
+    @property
+    def labels_sha256(self) -> str | None:
+        """Digest of the labels that a metadata file gives; None if there is no such file."""
+        return _hash_labels(self.notes)
+
+    @property
+    def row_labels(self) -> tuple[str, ...]:
+        """Names of labels that notes have from a metadata file alone."""
+        return names_of_rows((parse_path_name(note.file.path).labels, note.row or {}) for note in self.notes)
+
     def batches(self, size: int) -> Iterator[Batch]:
         """Cut the notes for the calls of the codec."""
         for start in range(0, len(self.notes), size):
             yield Batch(self.notes[start : start + size])
 
     def digest(self, settings: Settings, digests: Sequence[str]) -> str:
-        """sha256 of all that decides the shard's bytes. `digests`: of its notes' audio files, in their order."""
+        """sha256 of all that decides the shard's codes and keys; `labels_sha256` is that of what else is in it.
+
+        `digests`: of its notes' audio files, in their order.
+        """
         return _sha256([self.shard_name, settings.to_json(), _identities(self, digests)])
 
 
@@ -80,6 +95,16 @@ class Plan:
     rejected: tuple[Rejection, ...]  # files that are rejected unopened
     inputs: int
     unit: str = "notes"  # word for the inputs: notes, or files, which are cut into notes
+    matched: MatchedRows | None = None  # rows of a metadata file
+
+    @property
+    def labels_sha256(self) -> str | None:
+        """Digest of the labels that a metadata file gives, however notes are arranged in shards."""
+        return _hash_labels([note for task in self.tasks for note in task.notes])
+
+    def lines(self) -> list[str]:
+        """Report the splits, and the rows of a metadata file."""
+        return [self.splits_line(), *(self.matched.lines() if self.matched else ())]
 
     def splits_line(self) -> str:
         """Report the folders that decide a split, and how many files a hash assigns."""
@@ -98,33 +123,46 @@ def make_plan(
     settings: Settings,
     examples: Mapping[str, Labels] | None = None,
     earlier: Sequence[EarlierShard] = (),
+    metadata: Metadata | None = None,
 ) -> Plan:
     """Assign every file to a task, or reject it.
 
-    `examples`: note_str -> labels of NSynth's examples.json. `earlier`: only files that are in none of these shards are
-    assigned, to new shards with the next free indices.
+    `examples`: note_str -> labels of NSynth's examples.json, which a name must not contradict. `earlier`: only files
+    that are in none of these shards are assigned, to new shards with the next free indices. `metadata`: gives the notes
+    labels beside those of their names.
 
     Raises:
-        UserError: a file of an earlier shard is gone.
+        UserError: a file of an earlier shard is gone, or rows of the metadata that name no note or several.
     """
     in_earlier = {path for shard in earlier for path in shard.files}
     rejected: list[Rejection] = []
     notes: dict[str, PlannedNote] = {}  # key without upper case -> note: some file systems do not tell them apart
-    for file in sorted(files, key=lambda file: (file.display_path not in in_earlier, file.path)):
-        name = parse_path_name(file.path, 0 if settings.segment is None else SUFFIX)
-        note = PlannedNote(name.key, name.labels, file)
-        fault = _fault(note, notes, examples or {})
+    files = sorted(files, key=lambda file: (file.display_path not in in_earlier, file.path))
+    suffix = 0 if settings.segment is None else SUFFIX
+    names = [parse_path_name(file.path, suffix) for file in files]
+    pairs = [(file.display_path, name.key) for file, name in zip(files, names, strict=True)]
+    matched = metadata.match(pairs) if metadata else None
+    for index, (file, name) in enumerate(zip(files, names, strict=True)):
+        rows = [((examples or {}).get(name.key, {}), EXAMPLES)]
+        row = None
+        if matched:
+            row = matched.rows[index]
+            rows.append((row, matched.metadata.source))
+        note = PlannedNote(name.key, {**(row or {}), **name.labels}, file, row)
+        fault = _fault(note, notes, name, rows)
         if fault is None:
             notes[note.key.casefold()] = note
         else:
             rejected.append(Rejection(file.display_path, *fault))
     new = [note for note in notes.values() if note.file.display_path not in in_earlier]
-    tasks = _earlier_tasks(earlier, files, notes) + _assign(new, settings, earlier)
+    source = metadata.source if metadata else EXAMPLES
+    tasks = _earlier_tasks(earlier, files, notes, source) + _assign(new, settings, earlier)
     return Plan(
         tasks=tuple(sorted(tasks, key=lambda task: (task.split, task.index))),
         rejected=tuple(sorted(rejected, key=lambda rejection: rejection.file)),
         inputs=len(files),
         unit="notes" if settings.segment is None else "files",
+        matched=matched,
     )
 
 
@@ -146,15 +184,31 @@ def fingerprint(settings: Settings, inputs_sha256: str) -> str:
     return _sha256([settings.to_json(), inputs_sha256])
 
 
+def match_inputs(inputs: Iterable[str], metadata: Metadata) -> MatchedRows:
+    """The rows of the files that a set was made of. `inputs`: AudioFile.display_path of each. Raises UserError."""
+    return metadata.match([(path, parse_path_name(str(text_path(path))).key) for path in inputs])
+
+
+def names_of_rows(notes: Iterable[tuple[Labels, Labels]]) -> tuple[str, ...]:
+    """Names of labels that some note has from its row alone. `notes`: the labels of its name, and its row."""
+    return tuple(sorted({name for labels, row in notes for name in row.keys() - labels.keys()}))
+
+
+def _hash_labels(notes: Sequence[PlannedNote]) -> str | None:
+    rows = [(note.file.display_path, note.row) for note in notes if note.row is not None]
+    return hash_rows(rows) if rows else None
+
+
 def _fault(
-    note: PlannedNote, notes: Mapping[str, PlannedNote], examples: Mapping[str, Labels]
+    note: PlannedNote, notes: Mapping[str, PlannedNote], name: NoteName, rows: Iterable[tuple[Labels, str]]
 ) -> tuple[str, str] | None:
-    """Reason and detail, if the file is rejected unopened."""
+    """Reason and detail, if the file is rejected unopened. `rows`: labels of its `name` elsewhere, and their source."""
     if note.file.fault is not None:
         return note.file.fault
-    contradicted = contradiction(note.labels, examples.get(note.key, {})) if "pitch" in note.labels else None
-    if contradicted:
-        return "label", contradicted
+    if "pitch" in name.labels:
+        for row, source in rows:
+            if contradicted := contradiction(name.labels, row, source):
+                return "label", contradicted
     if (other := notes.get(note.key.casefold())) is not None:
         case = "" if note.key == other.key else ", but for upper and lower case, that"
         return "name clash", f"has the key {note.key}{case} of {other.file.display_path}"
@@ -162,16 +216,19 @@ def _fault(
 
 
 def _earlier_tasks(
-    earlier: Sequence[EarlierShard], files: Sequence[AudioFile], notes: Mapping[str, PlannedNote]
+    earlier: Sequence[EarlierShard], files: Sequence[AudioFile], notes: Mapping[str, PlannedNote], source: str
 ) -> list[Task]:
-    """The tasks of shards that stay as they are. Raises UserError if one of their files is not there any more."""
+    """The tasks of shards that stay as they are. Raises UserError if one of their files is not there any more.
+
+    `source`: of the labels that a name may contradict.
+    """
     if not earlier:
         return []
     faults = {file.display_path: file.fault for file in files}
     planned = {note.file.display_path: note for note in notes.values()}
     for path in (path for shard in earlier for path in shard.files):
         if path not in planned:
-            fact = "is gone" if path not in faults else "has changed" if faults[path] else f"contradicts {EXAMPLES}"
+            fact = "is gone" if path not in faults else "has changed" if faults[path] else f"contradicts {source}"
             raise changed_since(path, fact)
     return [Task(shard.split, shard.index, tuple(planned[path] for path in shard.files)) for shard in earlier]
 

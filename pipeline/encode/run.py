@@ -22,9 +22,18 @@ from pipeline.encode.digests import AudioDigests
 from pipeline.encode.plan import Plan, Task, fingerprint, hash_inputs
 from pipeline.encode.ranks import Rank, lock_set, stop_on_signals
 from pipeline.encode.settings import RULES, EncodingOptions, Settings, default_batch, default_workers
-from pipeline.encode.state import check_earlier_set, match_records, plan_for, read_set_state, settings_for
+from pipeline.encode.state import (
+    check_earlier_set,
+    match_records,
+    metadata_for,
+    plan_for,
+    read_set_state,
+    settings_for,
+    unused_labels,
+)
 from pipeline.encode.workers import BatchEncoder, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
+from pipeline.notes.metadata import Metadata, read_metadata
 from pipeline.progress import Progress
 from shards.console import quote
 from shards.errors import UserError
@@ -51,6 +60,7 @@ class EncodeRequest:
     extend: bool = False
     check_audio: bool = False  # hash all files again, also those whose digest is in the cache
     max_rejected: float = 1.0  # share of the files
+    labels: tuple[Path, ...] = ()  # metadata files
     rank: Rank = field(default_factory=Rank)
 
 
@@ -61,7 +71,7 @@ class EncodeOutcome:
     request: EncodeRequest
     manifest: Manifest | None  # None while tasks of other ranks are not done
     rejected: tuple[Rejection, ...]  # of the whole set; none while there is no manifest
-    notices: tuple[str, ...]  # of files that are left out, splits of folders, rules of an earlier version
+    notices: tuple[str, ...]  # of files that are left out, splits, labels, rules of an earlier version
     tasks_run: int  # 0 if there was nothing left to do
     tasks_left: int = 0  # for other ranks
     speed: float = 0.0  # seconds of sound encoded in a second
@@ -113,12 +123,13 @@ def encode_folder(request: EncodeRequest, progress: Progress) -> EncodeOutcome:
         UserError: no audio, another set under this name, nothing that can be encoded, no room.
         StoppedError: Ctrl-C or SIGTERM.
     """
+    requested = read_metadata(request.labels)
     folder = scan_folder(request.audio, ffmpeg=True)
     settings = replace(request.options.settings(), ffmpeg=folder.needs_ffmpeg and has_ffmpeg())
     with stop_on_signals(), lock_set(request.out, shared=not request.rank.is_alone):
         digests = AudioDigests(folder, request.out, request.check_audio)
         try:
-            outcome = _encode(request, folder, settings, digests, progress)
+            outcome = _encode(request, folder, requested, settings, digests, progress)
         finally:
             digests.save(request.rank.writer)
     if settings.precision != "float32" and outcome.manifest is not None and outcome.tasks_run:
@@ -131,19 +142,26 @@ def encode_folder(request: EncodeRequest, progress: Progress) -> EncodeOutcome:
 
 
 def _encode(
-    request: EncodeRequest, folder: AudioFolder, settings: Settings, digests: AudioDigests, progress: Progress
+    request: EncodeRequest,
+    folder: AudioFolder,
+    requested: Metadata | None,
+    settings: Settings,
+    digests: AudioDigests,
+    progress: Progress,
 ) -> EncodeOutcome:
     out, rank, options = request.out, request.rank, request.options
     state = read_set_state(out)
     settings = settings_for(state, settings)
     folder = folder if settings.ffmpeg else folder.without_ffmpeg()
     folder = replace(folder, inputs=digests.find_faults(folder.inputs))
+    metadata = metadata_for(state, folder, requested)
     if state.manifest is not None and settings.rules != RULES:
-        check_earlier_set(state, folder, digests)
+        check_earlier_set(state, folder, metadata, digests)
         notice = f"{out}: made under rules {settings.rules} of reading audio; a set of a new name gets rules {RULES}."
-        return EncodeOutcome(request, state.manifest, read_rejections(out), (*folder.notices(), notice), tasks_run=0)
-    plan, done = plan_for(state, folder, settings, request.extend, digests, rank)
-    notices = (*folder.notices(), plan.splits_line())
+        notices = (*folder.notices(), notice, *unused_labels(out, folder, metadata))
+        return EncodeOutcome(request, state.manifest, read_rejections(out), notices, tasks_run=0)
+    plan, done = plan_for(state, folder, metadata, settings, request.extend, digests, rank)
+    notices = (*folder.notices(), *plan.lines(), *unused_labels(out, folder, metadata))
     undone = state.undone(plan, done)
     if not undone and state.manifest is not None:
         records = [done[task.shard_name] for task in plan.tasks]
@@ -226,6 +244,8 @@ def _run_task(
         longest=max((len(note.tokens) for note in notes), default=0),
         label_counts=count_labels(notes),
         silent=silent,
+        labels_sha256=task.labels_sha256,
+        row_labels=task.row_labels,
     )
     write_shard_record(out, record, writer)
     return record
@@ -277,6 +297,7 @@ def _finish(
         labels=tuple(sorted({label for record in records for label in record.labels})),
         ledger=ledger,
         versions={**_versions(), "device": device.partition(":")[0]},
+        labels_sha256=plan.labels_sha256,
     )
     write_manifest(out, manifest, request.rank.writer)
     return manifest

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encode.digests import AudioDigests
-from pipeline.encode.plan import EarlierShard, Plan, changed_since, make_plan
+from pipeline.encode.plan import EarlierShard, Plan, changed_since, make_plan, match_inputs
 from pipeline.encode.ranks import Rank
 from pipeline.encode.settings import EARLIER, RULES, Settings, blocks_of, check_backend
 from pipeline.notes.folder import AudioFolder
+from pipeline.notes.metadata import Metadata, hash_rows
+from shards.console import quote
 from shards.errors import UserError
 from shards.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest
 from shards.record import ShardRecord, read_shard_records
@@ -86,25 +88,61 @@ def settings_for(state: SetState, requested: Settings) -> Settings:
     return settings
 
 
+def metadata_for(state: SetState, folder: AudioFolder, requested: Metadata | None) -> Metadata | None:
+    """The labels that a set's notes get beside those of their names: those requested, else NSynth's own.
+
+    A set that was begun without labels stays without NSynth's, as all sets of earlier versions are.
+    """
+    begun_without = state.records and all(record.labels_sha256 is None for record in state.records.values())
+    return requested or (None if begun_without else folder.metadata())
+
+
+def relabel_command(out: Path, metadata: Metadata) -> str:
+    """The command that makes another set of a finished one, with these labels."""
+    return f"python -m pipeline relabel {quote(out)} {metadata.options} --out {quote(out)}-relabelled"
+
+
+def unused_labels(out: Path, folder: AudioFolder, metadata: Metadata | None) -> list[str]:
+    """Report NSynth's own labels, if the set goes without them."""
+    own = folder.metadata() if metadata is None else None
+    if own is None:
+        return []
+    return [
+        f"{out}: its notes do not have the labels in {own.source}; for a set that does: {relabel_command(out, own)}"
+    ]
+
+
 def plan_for(
-    state: SetState, folder: AudioFolder, settings: Settings, extend: bool, digests: AudioDigests, rank: Rank
+    state: SetState,
+    folder: AudioFolder,
+    metadata: Metadata | None,
+    settings: Settings,
+    extend: bool,
+    digests: AudioDigests,
+    rank: Rank,
 ) -> tuple[Plan, dict[str, ShardRecord]]:
     """The plan that the set's shards belong to, and the records of its tasks (`match_records`).
 
     Raises:
-        UserError: there is none, or the folder has new notes and `extend` is not set.
+        UserError: there is none, its notes have other labels, or the folder has new notes and `extend` is not set.
     """
-    plan = make_plan(folder.inputs, settings, folder.examples)
+    plan = make_plan(folder.inputs, settings, folder.examples, metadata=metadata)
     done = match_records(plan, state, settings, digests, rank)
     if state.manifest is not None:
         finished = state.finished()
         names = {record.shard.name for record in finished}
         if {task.shard_name for task in plan.tasks} == names and all(record.shard.name in done for record in finished):
             return plan, done
-        plan = make_plan(folder.inputs, settings, folder.examples, [_earlier(record) for record in finished])
+        earlier = [_earlier(record) for record in finished]
+        plan = make_plan(folder.inputs, settings, folder.examples, earlier, metadata)
         done = match_records(plan, state, settings, digests, rank)
         if changed := _changed(finished, plan, digests):
             raise changed_since(changed, "has changed")
+        if any(
+            task.shard_name in names and task.labels_sha256 != state.records[task.shard_name].labels_sha256
+            for task in plan.tasks
+        ):
+            raise other_labels(state.out, metadata)
         new = sum(len(task.notes) for task in plan.tasks if task.shard_name not in names)
         if new and not extend:
             raise UserError(
@@ -121,7 +159,18 @@ def plan_for(
     return plan, done
 
 
-def check_earlier_set(state: SetState, folder: AudioFolder, digests: AudioDigests) -> None:
+def other_labels(out: Path, metadata: Metadata | None) -> UserError:
+    """Error: a finished set differs from what is requested in labels alone."""
+    if metadata is None:
+        return UserError(f"{out}: was made with a file of labels; name it with --labels, or give another --out")
+    forgotten = "" if metadata.is_requested else ", or name the file it was made with in --labels"
+    return UserError(
+        f"{out}: differs in labels alone, {metadata.source} has others; for a set with them, without encoding again: "
+        f"{relabel_command(out, metadata)}{forgotten}"
+    )
+
+
+def check_earlier_set(state: SetState, folder: AudioFolder, metadata: Metadata | None, digests: AudioDigests) -> None:
     """Check that a set that was finished under earlier rules is whole, and made of the files that the folder has.
 
     Raises:
@@ -142,6 +191,10 @@ def check_earlier_set(state: SetState, folder: AudioFolder, digests: AudioDigest
             f"{state.out}: was made under earlier rules of reading audio, which cannot be gone on with, and {fact}; "
             "restore it, or encode the folder under a new name"
         )
+    inputs = [path for record in state.finished() for path in record.inputs]
+    rows = zip(inputs, match_inputs(inputs, metadata).rows, strict=True) if metadata else ()
+    if (hash_rows(rows) if metadata else None) != state.manifest.labels_sha256:
+        raise other_labels(state.out, metadata)
 
 
 def match_records(
@@ -168,7 +221,8 @@ def match_records(
     own = {task.shard_name for task in rank.tasks(plan.tasks)}
     digests.hash_files(file for task, _ in recorded if task.shard_name in own for file in task.files)
     for task, record in recorded:
-        if task.digest(settings, digests.of(task.files, record.inputs)) == record.task_sha256:
+        digest = task.digest(settings, digests.of(task.files, record.inputs))
+        if (digest, task.labels_sha256) == (record.task_sha256, record.labels_sha256):
             done[task.shard_name] = record
     return done
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.audio import FFMPEG_SUFFIXES, SUFFIXES, has_ffmpeg
+from pipeline.notes.metadata import Metadata, check_rows
 from pipeline.notes.nsynth import EXAMPLES, Labels, read_examples
 from shards.errors import UserError
 from shards.storage import is_http, is_remote, join_path, list_tree, path_text
@@ -41,6 +42,7 @@ class AudioFolder:
     inputs: tuple[AudioFile, ...]  # sorted by path
     ignored: Counter[str]  # how many files of each other ending
     examples: dict[str, Labels]  # note_str -> labels of NSynth's own examples.json files, if there are any
+    example_files: tuple[Path, ...] = ()
 
     @property
     def needs_ffmpeg(self) -> bool:
@@ -58,6 +60,13 @@ class AudioFolder:
             raise UserError(f"{self.root}: all of its audio is of kinds that FFmpeg reads; pip install '.[audio]'")
         ignored = self.ignored + Counter(_suffix(file) for file in self.inputs if _suffix(file) in FFMPEG_SUFFIXES)
         return replace(self, inputs=inputs, ignored=ignored)
+
+    def metadata(self) -> Metadata | None:
+        """The labels in NSynth's own files; None if there are none. Raises UserError as `check_rows`."""
+        if not self.example_files:
+            return None
+        source = " and ".join(map(str, self.example_files))
+        return Metadata(self.example_files, *check_rows(self.examples, source), is_requested=False)
 
     def notices(self) -> list[str]:
         """Report the files of other kinds, if there are any."""
@@ -82,11 +91,13 @@ def scan_folder(folder: Path, ffmpeg: bool | None = None) -> AudioFolder:
     inputs: list[AudioFile] = []
     ignored: Counter[str] = Counter()
     examples: dict[str, Labels] = {}
+    example_files: list[Path] = []
     for file in _list_remote(root) if is_remote(root) else _walk(root, "", ()):
         name = file.path.rpartition("/")[2]
         suffix = _suffix(file)
         if name == EXAMPLES:
-            examples |= read_examples(join_path(root, file.path))
+            example_files.append(join_path(root, file.path))
+            examples |= read_examples(example_files[-1])
         elif suffix in SUFFIXES | FFMPEG_SUFFIXES and not name.startswith(
             "."
         ):  # ._NAME.wav is what macOS leaves in archives
@@ -96,7 +107,8 @@ def scan_folder(folder: Path, ffmpeg: bool | None = None) -> AudioFolder:
     if not inputs:
         endings = ", ".join(sorted(suffix.removeprefix(".") for suffix in SUFFIXES))
         raise UserError(f"{folder}: no audio in it (looked for {endings}, in all folders below)")
-    scanned = AudioFolder(root, tuple(sorted(inputs, key=lambda file: file.path)), ignored, examples)
+    inputs.sort(key=lambda file: file.path)
+    scanned = AudioFolder(root, tuple(inputs), ignored, examples, tuple(example_files))
     return scanned if (has_ffmpeg() if ffmpeg is None else ffmpeg) else scanned.without_ffmpeg()
 
 

@@ -45,14 +45,14 @@ def midi(labels: Mapping[str, Any], name: str) -> int | None:
     return value if type(value) is int and 0 <= value <= MIDI_MAX else None
 
 
-def contradiction(labels: Labels, example: Mapping[str, Any]) -> str | None:
-    """Find where the labels of a name contradict MIDI or the note's entry in an `examples.json`; None if nowhere."""
+def contradiction(labels: Labels, row: Mapping[str, Any], source: str = EXAMPLES) -> str | None:
+    """Find where the labels of a name contradict MIDI or the note's row in a file of labels; None if nowhere."""
     for field in ("pitch", "velocity"):
         if labels[field] > MIDI_MAX:
             return f"{field} {labels[field]} is above MIDI's {MIDI_MAX}"
     for field, value in labels.items():
-        if field in example and example[field] != value:
-            return f"{field} is {value!r} in the name and {example[field]!r} in {EXAMPLES}"
+        if field in row and row[field] != value:
+            return f"{field} is {value!r} in the name and {row[field]!r} in {source}"
     return None
 
 

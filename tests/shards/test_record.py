@@ -22,7 +22,8 @@ FIELDS = ["rejected", "labels", "inputs", "settings", "task_sha256", "name", "no
 
 scalars = st.none() | st.text() | st.integers() | st.floats(allow_nan=False)
 labels = st.dictionaries(
-    st.sampled_from(["pitch", "velocity", "source", "note_str"]), scalars | st.lists(st.integers())
+    st.sampled_from(["pitch", "velocity", "source", "note_str"]),
+    scalars | st.lists(st.integers(), min_size=1) | st.lists(st.text(max_size=2)),
 )
 
 
@@ -30,13 +31,20 @@ def note_of(labels: dict[str, object]) -> Note:
     return Note("n", np.zeros(2, np.int16), labels)
 
 
+def counted(value: object) -> object:
+    """The value by which notes are counted: a list of words as a tuple, None for a list of numbers."""
+    if not isinstance(value, list):
+        return value
+    return tuple(value) if all(isinstance(word, str) for word in value) else None
+
+
 @given(st.lists(labels, max_size=8))
 def test_counts_come_back_equal_and_are_those_of_the_notes(notes: list[dict[str, object]]) -> None:
     counts = count_labels(map(note_of, notes))
     assert LabelCounts.from_json(json.loads(json.dumps(counts.to_json()))) == counts
-    scalar = [{name: value for name, value in note.items() if not isinstance(value, list)} for note in notes]
+    values = [{name: counted(value) for name, value in note.items()} for note in notes]
     for names in ((), ("pitch",), ("velocity", "pitch"), ("source", "nothing", "velocity")):
-        assert counts.of(names) == Counter(tuple(note.get(name) for name in names) for note in scalar)
+        assert counts.of(names) == Counter(tuple(note.get(name) for name in names) for note in values)
 
 
 def test_a_record_comes_back_equal_and_new_fields_stand_behind_the_others(tmp_path: Path) -> None:
@@ -57,6 +65,35 @@ def test_a_record_without_the_new_fields_is_read(tmp_path: Path) -> None:
 def test_the_counts_of_a_thousand_notes_are_small(tmp_path: Path) -> None:
     notes = [random_note(f"n{index}") for index in range(1000)]
     assert len(json.dumps(count_labels(notes).to_json(), indent=2)) < 30_000
+
+
+def test_labels_with_too_many_values_are_read_from_the_notes() -> None:
+    notes = [
+        note_of(
+            {
+                "note_str": str(n),
+                "gain": n / 7,
+                "level": n % 4 / 4,
+                "take": n,
+                "text": "x" * 900 + str(n),
+                "tags": ["a"],
+            }
+        )
+        for n in range(100)
+    ]
+    counts = count_labels(notes)
+    assert counts.names == ("level", "tags", "take")
+    record = replace(OLD, longest=2, label_counts=counts, labels=tuple(sorted(notes[0].labels)))
+    assert record.has_counts(["take", "tags", "level", "of no note"])
+    assert not any(record.has_counts([name]) for name in ("gain", "text", "note_str"))
+    assert not OLD.has_counts([])
+    assert count_labels(notes, ["gain"]).counts == {(n / 7,): 1 for n in range(100)}
+
+
+def test_the_digest_of_labels_comes_back_and_is_not_written_without_them(tmp_path: Path) -> None:
+    record = replace(OLD, labels_sha256="3" * 64, row_labels=("mood",))
+    write_shard_record(tmp_path, record)
+    assert read_shard_record(tmp_path / "train-00000.json") == record
 
 
 @pytest.mark.parametrize(

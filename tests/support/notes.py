@@ -69,7 +69,10 @@ def encode_in_this_process(make_encoder: partial[Any], batches: Iterable[Batch],
         if is_remote(root):
             yield encoder.encode(batch)
             continue
-        content = (settings, *((note.file.path, hash_file(root / note.file.path)) for note in batch.notes))
+        content = (
+            settings,
+            *((note.file.path, hash_file(root / note.file.path), repr(note.labels)) for note in batch.notes),
+        )
         if content not in ENCODED:
             ENCODED[content] = encoder.encode(batch)
         yield ENCODED[content]
