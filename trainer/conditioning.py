@@ -21,6 +21,7 @@ from trainer.run import RunInfo
 from trainer.vocabulary import NONE, Vocabulary, parse_mixture
 
 SWEEP = re.compile(r"(-?\d{1,18}):(-?\d{1,18})(?::(\d{1,18}))?")
+NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,20})?(e-?[0-9]{1,2})?")
 MOST_VALUES = 12  # of a label that an error lists; of more it says the first and the last
 Labels = dict[str, Any]
 
@@ -38,7 +39,8 @@ class Draw:
 
 def parse_labels(vocabulary: Vocabulary, options: Iterable[str]) -> list[Labels]:
     """All combinations of the values in `--label` options: `NAME=VALUE`, `NAME=FROM:TO[:STEP]` (both ends included) or
-    `NAME=none` or `NAME=mix:VALUE=WEIGHT,VALUE=WEIGHT`; a name can come again for more values.
+    `NAME=none` or `NAME=mix:VALUE=WEIGHT,VALUE=WEIGHT`; a name can come again for more values. A label with bins takes
+    any number.
 
     Raises:
         ConfigError: a label or a value that the model was not trained on.
@@ -52,12 +54,13 @@ def parse_labels(vocabulary: Vocabulary, options: Iterable[str]) -> list[Labels]
         if name not in trained:
             has = f"only {', '.join(trained)}" if trained else "none at all"
             raise ConfigError(f"--label {text}: this run was not trained on the label {name}; it knows {has}")
-        values.setdefault(name, []).extend(_parse_values(name, value, trained[name]))
+        is_number = name in vocabulary.bins
+        values.setdefault(name, []).extend(_parse_values(name, value, trained[name], is_number))
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
-def _parse_values(name: str, text: str, trained: tuple[Any, ...]) -> list[Any]:
-    """The values that the text of one option means."""
+def _parse_values(name: str, text: str, trained: tuple[Any, ...], is_number: bool) -> list[Any]:
+    """The values that the text of one option means. is_number: the label has bins."""
     if text == "none":
         return [NONE]
     if parse_mixture(text, trained):
@@ -72,6 +75,9 @@ def _parse_values(name: str, text: str, trained: tuple[Any, ...]) -> list[Any]:
         texts = map(str, range(first, last + 1, step))
     values = []
     for value in texts:  # up to the first that is unknown, however far the sweep goes
+        if is_number and NUMBER.fullmatch(value):
+            values.append(float(value))
+            continue
         if value not in by_text:
             known = ", ".join(by_text) if len(by_text) <= MOST_VALUES else f"{trained[0]} to {trained[-1]}"
             raise ConfigError(f"--label {name}={value}: no note that the run was trained on has it; it knows {known}")
@@ -82,10 +88,11 @@ def _parse_values(name: str, text: str, trained: tuple[Any, ...]) -> list[Any]:
 def fill_labels(labels: Labels, info: RunInfo, entropy: tuple[int, ...]) -> Labels:
     """Add the missing labels of a sample: those of a random train note that has the other ones."""
     names = [name for name, _ in info.vocabulary.labels]
+    trained = {name: info.vocabulary.trained_value(labels, name) for name, value in labels.items() if value is not NONE}
     matching = [
         (values, count)
         for values, count in info.combinations
-        if all(values[names.index(name)] == value for name, value in labels.items() if value is not NONE)
+        if all(values[names.index(name)] == value for name, value in trained.items())
     ] or info.combinations
     ends = np.cumsum([count for _, count in matching])
     uniform = np.random.Generator(np.random.Philox(np.random.SeedSequence((*entropy, 1)))).random()
@@ -113,7 +120,8 @@ def read_prompt(text: str, seconds: float, info: RunInfo) -> Note:
         raise ConfigError(
             f"--prompt-seconds {seconds:g}: {text} has only {len(note.tokens) / codec.tokens_per_second:g} s"
         )
-    labels = {name: note.labels[name] for name, values in info.vocabulary.labels if note.labels.get(name) in values}
+    trained = {name: info.vocabulary.trained_value(note.labels, name) for name, _ in info.vocabulary.labels}
+    labels = {name: trained[name] for name, values in info.vocabulary.labels if trained[name] in values}
     return Note(note.key, note.tokens[:length], labels)
 
 

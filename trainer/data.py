@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,15 @@ import numpy as np
 
 from shards.cache import cached_shard
 from shards.errors import ShardError, UserError, first_line
-from shards.manifest import Manifest
+from shards.manifest import Manifest, Shard
 from shards.note import Note
 from shards.reader import Crop, NoteFile
-from shards.record import UNCOUNTED, ShardRecord, read_shard_record
+from shards.record import ShardRecord, read_shard_record
 from trainer.config import DataConfig
 from trainer.crops import choose_crops, start_crop
 from trainer.errors import TrainError
 from trainer.order import NoteIndex, Order, split_range
-from trainer.vocabulary import Vocabulary, label_value
+from trainer.vocabulary import Combinations, Vocabulary, label_value, stored_label
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class SplitStats:
     """Statistics of a split that a new run is made from."""
 
     longest: int  # tokens of the longest note
-    combinations: list[tuple[tuple[Any, ...], int]]  # values of the run's labels, and how many notes have them
+    combinations: Combinations  # values of the run's labels, and how many notes have them
 
 
 class NoteSource(Protocol):
@@ -114,35 +114,36 @@ class NoteReader:
         return (self.read(shard, row) for shard, row in self.positions())
 
     def stats(self, labels: tuple[str, ...]) -> SplitStats:
-        """The statistics for a run with these labels: from the shards' records, so that no tar is opened, or from all
-        notes if the records lack them."""
+        """The statistics for a run with these labels: from the shards' records, so that no tar is opened, or from the
+        notes of those whose record lacks them."""
         longest, counts = 0, Counter[tuple[Any, ...]]()
-        records = [] if UNCOUNTED in labels else self._records()
-        for record in records:
-            assert record.longest is not None and record.label_counts is not None
-            longest = max(longest, record.longest)
-            counts.update(record.label_counts.of(labels))
-        for note in () if records else self.read_all():
-            longest = max(longest, len(note.tokens))
-            counts[tuple(label_value(note.labels, name) for name in labels)] += 1
+        stored = sorted({stored_label(name, self.manifest.labels) for name in labels})
+        for index, shard in enumerate(self.shards):
+            groups: Iterable[tuple[Mapping[str, Any], int]]  # labels of notes, and how many notes have them
+            record = self._record(shard)
+            if record is not None and record.longest and record.label_counts and record.has_counts(stored):
+                longest = max(longest, record.longest)
+                joint = record.label_counts.of(stored)
+                groups = ((dict(zip(stored, values, strict=True)), notes) for values, notes in joint.items())
+            else:
+                shard_notes = [self.read(index, row) for row in range(shard.notes)]
+                longest = max([longest, *(len(note.tokens) for note in shard_notes)])
+                groups = ((note.labels, 1) for note in shard_notes)
+            for note_labels, notes in groups:
+                counts[tuple(label_value(note_labels, name) for name in labels)] += notes
         if longest > (most := self.manifest.codec.most_tokens):  # the model would be made for it
             raise ShardError(
                 f"{self.folder}: holds a note of {longest} tokens, more than the {most} of its codec's longest"
             )
         return SplitStats(longest, sorted(counts.items(), key=str))
 
-    def _records(self) -> list[ShardRecord]:
-        """The records of all shards, or none if one of them is missing, is of another tar or has no statistics."""
-        records = []
-        for shard in self.shards:
-            try:
-                record = read_shard_record(self.folder / shard.record_name)
-            except (FileNotFoundError, ShardError):
-                return []
-            if record.shard != shard or record.longest is None or record.label_counts is None:
-                return []
-            records.append(record)
-        return records
+    def _record(self, shard: Shard) -> ShardRecord | None:
+        """The record of a shard; None if it is missing, damaged, or of another tar."""
+        try:
+            record = read_shard_record(self.folder / shard.record_name)
+        except (FileNotFoundError, ShardError):
+            return None
+        return record if record.shard == shard else None
 
 
 def collate(notes: Iterable[Note], vocabulary: Vocabulary, window: int, source: str) -> Batch:

@@ -30,7 +30,7 @@ from trainer.mixture import LARGEST_WEIGHT, Mixture
 from trainer.order import Order
 from trainer.runtime import Ranks
 from trainer.schedule import Plans
-from trainer.vocabulary import Vocabulary
+from trainer.vocabulary import Vocabulary, split_word, stored_label, train_values
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,14 @@ def _list_parts(info: RunInfo) -> Iterator[tuple[str, bool]]:
     start = info.start.vocabulary if info.start else vocabulary
     yield "start", (start.codebooks, start.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
     yield "sets", len({each.name for each in info.sets}) == len(info.sets) != 1
+    yield "borders", all(_fits_bins(vocabulary, name, borders) for name, borders in vocabulary.borders)
     yield "tokens", info.window % codec.codebooks == 0 and info.window <= codec.most_tokens
+
+
+def _fits_bins(vocabulary: Vocabulary, name: str, borders: tuple[float, ...]) -> bool:
+    """True if the label has a value for each bin, and the borders rise."""
+    values = dict(vocabulary.labels).get(name, ())
+    return len(values) == len(borders) + 1 and sorted({*borders}) == list(borders)
 
 
 @contextmanager
@@ -182,7 +189,7 @@ def fit_config(config: Config, notes: Mixture, ranks: Ranks) -> Config:
             )
         if notes.is_mixed and SET_LABEL in reader.manifest.labels:
             log.warning("%s: its notes have a label %s; the name of their set replaces it.", reader.source, SET_LABEL)
-    labels = tuple(name for name in config.model.labels if name in notes.labels)
+    labels = tuple(name for name in config.model.labels if stored_label(name, notes.labels) in notes.labels)
     for name in config.model.labels:
         if name not in labels and not config.has_optional_labels:
             known = ", ".join(notes.labels) or "none at all"
@@ -230,25 +237,29 @@ def _new_run(notes: Mixture, config: Config, plans: Plans) -> RunInfo:
     codec = notes.codec
     first, *others = sets = _set_infos(notes)
     stats = notes.stats(config.model.labels)
-    values = tuple(
-        (name, tuple(sorted({combination[index] for combination, _ in stats.combinations} - {None}, key=_by_type)))
-        for index, name in enumerate(config.model.labels)
-    )
+    values, borders, combinations = train_values(config.model.labels, stats.combinations)
+    for name, known in values:
+        if not known or (known == (0,) and name not in notes.labels):
+            raise ConfigError(f"model.labels: {name}: {_without_values(name, known)}")
     return RunInfo(
         config=config,
         plans=plans,
         shards=first.shards,
         notes_sha256=first.notes_sha256,
         codec=codec,
-        vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values),
+        vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values, borders),
         window=min(config.data.window or stats.longest, stats.longest),
-        combinations=stats.combinations,
+        combinations=combinations,
         sets=sets if others else (),
     )
 
 
-def _by_type(value: Any) -> tuple[str, Any]:
-    return type(value).__name__, value
+def _without_values(name: str, known: tuple[Any, ...]) -> str:
+    """Say why a label has no values to learn."""
+    if not known:
+        return "no train note has a word or a number of it; the words of a list are labels of their own, as LABEL.WORD"
+    label, word = split_word(name)
+    return f"no train note has {word} in its list {label}; `python -m shards inspect` shows the words"
 
 
 def check_same_run(run: Path, info: RunInfo, config: Config, notes: Mixture) -> None:

@@ -3,8 +3,11 @@
 A shard set holds raw codes; ids belong to a model. Knows nothing of tensors.
 """
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +17,10 @@ from trainer.errors import ConfigError
 NONE = None  # label absent: unconditional
 MIXTURE = "mix:"  # begins a mixture of a label's values, as mix:A=0.7,B=0.3
 WEIGHT = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,6})?")
+BINS = 16  # of a label of numbers with a decimal point
+
+LabelValue = str | bool | int | float
+Combinations = list[tuple[tuple[Any, ...], int]]  # values of labels, and how many train notes have them
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,9 @@ class Vocabulary:
     codebooks: int
     codebook_size: int
     shared: bool = False  # all codebooks use the ids of the first, and the start token is code 0
-    labels: tuple[tuple[str, tuple[str | bool | int | float, ...]], ...] = ()  # (name, its values in the train split)
+    labels: tuple[tuple[str, tuple[LabelValue, ...]], ...] = ()  # (name, its values in the train split)
+    borders: tuple[tuple[str, tuple[float, ...]], ...] = ()  # (name of a label with bins, the first numbers of all bins
+    # but the lowest); its value of a bin is the median of the train notes in it
 
     @property
     def start(self) -> int:
@@ -44,7 +53,21 @@ class Vocabulary:
 
     def label_ids(self, labels: Mapping[str, Any]) -> list[int]:
         """An id for each label; a value that training never saw becomes "none"."""
-        return [ids.get(label_value(labels, name), none) for name, none, ids in self._label_ids]
+        return [ids.get(self.trained_value(labels, name), none) for name, none, ids in self._label_ids]
+
+    def trained_value(self, labels: Mapping[str, Any], name: str) -> Any:
+        """The value of a note's label, for a number with a decimal point that of its bin; or NONE."""
+        value = label_value(labels, name)
+        if name not in self.bins or isinstance(value, str) or value is NONE:
+            return value
+        borders, values = self.bins[name]
+        return values[bisect_right(borders, value)]
+
+    @cached_property
+    def bins(self) -> dict[str, tuple[tuple[float, ...], tuple[LabelValue, ...]]]:
+        """(borders, values) of each label that has bins."""
+        values = dict(self.labels)
+        return {name: (borders, values[name]) for name, borders in self.borders}
 
     def uncond_ids(self) -> list[int]:
         """The label ids of a note without labels."""
@@ -61,7 +84,10 @@ class Vocabulary:
         return ids
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value = asdict(self)
+        if not self.borders:
+            del value["borders"]
+        return value
 
 
 def parse_mixture(text: Any, values: Sequence[Any]) -> dict[Any, float]:
@@ -83,6 +109,93 @@ def parse_mixture(text: Any, values: Sequence[Any]) -> dict[Any, float]:
 
 
 def label_value(labels: Mapping[str, Any], name: str) -> Any:
-    """The value of a note's label, or NONE if it has none; lists and objects count as none."""
+    """The value of a note's label, or NONE if it has none; lists and objects count as none.
+
+    LABEL.WORD is 1 or 0: whether the word is in the list LABEL of the note.
+    """
     value = labels.get(name, NONE)
+    if value is NONE and "." in name:
+        label, word = split_word(name)
+        words = labels.get(label)
+        return int(word in words) if isinstance(words, list | tuple) else NONE
     return value if isinstance(value, str | int | float) else NONE
+
+
+def split_word(name: str) -> tuple[str, str]:
+    """LABEL.WORD -> the label of a list of words, and the word."""
+    label, _, word = name.partition(".")
+    return label, word
+
+
+def stored_label(name: str, names: Collection[str]) -> str:
+    """The label that notes with the labels `names` have for it: itself, or the list LABEL of LABEL.WORD."""
+    return name if name in names else split_word(name)[0]
+
+
+def train_values(
+    names: Sequence[str], combinations: Combinations
+) -> tuple[tuple[tuple[str, tuple[LabelValue, ...]], ...], tuple[tuple[str, tuple[float, ...]], ...], Combinations]:
+    """The values and bin borders of labels, as a vocabulary has them, and the combinations with values of bins.
+
+    combinations: of the values of the labels `names`.
+    """
+    values, borders = [], []
+    columns: list[list[Any]] = []  # values of each label, a combination each
+    for index, name in enumerate(names):
+        column = [combination[index] for combination, _ in combinations]
+        known = {value for value in column if value is not NONE}
+        if any(isinstance(value, float) for value in known) and not any(
+            isinstance(value, str | bool) for value in known
+        ):
+            counts: Counter[float] = Counter()
+            for value, (_, notes) in zip(column, combinations, strict=True):
+                if value is not NONE:
+                    counts[float(value)] += notes
+            medians, starts = cut_bins(counts)
+            column = [value if value is NONE else medians[bisect_right(starts, value)] for value in column]
+            known = set(medians)
+            borders.append((name, starts))
+        values.append((name, tuple(sorted(known, key=_by_type))))
+        columns.append(column)
+    if not borders:
+        return tuple(values), (), combinations
+    joined: Counter[tuple[Any, ...]] = Counter()
+    for row, (_, notes) in zip(zip(*columns, strict=True), combinations, strict=True):
+        joined[row] += notes
+    return tuple(values), tuple(borders), sorted(joined.items(), key=str)
+
+
+def cut_bins(counts: Mapping[float, int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Cut numbers into BINS bins of equal shares of the notes, or fewer: equal numbers are in one bin.
+
+    counts: number -> notes. Returns the median of each bin, and the border below each bin but the lowest, midway to
+    the next lower number.
+    """
+    bins: list[list[float]] = []
+    total, before, last = sum(counts.values()), 0, -1
+    for number in sorted(counts):
+        share = (before + counts[number] / 2) / total  # of the notes below the middle of this number's
+        index = len(bins) if len(counts) <= BINS else int(share * BINS)
+        if index != last:
+            bins.append([])
+        bins[-1].append(number)
+        before, last = before + counts[number], index
+    borders = []
+    for low, high in itertools.pairwise(bins):
+        middle = low[-1] / 2 + high[0] / 2  # which rounding may make that of a neighbour
+        borders.append(middle if low[-1] < middle <= high[0] else high[0])
+    return tuple(_median(numbers, counts) for numbers in bins), tuple(borders)
+
+
+def _median(numbers: Sequence[float], counts: Mapping[float, int]) -> float:
+    """The number of the middle note, of sorted numbers."""
+    middle = sum(counts[number] for number in numbers) / 2
+    for number in numbers:
+        middle -= counts[number]
+        if middle <= 0:
+            return number
+    raise AssertionError("the notes of all numbers are more than their half")
+
+
+def _by_type(value: Any) -> tuple[str, Any]:
+    return type(value).__name__, value

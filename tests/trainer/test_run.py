@@ -101,7 +101,7 @@ def test_records_without_statistics_or_of_another_tar_are_not_used(
     change_record(folder, change)
     assert stats(folder, "pitch") == expected
     delete(folder, "*.tar")
-    with pytest.raises(ShardError, match=r"train-00000\.tar: missing"):
+    with pytest.raises(ShardError, match=r"train-00001\.tar: missing"):
         stats(folder, "pitch")
 
 
