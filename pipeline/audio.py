@@ -91,9 +91,9 @@ def load(path: Path, sample_rate: int, duration: float | None = None, trim: bool
         return resample(*load_at_file_rate(path, trim), sample_rate)
     samples, rate = _read(path, duration + TAIL, _find_onset(path)[0] if trim else 0)
     window = samples[: math.ceil(duration * rate)]
-    if not trim and len(window) < len(samples) and _peak(window) < ONSET * FULL_SCALE:
+    if not trim and len(window) < len(samples) and peak_of(window) < ONSET * FULL_SCALE:
         onset, level = _find_onset(path)
-        if _peak(window) < level:
+        if peak_of(window) < level:
             detail = f"at {onset / rate:.2f} s of which the first {duration:g} s are kept; cut its start, or use --trim"
             raise AudioError(path, "begins late", detail)
     return fit(resample(samples, rate, sample_rate), round(duration * sample_rate))
@@ -163,7 +163,7 @@ def check_levels(path: Path, frames: np.ndarray) -> None:
     """Raise AudioError if samples, (sample, channel), are not finite or absurdly loud."""
     if not np.isfinite(frames).all():
         raise AudioError(path, "non-finite samples", f"{int((~np.isfinite(frames)).sum())} are NaN or infinite")
-    if (peak := _peak(frames)) > MAX_PEAK:
+    if (peak := peak_of(frames)) > MAX_PEAK:
         raise AudioError(path, "too loud", f"its peak is {peak:.3g} times full scale")
 
 
@@ -187,7 +187,8 @@ def _find_onset(path: Path) -> tuple[int, float]:
     return next(sample for sample, peak in peaks if peak >= level), level
 
 
-def _peak(samples: np.ndarray) -> float:
+def peak_of(samples: np.ndarray) -> float:
+    """The largest absolute value of samples of any shape; 0 if there are none."""
     return float(np.abs(samples).max(initial=0.0))
 
 

@@ -28,6 +28,7 @@ HEADER = re.compile(
 MOST_TOKENS = 1 << 20  # of a note, by any codec
 LARGEST_NPY = 2 * MOST_TOKENS + (1 << 16)  # bytes
 LONGEST = 150.0  # seconds of a note; encoding ends at 120, because a codec's memory grows with the length
+LONGEST_VALUE = 12  # characters of a codec's field, as its sha256, that an error shows
 LARGEST = (1 << 53) - 1  # of numbers that count something; each is a float too
 
 Hertz = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -63,6 +64,15 @@ class Codec:
     def most_tokens(self) -> int:
         """Tokens that a note can have."""
         return min(MOST_TOKENS, int(LONGEST * self.tokens_per_second))
+
+    def differences(self, other: "Codec") -> list[tuple[str, str, str]]:
+        """(name, ours, theirs) of each field that differs, as errors show it."""
+        theirs = vars(other)
+        return [
+            (name, str(value)[:LONGEST_VALUE], str(theirs[name])[:LONGEST_VALUE])
+            for name, value in vars(self).items()
+            if value != theirs[name]
+        ]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

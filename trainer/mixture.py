@@ -2,14 +2,15 @@
 
 The sets are sorted by name, the last part of their paths. An epoch has each train note of a set as often as its weight
 says: the set's shards are listed that many times, and `trainer.order` permutes this list like any other, so ranks,
-workers and resuming need nothing of their own, and the repeats of a note are on average a third of an epoch apart, as
-random steps are. In a run of several sets each note has the label `set`, the name of its set. Knows nothing of models.
+workers and resuming need nothing of their own, and the repeats of a note lie as far apart as random steps do, on
+average an epoch / (weight + 1). In a run of several sets each note has the label `set`, the name of its set. Knows
+nothing of models.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from trainer.errors import ConfigError
 LARGEST_WEIGHT = 1000  # of a set: the list of an epoch's shards is as many times as long
 NAMELESS = ("", ".", "..")  # last parts of paths
 WEIGHT = re.compile(r"[0-9]{1,4}")
-LONGEST_VALUE = 12  # characters of a codec's sha256 that an error shows
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,11 @@ def _parse_weights(texts: Iterable[str], names: Sequence[str]) -> dict[str, int]
 
 
 def _check_same_codec(first: WeightedSet, other: WeightedSet) -> None:
-    for field in fields(Codec):
-        ours, theirs = (getattr(each.manifest.codec, field.name) for each in (first, other))
-        if ours != theirs:
-            ours, theirs = (str(value)[:LONGEST_VALUE] for value in (ours, theirs))
-            raise ConfigError(
-                f"{other.folder}: its codec has {field.name} {theirs}, but that of {first.folder} has {ours}; "
-                "sets of one run need the same codec"
-            )
+    for name, ours, theirs in first.manifest.codec.differences(other.manifest.codec):
+        raise ConfigError(
+            f"{other.folder}: its codec has {name} {theirs}, but that of {first.folder} has {ours}; "
+            "sets of one run need the same codec"
+        )
 
 
 class SetReader(NoteReader):

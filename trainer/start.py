@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shards.manifest import Manifest
+from shards.note import Codec
 from shards.storage import path_text
 from trainer.checkpoint import BEST, LAST
 from trainer.config import Config
@@ -23,7 +23,7 @@ EMBEDDINGS = "net.token_emb.emb.weight"  # (id, width), the only tensor that lab
 SHAPE = ("width", "depth", "heads", "head_width", "position", "shared_vocabulary")  # settings that weights depend on
 
 
-def read_start(text: str, config: Config, manifest: Manifest) -> Start:
+def read_start(text: str, config: Config, codec: Codec) -> Start:
     """Find the run and the checkpoint of `RUN[:STEP]`, `RUN:best` or `RUN:last`.
 
     Raises:
@@ -31,10 +31,8 @@ def read_start(text: str, config: Config, manifest: Manifest) -> Start:
     """
     run, checkpoint = parse_start(text)
     info = read_run(run)
-    ours, theirs = vars(manifest.codec), vars(info.codec)
-    for name, value in ours.items():
-        if value != theirs[name]:
-            raise TrainError(f"--start {text}: its codec has {name} {theirs[name]}, that of the shard set {value}")
+    for name, ours, theirs in codec.differences(info.codec):
+        raise TrainError(f"--start {text}: its codec has {name} {theirs}, that of the shard set {ours}")
     model, other = vars(config.model), vars(info.config.model)
     if changes := [f"{name}={_text(other[name])}" for name in SHAPE if model[name] != other[name]]:
         options = " ".join(f"--set {change}" for change in changes)
@@ -108,10 +106,8 @@ def describe_start(start: Start, vocabulary: Vocabulary) -> str:
     old, new = dict(start.vocabulary.labels), dict(vocabulary.labels)
     parts = []
     for name, values in new.items():
-        unknown = [str(value) for value in values if value not in old.get(name, ())]
-        parts.append(
-            f"{name} is new" if name not in old else f"{name} has {len(values) - len(unknown)} of {len(values)} values"
-        )
+        known = [value for value in values if start.vocabulary.trained_value({name: value}, name) in old.get(name, ())]
+        parts.append(f"{name} is new" if name not in old else f"{name} has {len(known)} of {len(values)} values")
     parts += [f"{name} is gone" for name in old if name not in new]
     return f"Starts from step {start.step} of {start.run}. " + (f"Labels: {', '.join(parts)}." if parts else "")
 

@@ -112,7 +112,7 @@ def train(
                 run,
                 config,
                 ranks,
-                read_start(start, config, sets[0].manifest) if start and is_new else None,
+                read_start(start, config, train_notes.codec) if start and is_new else None,
             )
             if start:
                 check_same_start(run, info, start)

@@ -228,7 +228,7 @@ def relabel(folder: Path, labels: tuple[Path, ...], out: Path) -> None:
     The labels that an earlier file gave are left out; those of the notes' names stay. SET stays as it is. The files are
     as for `encode`, and the same command of `encode` with --out NEW finds NEW finished.
 
-    
+    \b
     Example:
       python -m pipeline relabel shards/demo --labels labels.csv --out shards/demo-relabelled
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.audio import AudioError, load
+from pipeline.audio import AudioError, load, peak_of
 from pipeline.codec.model import EnCodec, load_codec
 from pipeline.codec.precision import with_precision
 from pipeline.encode.digests import gone_since, hash_file
@@ -76,7 +76,7 @@ class Encoder:
             AudioError: the file gives no usable samples.
         """
         samples = load(path, self.settings.codec.sample_rate, self.settings.duration, self.settings.trim)
-        self._check_peak(path, _peak(samples))
+        self._check_peak(path, peak_of(samples))
         return samples
 
     def segments(self, path: Path) -> Iterator[np.ndarray]:
@@ -94,7 +94,9 @@ class Encoder:
         the silent ones."""
         assert self.settings.segment is not None, "each file is a note"
         length = round(self.settings.segment * self.settings.codec.sample_rate)
-        audible = {index: samples for index, samples in enumerate(segments) if _peak(samples) >= self.settings.min_peak}
+        audible = {
+            index: samples for index, samples in enumerate(segments) if peak_of(samples) >= self.settings.min_peak
+        }
         whole = {index: samples for index, samples in audible.items() if len(samples) == length}
         codes = self._encode_equal(whole) if whole else {}
         for index in audible.keys() - whole.keys():  # the end of the recording: padding would change its codes
@@ -119,7 +121,7 @@ class Encoder:
                     on_read(None)
                     notes += self.encode_segments(note, count, group)
                     count += len(group)
-                    peak = max(peak, *map(_peak, group))
+                    peak = max(peak, *map(peak_of, group))
                     on_read(0)
                 if not notes:
                     self._check_peak(path, peak)
@@ -151,10 +153,6 @@ class Encoder:
     def _call(self, waveforms: np.ndarray) -> np.ndarray:
         """(note, sample) -> (note, codebook, frame)."""
         return self.codec.encode(torch.from_numpy(waveforms)).cpu().numpy()
-
-
-def _peak(samples: np.ndarray) -> float:
-    return float(np.abs(samples).max(initial=0.0))
 
 
 def load_encoder(settings: Settings, weights: Path | None, device: str, root: Path) -> Encoder:

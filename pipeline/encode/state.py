@@ -76,14 +76,15 @@ def settings_for(state: SetState, requested: Settings) -> Settings:
             f"{file}: is part of an unfinished set that was begun under rules {settings.rules} of reading audio, and "
             f"this version has rules {RULES}; finish it with the version that began it, or give another --out"
         )
-    for block, fields in settings.to_json().items():
-        for name, value in {**({"segment": settings.segment} if block == "audio" else {}), **fields}.items():
+    blocks = settings.to_json()
+    blocks["audio"] = {**EARLIER, **blocks["audio"]}  # a field that is not written is compared too
+    for block, fields in blocks.items():
+        for name, value in fields.items():
             made = audio.get(name) if block == "audio" else made_with[block].get(name)
             if made != value:
                 raise UserError(
                     f"{file}: was made with {_words(block, name)} {_value(name, made)}, and this is "
-                    f"{_value(name, value)}; "
-                    "ask for the same, or give another --out"
+                    f"{_value(name, value)}; ask for the same, or give another --out"
                 )
     return settings
 
