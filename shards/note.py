@@ -30,6 +30,7 @@ LARGEST_NPY = 2 * MOST_TOKENS + (1 << 16)  # bytes
 LONGEST = 150.0  # seconds of a note; encoding ends at 120, because a codec's memory grows with the length
 LONGEST_VALUE = 12  # characters of a codec's field, as its sha256, that an error shows
 LARGEST = (1 << 53) - 1  # of numbers that count something; each is a float too
+SECONDS = "seconds"  # label that each note has without being given it: its length
 
 Hertz = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
@@ -73,6 +74,10 @@ class Codec:
             for name, value in vars(self).items()
             if value != theirs[name]
         ]
+
+    def seconds(self, tokens: int) -> float:
+        """The length of a note, to the millisecond."""
+        return round(tokens / self.tokens_per_second, 3)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

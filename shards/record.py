@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ import msgspec
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.manifest import REJECTED, SHARD_NAME, Shard
-from shards.note import MOST_TOKENS, Count, Note
+from shards.note import MOST_TOKENS, SECONDS, Codec, Count, Note
 from shards.parse import json_object, read_object, to_dataclass
 from shards.storage import read_bytes
 
@@ -97,12 +97,39 @@ class ShardRecord:
     silent: Count = 0  # segments of its inputs that are no notes because they are silent
     labels_sha256: str | None = None  # of the labels that a metadata file gives its inputs; None: there was none
     row_labels: tuple[str, ...] = ()  # names of labels that notes have from that file alone
+    shortest: Tokens | None = None  # tokens of the shortest note; None: as `longest`, or all are as long as that
 
     def has_counts(self, names: Iterable[str]) -> bool:
         """True if the statistics are there, with the values of all these labels; else they are in the tar alone."""
         if self.longest is None or self.label_counts is None:
             return False
-        return all(name in self.label_counts.names or name not in self.labels for name in names)
+        if self.shortest is None and self.shard.tokens != self.shard.notes * self.longest:
+            return False  # written before lengths were counted
+        missing = {name for name in names if name not in self.label_counts.names}
+        return not missing & {*self.labels} and (SECONDS not in missing or self.shortest is None)
+
+    def count_values(self, names: Sequence[str], codec: Codec) -> Counter[tuple[Any, ...]]:
+        """The joint counts of these labels, of which `has_counts`; the label SECONDS is the notes' length."""
+        assert self.longest is not None and self.label_counts is not None
+        counts = self.label_counts.of(names)
+        if self.shortest is not None or SECONDS not in names:
+            return counts
+        index, seconds = names.index(SECONDS), codec.seconds(self.longest)
+        return Counter({(*row[:index], seconds, *row[index + 1 :]): notes for row, notes in counts.items()})
+
+
+def count_notes(notes: Sequence[Note], codec: Codec) -> dict[str, Any]:
+    """The fields of a record that are statistics of its notes. Where their lengths differ, `shortest` has a value, and
+    the labels are counted with the length, as the label SECONDS."""
+    lengths = {len(note.tokens) for note in notes} or {0}
+    differ = len(lengths) > 1
+    counts = count_labels(with_length(note, codec) for note in notes) if differ else count_labels(notes)
+    return {"longest": max(lengths), "label_counts": counts, "shortest": min(lengths) if differ else None}
+
+
+def with_length(note: Note, codec: Codec) -> Note:
+    """Add the note's length, as the label SECONDS."""
+    return replace(note, labels={**note.labels, SECONDS: codec.seconds(len(note.tokens))})
 
 
 def count_labels(notes: Iterable[Note], names: Sequence[str] | None = None) -> LabelCounts:
@@ -120,7 +147,7 @@ def count_labels(notes: Iterable[Note], names: Sequence[str] | None = None) -> L
     ]
     if names is None:
         columns = {name: {row[name] for row in labels if name in row} for name in set().union(*labels) - {UNCOUNTED}}
-        names = sorted(name for name, values in columns.items() if _has_few(values))
+        names = sorted(name for name, values in columns.items() if _has_few(values, is_length=name == SECONDS))
     return LabelCounts(tuple(names), Counter(tuple(row.get(name) for name in names) for row in labels))
 
 
@@ -130,9 +157,9 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
 
-def _has_few(values: Collection[Any]) -> bool:
+def _has_few(values: Collection[Any], is_length: bool) -> bool:
     """True if a record that lists the values stays small."""
-    if len(values) > MOST_DECIMALS and any(isinstance(value, float) for value in values):
+    if not is_length and len(values) > MOST_DECIMALS and any(isinstance(value, float) for value in values):
         return False
     return len(json.dumps(list(values), ensure_ascii=False).encode(errors="replace")) <= LARGEST_COLUMN
 
@@ -155,6 +182,8 @@ def write_shard_record(folder: Path, record: ShardRecord, writer: str = "") -> N
         value["silent"] = record.silent
     if record.labels_sha256 is not None:
         value |= {"labels_sha256": record.labels_sha256, "row_labels": record.row_labels}
+    if record.shortest is not None:
+        value["shortest"] = record.shortest
     write_json(folder / record.shard.record_name, value, writer)
 
 

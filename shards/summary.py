@@ -12,9 +12,9 @@ import numpy as np
 from shards.console import quote
 from shards.curve import save_figure
 from shards.manifest import Manifest, read_manifest
-from shards.note import check_tokens, unflatten
+from shards.note import SECONDS, check_tokens, unflatten
 from shards.reader import read_shard
-from shards.record import read_rejections
+from shards.record import read_rejections, with_length
 
 SECONDS_AN_HOUR = 3600
 MOST_VALUES = 8  # values of a label that are printed one by one; more are printed as a number and a range
@@ -39,11 +39,13 @@ def summarize(folder: Path) -> dict[str, Any]:
             check_tokens(note.tokens, codec, f"{folder / shard.name}: {note.key}")
             for codebook, codes in enumerate(unflatten(note.tokens, codec.codebooks)):
                 uses[codebook] += np.bincount(codes, minlength=codec.codebook_size)
-            for label, value in note.labels.items():
+            for label, value in with_length(note, codec).labels.items():
                 if isinstance(value, str | int | float):
                     labels.setdefault(label, Counter())[value] += 1
                 elif isinstance(value, list) and all(isinstance(word, str) for word in value):
                     words.setdefault(label, Counter()).update({*value})
+    if len(labels.get(SECONDS, ())) == 1:  # a label of notes of several lengths
+        del labels[SECONDS]
     tokens = sum(shard.tokens for shard in manifest.shards)
     return {
         "codec": codec.to_json(),

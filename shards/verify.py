@@ -10,9 +10,9 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.files import PART, sha256_of
 from shards.manifest import Manifest, Shard, read_manifest
-from shards.note import Note, check_tokens
+from shards.note import Codec, Note, check_tokens
 from shards.reader import NoteFile
-from shards.record import count_labels, read_shard_record, shard_of_record
+from shards.record import count_labels, count_notes, read_shard_record, shard_of_record, with_length
 from shards.storage import is_http, list_files, local_copy
 
 CURE = "delete it and encode this set again"
@@ -29,7 +29,7 @@ def find_faults(folder: Path) -> Iterator[str]:
     for shard in manifest.shards:
         notes: list[Note] = []
         yield from _shard_faults(folder, shard, manifest, keys, notes)
-        yield from _record_faults(folder, shard, notes)
+        yield from _record_faults(folder, shard, manifest.codec, notes)
     expected = {shard.name for shard in manifest.shards}
     for name in () if is_http(folder) else sorted(list_files(folder)):
         path = folder / name
@@ -86,7 +86,7 @@ def _shard_faults(
         )
 
 
-def _record_faults(folder: Path, shard: Shard, notes: list[Note]) -> Iterator[str]:
+def _record_faults(folder: Path, shard: Shard, codec: Codec, notes: list[Note]) -> Iterator[str]:
     """Faults of a record; its statistics are compared where all notes of the tar could be read."""
     path = folder / shard.record_name
     try:
@@ -103,10 +103,11 @@ def _record_faults(folder: Path, shard: Shard, notes: list[Note]) -> Iterator[st
     if len(notes) != shard.notes:
         return
     faults = []  # of statistics, which records of earlier versions lack
-    if record.longest not in (None, max((len(note.tokens) for note in notes), default=0)):
-        faults.append("longest")
+    expected = count_notes(notes, codec)
+    faults += [name for name in ("longest", "shortest") if getattr(record, name) not in (None, expected[name])]
     counts = record.label_counts
-    if counts and json.dumps(counts.to_json()) != json.dumps(count_labels(notes, counts.names).to_json()):
+    counted = (with_length(note, codec) for note in notes) if record.shortest is not None else notes
+    if counts and json.dumps(counts.to_json()) != json.dumps(count_labels(counted, counts.names).to_json()):
         faults.append("label_counts")
     for name in faults:
         yield f"{path}: {name} is not that of the shard's notes; delete shard and record and encode this set again"

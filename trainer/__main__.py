@@ -145,6 +145,19 @@ def train(
 )
 @click.option("--prompt-seconds", default=0.5, show_default=True, help="Length of the prompt.")
 @click.option(
+    "--seconds",
+    type=float,
+    metavar="S",
+    help="Length of every sample, also beyond the longest train notes. Without it, samples of a run whose notes have "
+    "several lengths end by themselves; --label seconds=S asks them for a length.",
+)
+@click.option(
+    "--longest",
+    type=float,
+    metavar="S",
+    help="Cut samples that have not ended by themselves.  [default: the length that the model sees, its window]",
+)
+@click.option(
     "--seed",
     default=0,
     show_default="0",
@@ -167,7 +180,16 @@ def train(
     help="Of weights and cache; a CPU always computes in float32. auto: bfloat16 if the hardware has units for it.",
 )
 @DEVICE
-def sample(run: Path, out: Path, device: str, candidates: int | None, wanted: Path | None, **settings: Any) -> None:
+def sample(
+    run: Path,
+    out: Path,
+    device: str,
+    candidates: int | None,
+    wanted: Path | None,
+    seconds: float | None,
+    longest: float | None,
+    **settings: Any,
+) -> None:
     """Sample token files from a run: KEY.npy with the codes, KEY.json with the labels and settings that made them.
 
     Labels without a --label are sampled from the train notes that have the other ones. OUT/samples.list.json lists
@@ -178,16 +200,20 @@ def sample(run: Path, out: Path, device: str, candidates: int | None, wanted: Pa
       python -m trainer sample --run runs/demo --out samples/demo/tokens --count 16 --temperature 0.9
       python -m trainer sample --run runs/demo --out samples/scale/tokens --label pitch=40:76:4 --label velocity=100
       python -m trainer sample --run runs/demo --out samples/a/tokens --prompt shards/demo:guitar_acoustic_000-060-100
+      python -m trainer sample --run runs/demo --out samples/long/tokens --seconds 30
       python -m trainer sample --run runs/demo --out instruments/demo/candidates --candidates 4 --label pitch=40:76
     """
     from trainer.candidates import CandidateRequest
+    from trainer.conditioning import LengthRequest
     from trainer.generate import Sampling
     from trainer.sample import SampleRequest
     from trainer.sample import sample as run_sampling
 
     request = CandidateRequest(candidates, wanted) if candidates or wanted else None
     sampling = Sampling(**{field.name: settings.pop(field.name) for field in fields(Sampling)})
-    _print(run_sampling(run, out, SampleRequest(sampling=sampling, candidates=request, **settings), device).lines())
+    length = LengthRequest(seconds, longest)
+    settings |= {"sampling": sampling, "candidates": request, "length": length}
+    _print(run_sampling(run, out, SampleRequest(**settings), device).lines())
 
 
 @main.command()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.note import SECONDS
 from shards.sample_info import SET_LABEL
 from shards.wanted import Wanted, WantedPair, read_wanted
 from trainer.conditioning import Draw, Labels, fill_labels, parse_labels
@@ -76,6 +77,8 @@ def _all_pairs(count: int, options: Sequence[str], info: RunInfo) -> Wanted:
         labels[INSTRUMENT] = default_instrument(info)
     if info.sets and SET_LABEL in trained and SET_LABEL not in labels:
         labels[SET_LABEL] = _default_set(labels, info)
+    if info.vocabulary.length_ids and SECONDS not in labels:
+        labels[SECONDS] = trained[SECONDS][-1]  # a key may be held as long
     velocities = trained["velocity"]
     middle = {velocities[0], velocities[len(velocities) // 2], velocities[-1]}
     pairs = itertools.product(given.get("pitch", trained["pitch"]), given.get("velocity", sorted(middle)))

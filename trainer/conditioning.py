@@ -1,11 +1,12 @@
-"""Conditioning of samples: the labels of each, and the prompt, a real note's beginning, that all of them continue.
+"""Conditioning of samples: the labels of each, the prompt, a real note's beginning, that all of them continue, and the
+length.
 
 Knows nothing of models.
 """
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from shards.manifest import read_manifest
-from shards.note import Codec, Note, TokenFile, check_tokens, read_token_file
+from shards.note import SECONDS, Codec, Note, TokenFile, check_tokens, read_token_file
 from shards.storage import parse_path
 from trainer.data import NoteReader
 from trainer.errors import ConfigError
 from trainer.run import RunInfo
-from trainer.vocabulary import NONE, Vocabulary, parse_mixture
+from trainer.vocabulary import NONE, Vocabulary, label_value, parse_mixture
 
 SWEEP = re.compile(r"(-?\d{1,18}):(-?\d{1,18})(?::(\d{1,18}))?")
 NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,20})?(e-?[0-9]{1,2})?")
@@ -35,6 +36,46 @@ class Draw:
     entropy: tuple[int, ...]  # decides its random numbers
     index: int | None = None  # among the samples of its seed
     candidate: int | None = None  # or its number among the candidates of its key and velocity
+
+
+@dataclass(frozen=True)
+class LengthRequest:
+    """The length of all samples of a call. Without one, each ends by itself, or at the end of the window."""
+
+    seconds: float | None = None  # no sample ends before or behind
+    longest: float | None = None  # samples that do not end by themselves end here
+
+    def add_label(self, options: Sequence[str], vocabulary: Vocabulary) -> tuple[str, ...]:
+        """The `--label` options, with the label SECONDS of a forced length unless they have it: none for a length that
+        the model does not know."""
+        if self.seconds is None or not vocabulary.length_ids or any(text.startswith(f"{SECONDS}=") for text in options):
+            return tuple(options)
+        is_known = vocabulary.frames({SECONDS: self.seconds}) is not NONE
+        return (*options, f"{SECONDS}={self.seconds if is_known else 'none'}")
+
+
+def sample_length(request: LengthRequest, prompt: int, info: RunInfo) -> int:
+    """The most tokens that a sample has, with a prompt of `prompt` tokens.
+
+    Raises:
+        ConfigError: no length that a token file can have, or not longer than the prompt.
+    """
+    if request.seconds is not None and request.longest is not None:
+        raise ConfigError("--seconds and --longest: give one of them; with --seconds no sample ends by itself")
+    name, seconds = ("--longest", request.longest) if request.seconds is None else ("--seconds", request.seconds)
+    if seconds is None:
+        return info.window
+    if name == "--longest" and not info.vocabulary.has_end:
+        raise ConfigError("--longest: the notes of this run have no ends to learn; use --seconds")
+    codec = info.codec
+    most = codec.most_tokens // codec.codebooks  # frames
+    frames = round(seconds * codec.frame_rate) if 0 < seconds <= most / codec.frame_rate else 0
+    if not frames:
+        least, last = 1 / codec.frame_rate, most / codec.frame_rate
+        raise ConfigError(f"{name} {seconds:g}: must be from {least:.3g}, a frame, to {last:g}")
+    if frames * codec.codebooks <= prompt:
+        raise ConfigError(f"{name} {seconds:g}: not longer than the prompt, {prompt / codec.tokens_per_second:g} s")
+    return frames * codec.codebooks
 
 
 def parse_labels(vocabulary: Vocabulary, options: Iterable[str]) -> list[Labels]:
@@ -54,16 +95,17 @@ def parse_labels(vocabulary: Vocabulary, options: Iterable[str]) -> list[Labels]
         if name not in trained:
             has = f"only {', '.join(trained)}" if trained else "none at all"
             raise ConfigError(f"--label {text}: this run was not trained on the label {name}; it knows {has}")
-        is_number = name in vocabulary.bins
-        values.setdefault(name, []).extend(_parse_values(name, value, trained[name], is_number))
+        values.setdefault(name, []).extend(_parse_values(name, value, vocabulary))
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
-def _parse_values(name: str, text: str, trained: tuple[Any, ...], is_number: bool) -> list[Any]:
-    """The values that the text of one option means. is_number: the label has bins."""
+def _parse_values(name: str, text: str, vocabulary: Vocabulary) -> list[Any]:
+    """The values that the text of one option means."""
+    trained = dict(vocabulary.labels)[name]
+    is_length, has_bins = vocabulary.is_length(name), name in vocabulary.bins
     if text == "none":
         return [NONE]
-    if parse_mixture(text, trained):
+    if parse_mixture(text, trained) and not is_length:
         return [text]
     by_text = {str(value): value for value in trained}
     sweep = SWEEP.fullmatch(text)
@@ -73,10 +115,16 @@ def _parse_values(name: str, text: str, trained: tuple[Any, ...], is_number: boo
         if step < 1 or last < first:
             raise ConfigError(f"--label {name}={text}: is not FROM:TO:STEP with FROM up to TO")
         texts = map(str, range(first, last + 1, step))
-    values = []
+    values: list[Any] = []
     for value in texts:  # up to the first that is unknown, however far the sweep goes
-        if is_number and NUMBER.fullmatch(value):
+        if has_bins and NUMBER.fullmatch(value):
             values.append(float(value))
+            if is_length and vocabulary.frames({name: values[-1]}) is NONE:
+                raise ConfigError(
+                    f"--label {name}={value}: must be from {1 / vocabulary.frame_rate:.3g}, a frame, to "
+                    f"{vocabulary.window_frames / vocabulary.frame_rate:g}, all that the model sees; --seconds goes on "
+                    "behind that"
+                )
             continue
         if value not in by_text:
             known = ", ".join(by_text) if len(by_text) <= MOST_VALUES else f"{trained[0]} to {trained[-1]}"
@@ -120,8 +168,12 @@ def read_prompt(text: str, seconds: float, info: RunInfo) -> Note:
         raise ConfigError(
             f"--prompt-seconds {seconds:g}: {text} has only {len(note.tokens) / codec.tokens_per_second:g} s"
         )
-    trained = {name: info.vocabulary.trained_value(note.labels, name) for name, _ in info.vocabulary.labels}
-    labels = {name: trained[name] for name, values in info.vocabulary.labels if trained[name] in values}
+    vocabulary = info.vocabulary
+    labels = {
+        name: label_value(note.labels, name)
+        for name, values in vocabulary.labels
+        if vocabulary.trained_value(note.labels, name) in values
+    }
     return Note(note.key, note.tokens[:length], labels)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from shards.cache import cached_shard
 from shards.errors import ShardError, UserError, first_line
 from shards.manifest import Manifest, Shard
-from shards.note import Note
+from shards.note import SECONDS, Note
 from shards.reader import Crop, NoteFile
 from shards.record import ShardRecord, read_shard_record
 from trainer.config import DataConfig
@@ -55,7 +55,8 @@ class Batch:
 class SplitStats:
     """Statistics of a split that a new run is made from."""
 
-    longest: int  # tokens of the longest note
+    shortest: int  # tokens of the shortest note
+    longest: int
     combinations: Combinations  # values of the run's labels, and how many notes have them
 
 
@@ -93,7 +94,7 @@ class NoteReader:
         return ((shard, row) for shard, notes in enumerate(self.counts) for row in range(notes))
 
     def read(self, shard: int, row: int, crop: Crop | None = None) -> Note:
-        """Read a note, or a crop of its tokens.
+        """Read a note, or a crop of its tokens. The length of the whole note is its label SECONDS.
 
         Raises:
             UserError: its tar is missing, damaged, or cannot be fetched.
@@ -102,12 +103,20 @@ class NoteReader:
         if file is None:
             entry = self.shards[shard]
             file = self._files[shard] = NoteFile(cached_shard(self.folder, entry), entry.notes)
+        length = 0
+
+        def choose(tokens: int) -> slice:
+            nonlocal length
+            length = tokens
+            return crop(tokens) if crop else slice(0, tokens)
+
         try:
-            return file.read(row, crop)
+            note = file.read(row, choose)
         except OSError as error:
             raise ShardError(
                 f"{file.path}: cannot be read any more ({error.strerror}); bring it back, and the same command goes on"
             ) from error
+        return replace(note, labels={**note.labels, SECONDS: self.manifest.codec.seconds(length)})
 
     def read_all(self) -> Iterator[Note]:
         """Read all notes, in the order of the tars."""
@@ -116,26 +125,27 @@ class NoteReader:
     def stats(self, labels: tuple[str, ...]) -> SplitStats:
         """The statistics for a run with these labels: from the shards' records, so that no tar is opened, or from the
         notes of those whose record lacks them."""
-        longest, counts = 0, Counter[tuple[Any, ...]]()
-        stored = sorted({stored_label(name, self.manifest.labels) for name in labels})
+        lengths, counts = set[int](), Counter[tuple[Any, ...]]()
+        stored = sorted({stored_label(name, (*self.manifest.labels, SECONDS)) for name in labels})
         for index, shard in enumerate(self.shards):
             groups: Iterable[tuple[Mapping[str, Any], int]]  # labels of notes, and how many notes have them
             record = self._record(shard)
-            if record is not None and record.longest and record.label_counts and record.has_counts(stored):
-                longest = max(longest, record.longest)
-                joint = record.label_counts.of(stored)
+            if record is not None and record.longest and record.has_counts(stored):
+                lengths |= {record.shortest or record.longest, record.longest}
+                joint = record.count_values(stored, self.manifest.codec)
                 groups = ((dict(zip(stored, values, strict=True)), notes) for values, notes in joint.items())
             else:
                 shard_notes = [self.read(index, row) for row in range(shard.notes)]
-                longest = max([longest, *(len(note.tokens) for note in shard_notes)])
+                lengths |= {len(note.tokens) for note in shard_notes}
                 groups = ((note.labels, 1) for note in shard_notes)
             for note_labels, notes in groups:
                 counts[tuple(label_value(note_labels, name) for name in labels)] += notes
+        longest = max(lengths, default=0)
         if longest > (most := self.manifest.codec.most_tokens):  # the model would be made for it
             raise ShardError(
                 f"{self.folder}: holds a note of {longest} tokens, more than the {most} of its codec's longest"
             )
-        return SplitStats(longest, sorted(counts.items(), key=str))
+        return SplitStats(min(lengths, default=0), longest, sorted(counts.items(), key=str))
 
     def _record(self, shard: Shard) -> ShardRecord | None:
         """The record of a shard; None if it is missing, damaged, or of another tar."""

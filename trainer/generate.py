@@ -2,7 +2,7 @@
 
 x-transformers' own cache grows by concatenation and rotates all keys again at each step; here each step writes one
 row of a buffer and reads the rest. Every token comes from the head of its own codebook, so what is sampled can always
-be decoded. Knows no files.
+be decoded. Behind the window sampling goes on by sliding it. Knows no files.
 """
 
 import math
@@ -24,6 +24,8 @@ from trainer.model import NoteModel
 NOTES_PER_THREAD = 4  # fewer are not worth another thread
 LOWEST, HIGHEST = 1e-6, 1e6  # of temperatures and guidance: beyond, logits leave float32
 LARGEST = 1 << 20  # codes
+OVERLAP = 0.5  # share of the window that stays when it slides
+MOST_ENDED = 0.25  # share of a batch: with more ended notes in it, they are taken out
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,16 @@ class CachedDecoder:
         self.position += ids.shape[1]
         return layer_norm(x, x.shape[-1:], self.final_norm)
 
+    @torch.inference_mode()
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the notes alone: (note,) rows in ascending order."""
+        used = slice(0, self.position)
+        shape = (*self.cache.shape[:2], len(rows), *self.cache.shape[3:])
+        smaller = self.cache.flatten()[: math.prod(shape)].view(shape)  # the same memory; no layer moves behind itself
+        for new, old in zip(smaller, self.cache, strict=True):
+            new[:, :, :, used] = old[:, :, :, used][:, rows]
+        self.cache = smaller
+
     def _feed_cpu(self, x: Tensor) -> None:
         """All layers at one position; changes x, (note, 1, width)."""
         rotary = torch.view_as_real(self.rotary[self.position]).numpy()
@@ -190,6 +202,7 @@ def generate(
     sampling: Sampling,
     prompts: Tensor | None = None,
     progress: Callable[[int], object] = lambda tokens: None,
+    can_end: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Sample notes.
 
@@ -197,13 +210,16 @@ def generate(
     has its own random stream, so batching changes nothing. prompts: (note, token) raw codes, whole frames that the
     notes begin with. Returns raw codes with the prompts, (note, token), and each one's log-likelihood, (note, token).
 
+    A model with an end in its vocabulary ends notes by itself, none before a sampled frame, unless `can_end` is False.
+    Codes behind the end are -1; the end's log-likelihood is that of the first of them.
+
     On a CPU the notes are divided among torch's threads. A step's products are too small to gain from several.
     """
     layers = layers_of(model)
     before = torch.get_num_threads()
     threads = min(before, len(uniforms) // NOTES_PER_THREAD) if labels.device.type == "cpu" else 1
     if threads < 2:
-        return _generate(model, layers, labels, uniforms, sampling, prompts, progress)
+        return _generate(model, layers, labels, uniforms, sampling, prompts, progress, can_end)
     stopped, lock = threading.Event(), threading.Lock()
 
     def report(tokens: int) -> None:
@@ -215,7 +231,9 @@ def generate(
     prompt_parts = [None] * threads if prompts is None else prompts.tensor_split(threads)
     parts = zip(labels.tensor_split(threads), uniforms.tensor_split(threads), prompt_parts, strict=True)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(_generate, model, layers, *part[:2], sampling, part[2], report) for part in parts]
+        futures = [
+            pool.submit(_generate, model, layers, *part[:2], sampling, part[2], report, can_end) for part in parts
+        ]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
@@ -235,10 +253,12 @@ def _generate(
     sampling: Sampling,
     prompts: Tensor | None,
     progress: Callable[[int], object],
+    can_end: bool,
 ) -> tuple[Tensor, Tensor]:
     """`generate`, in this thread."""
     notes, length = uniforms.shape
-    codebooks = model.vocabulary.codebooks
+    codebooks, end = model.vocabulary.codebooks, model.vocabulary.end
+    can_end = can_end and model.vocabulary.has_end
     guided = sampling.guidance != 1 and labels.shape[1] > 0
     if guided:
         labels = torch.cat([labels, labels.new_tensor([model.vocabulary.uncond_ids()]).expand_as(labels)])
@@ -249,25 +269,56 @@ def _generate(
     decoder = CachedDecoder(model, layers, len(labels))
     codes = torch.zeros(notes, length, dtype=torch.long, device=labels.device)
     likelihoods = torch.zeros(notes, length, device=labels.device)
+    lengths = torch.full((notes,), length, device=labels.device)
+    going_on = notes  # that have not ended
+    rows: slice | Tensor = slice(None)  # the notes in the decoder
     prompt_length = 0 if prompts is None else prompts.shape[1]
     if prompts is not None:
         codes[:, :prompt_length] = prompts
     ids = model.inputs(labels, twice(codes[:, :prompt_length]))
     for first in range(prompt_length, length, model.group):
+        if decoder.position == model.positions:
+            slid = first - overlap(model)
+            ids = model.inputs(labels, twice(codes[rows, slid:first]), slid)
+            decoder.position = 0
         hidden = decoder.feed(ids)[:, -1]  # (note, width)
+        ended = 0  # notes whose end is sampled at this position
         for position in range(first, first + model.group):
             codebook = position % codebooks
-            frame = twice(codes[:, position - codebook : position])
+            frame = twice(codes[rows, position - codebook : position])
             logits = model.code_logits(hidden, codebook, frame).float()  # (note, code)
+            if not can_end or position == prompt_length:
+                logits = logits[:, :end]
             if guided:
                 cond, uncond = logits.chunk(2)
                 logits = uncond + sampling.guidance * (cond - uncond)
-            sampled = sample_codes(logits, uniforms[:, position], sampling)
-            codes[:, position] = sampled
-            likelihoods[:, position] = logits.log_softmax(-1).gather(1, sampled[:, None])[:, 0]
-        ids = model.ids(labels, twice(codes[:, first : first + model.group]), first)
-        progress(notes * model.group)
-    return codes, likelihoods
+            sampled = sample_codes(logits, uniforms[rows, position], sampling)
+            likelihoods[rows, position] = logits.log_softmax(-1).gather(1, sampled[:, None])[:, 0]
+            if can_end and codebook == 0:
+                lengths[rows] = lengths[rows].where(sampled < end, lengths[rows].clamp(max=position))
+                ended = int((lengths == position).sum())
+                sampled = sampled.clamp(max=end - 1)
+            codes[rows, position] = sampled
+        going_on -= ended
+        progress(going_on * model.group + ended * (length - first))
+        if not going_on:
+            break
+        if ended:
+            is_going_on = lengths[rows] == length
+            if going_on <= (1 - MOST_ENDED) * len(is_going_on):
+                rows = torch.arange(notes, device=labels.device)[rows][is_going_on]
+                part = twice(is_going_on).nonzero()[:, 0]
+                labels = labels[part]
+                decoder.keep(part)
+        ids = model.ids(labels, twice(codes[rows, first : first + model.group]), first)
+    behind = torch.arange(length, device=labels.device) - lengths[:, None]  # (note, token): 0 is the end's
+    return codes.masked_fill(behind >= 0, -1), likelihoods.masked_fill(behind > 0, 0)
+
+
+def overlap(model: NoteModel) -> int:
+    """Tokens, of whole frames, that the window begins with when it has slid."""
+    codebooks = model.vocabulary.codebooks
+    return int(model.window // codebooks * OVERLAP) * codebooks
 
 
 def sample_codes(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:

@@ -165,4 +165,5 @@ class Mixture:
         counts = Counter[tuple[Any, ...]]()
         for part in parts:
             counts.update(dict(part.combinations))
-        return SplitStats(max(part.longest for part in parts), sorted(counts.items(), key=str))
+        shortest, longest = min(part.shortest for part in parts), max(part.longest for part in parts)
+        return SplitStats(shortest, longest, sorted(counts.items(), key=str))

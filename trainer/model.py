@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from x_transformers import Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig
@@ -25,7 +25,9 @@ class NoteModel(nn.Module):
 
     The decoder has a position for each token, or one for each frame. With a position a frame it is as many times
     shorter as there are codebooks; a small net behind it, the depth head, predicts the codes of a frame one by one.
-    A label is an id like a code is, and is added to the embedding of every position.
+    A label is an id like a code is, and is added to the embedding of every position. The label
+    SECONDS of notes that end is another one at each position, of the frames that are left: a count that is hard to
+    learn, and makes asked lengths exact.
     """
 
     offsets: Tensor  # (codebook,) id of each codebook's code 0
@@ -54,8 +56,9 @@ class NoteModel(nn.Module):
                 verbose=False,
             ),
         )
-        heads = 1 if vocabulary.shared else vocabulary.codebooks
-        self.heads = nn.ModuleList(nn.Linear(config.width, vocabulary.codebook_size, bias=False) for _ in range(heads))
+        sizes = [vocabulary.codebook_size] * (1 if vocabulary.shared else vocabulary.codebooks)
+        sizes[0] += vocabulary.has_end
+        self.heads = nn.ModuleList(nn.Linear(config.width, size, bias=False) for size in sizes)
         self.within = DepthHead(config.width, vocabulary) if self.group > 1 else None
         offsets = [vocabulary.offset(codebook) for codebook in range(vocabulary.codebooks)]
         self._mixtures: dict[tuple[tuple[int, float], ...], int] = {}  # (id, weight) of the parts -> id
@@ -95,15 +98,32 @@ class NoteModel(nn.Module):
         """Negative log-likelihood of each code, and whether it had the highest logit: two of (note, frame, codebook).
 
         labels (note, label) ids, codes (note, token) raw and of whole frames, lengths (note,) tokens. Padding counts 0.
+
+        With an end in the vocabulary, a note that is shorter than the window has its end's negative log-likelihood in
+        the first codebook of the frame behind it, and there may be a frame more than in `codes`. So the sum over a note
+        is the likelihood of its codes and of its length; the end counts as none of its tokens.
         """
+        has_end = self.vocabulary.has_end
+        if has_end and codes.shape[1] < self.window:
+            codes = pad(codes, (0, self.vocabulary.codebooks))
         logits = self.logits(labels, codes).float()
         targets = codes.long().view(logits.shape[:3])
-        nll = cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
         real = (torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]).view_as(targets)
-        return nll * real, (logits.argmax(-1) == targets) & real
+        counted = real
+        if has_end:
+            first = torch.arange(codes.shape[1], device=codes.device).view_as(targets[0])  # token, of each frame
+            ends = (first == lengths[:, None, None]) & (lengths > 0)[:, None, None]
+            targets = targets.masked_fill(ends, self.vocabulary.end)
+            counted = real | ends
+        nll = cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
+        return nll * counted, (logits.argmax(-1) == targets) & real
 
     def logits(self, labels: Tensor, codes: Tensor) -> Tensor:
-        """Logits of each code from all before it: (note, label), (note, token) -> (note, frame, codebook, code)."""
+        """Logits of each code from all before it: (note, label), (note, token) -> (note, frame, codebook, code).
+
+        With an end in the vocabulary it is the last class; minus infinity in the first frame, since no note is empty,
+        and in the codebooks behind the first.
+        """
         before = codes[:, : codes.shape[1] - self.group]
         hidden = self.net(self.inputs(labels, before))  # (note, position, width)
         frames = codes.view(len(codes), -1, self.vocabulary.codebooks)
@@ -112,26 +132,43 @@ class NoteModel(nn.Module):
             self.code_logits(hidden[:, :, codebook % hidden.shape[2]], codebook, frames[:, :, :codebook])
             for codebook in range(self.vocabulary.codebooks)
         ]
-        return torch.stack(by_codebook, dim=2)
+        if not self.vocabulary.has_end:
+            return torch.stack(by_codebook, dim=2)
+        by_codebook[1:] = [pad(logits, (0, 1), value=-torch.inf) for logits in by_codebook[1:]]
+        logits = torch.stack(by_codebook, dim=2)
+        logits[:, 0, :, self.vocabulary.end] = -torch.inf
+        return logits
 
-    def inputs(self, labels: Tensor, codes: Tensor) -> Tensor:
-        """The decoder's input that predicts what follows `codes`, (note, token) raw from a note's start on.
+    def inputs(self, labels: Tensor, codes: Tensor, first: int = 0) -> Tensor:
+        """The decoder's input that predicts what follows `codes`, (note, token) raw from token `first` of a note on.
 
         (note, position, code and label) ids: the start token, then the codes, each with the labels.
         """
         start = labels.new_full((len(codes), 1, self.group), self.vocabulary.start)
-        start = torch.cat([start, labels[:, None]], dim=2)
-        return torch.cat([start, self.ids(labels, codes, 0)], dim=1)
+        start = torch.cat([start, self._label_ids(labels, first, 1)], dim=2)
+        return torch.cat([start, self.ids(labels, codes, first)], dim=1)
 
     def ids(self, labels: Tensor, codes: Tensor, first: int) -> Tensor:
         """The ids of positions with `codes`, (note, token) raw, the first of them a note's token `first`."""
         codebooks = torch.arange(first, first + codes.shape[1], device=codes.device) % len(self.offsets)
         ids = (codes.long() + self.offsets[codebooks]).view(len(codes), -1, self.group)
-        return torch.cat([ids, labels[:, None].expand(-1, ids.shape[1], -1)], dim=2)
+        return torch.cat([ids, self._label_ids(labels, first + self.group, ids.shape[1])], dim=2)
+
+    def _label_ids(self, labels: Tensor, token: int, positions: int) -> Tensor:
+        """The labels at positions of which the first predicts a note's `token`: (note, position, label) ids."""
+        repeated = labels[:, None].expand(-1, positions, -1)
+        lengths = self.vocabulary.length_ids
+        if not lengths:
+            return repeated
+        tokens = torch.arange(token, token + positions * self.group, self.group, device=labels.device)
+        left = repeated - (tokens // len(self.offsets))[:, None]
+        is_length = (labels >= lengths.start) & (labels < lengths.stop)
+        return left.clamp(min=lengths.start).where(is_length[:, None], repeated)
 
     def code_logits(self, hidden: Tensor, codebook: int, before: Tensor) -> Tensor:
         """Logits of one codebook's code, (..., code), from its position's hidden state, (..., width), and the codes of
-        the lower codebooks of its frame, (..., codebook)."""
+        the lower codebooks of its frame, (..., codebook). With an end in the vocabulary, it is the last class of the
+        first codebook."""
         if self.within is not None:
             hidden = self.within(hidden, codebook, before)
         return self.heads[codebook % len(self.heads)](hidden)

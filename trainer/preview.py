@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from shards.note import write_token_file
@@ -28,7 +27,7 @@ def write_previews(run: Path, info: RunInfo, model: NoteModel, step: int, dtype:
     draws = preview_draws(info)
     out = run / PREVIEWS / f"step-{step:08d}"
     origin = sample_origin(run, info, step, dtype, info.config.train.seed, SAMPLING)
-    for draw, (note, mean) in zip(draws, draw_notes(copy, draws, SAMPLING, np.zeros(0)), strict=True):
+    for draw, (note, mean) in zip(draws, draw_notes(copy, draws, SAMPLING, info.window), strict=True):
         sampled = replace(origin, index=draw.index, log_likelihood=round(mean, 6))
         write_token_file(out, note, info.codec, sampled)
     return out

@@ -20,7 +20,7 @@ from shards.console import quote
 from shards.errors import writing
 from shards.files import write_json
 from shards.manifest import Manifest
-from shards.note import Codec
+from shards.note import SECONDS, Codec
 from shards.parse import read_object, to_dataclass
 from shards.sample_info import SET_LABEL, set_name
 from shards.storage import path_text
@@ -125,12 +125,17 @@ def _list_parts(info: RunInfo) -> Iterator[tuple[str, bool]]:
     labels = [name for name, _ in vocabulary.labels]
     yield "codebooks", (codec.codebooks, codec.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
     yield "labels", labels == [*model.labels] and vocabulary.shared == model.shared_vocabulary
+    yield "tokens", info.window % codec.codebooks == 0 and info.window <= codec.most_tokens
+    ends = (vocabulary.frame_rate, vocabulary.window_frames)
+    yield (
+        "ends",
+        ends in ((0, 0), (codec.frame_rate, info.window // codec.codebooks)) and not (any(ends) and vocabulary.shared),
+    )
     yield "combinations", bool(info.combinations) and {len(values) for values, _ in info.combinations} == {len(labels)}
     start = info.start.vocabulary if info.start else vocabulary
     yield "start", (start.codebooks, start.codebook_size) == (vocabulary.codebooks, vocabulary.codebook_size)
     yield "sets", len({each.name for each in info.sets}) == len(info.sets) != 1
     yield "borders", all(_fits_bins(vocabulary, name, borders) for name, borders in vocabulary.borders)
-    yield "tokens", info.window % codec.codebooks == 0 and info.window <= codec.most_tokens
 
 
 def _fits_bins(vocabulary: Vocabulary, name: str, borders: tuple[float, ...]) -> bool:
@@ -189,7 +194,7 @@ def fit_config(config: Config, notes: Mixture, ranks: Ranks) -> Config:
             )
         if notes.is_mixed and SET_LABEL in reader.manifest.labels:
             log.warning("%s: its notes have a label %s; the name of their set replaces it.", reader.source, SET_LABEL)
-    labels = tuple(name for name in config.model.labels if stored_label(name, notes.labels) in notes.labels)
+    labels = tuple(name for name in config.model.labels if stored_label(name, notes.labels) in (*notes.labels, SECONDS))
     for name in config.model.labels:
         if name not in labels and not config.has_optional_labels:
             known = ", ".join(notes.labels) or "none at all"
@@ -214,6 +219,8 @@ def open_run(notes: Mixture, run: Path, config: Config, ranks: Ranks, start: Sta
     plans: Plans = ((0, steps),) if steps else ()
     if (run / RUN_FILE).is_file():
         info = read_run(run)
+        if config.has_optional_labels and SECONDS in info.config.model.labels:
+            config = _with_length(config)
         check_same_run(run, info, config, notes)
         plans = info.plans if same_length(config, info.config) else plans
         first, *others = sets = _set_infos(notes)
@@ -237,6 +244,15 @@ def _new_run(notes: Mixture, config: Config, plans: Plans) -> RunInfo:
     codec = notes.codec
     first, *others = sets = _set_infos(notes)
     stats = notes.stats(config.model.labels)
+    window = min(config.data.window or stats.longest, stats.longest)
+    has_end = stats.shortest < window and not config.model.shared_vocabulary
+    if has_end and config.has_optional_labels and SECONDS not in config.model.labels:
+        config = _with_length(config)
+        stats = notes.stats(config.model.labels)
+    if SECONDS in config.model.labels and not has_end:
+        shared = config.model.shared_vocabulary
+        why = "with model.shared_vocabulary there is none" if shared else "no train note is shorter than the window"
+        raise ConfigError(f"model.labels: {SECONDS}: the model learns no end of notes, {why}; leave the label out")
     values, borders, combinations = train_values(config.model.labels, stats.combinations)
     for name, known in values:
         if not known or (known == (0,) and name not in notes.labels):
@@ -247,11 +263,24 @@ def _new_run(notes: Mixture, config: Config, plans: Plans) -> RunInfo:
         shards=first.shards,
         notes_sha256=first.notes_sha256,
         codec=codec,
-        vocabulary=Vocabulary(codec.codebooks, codec.codebook_size, config.model.shared_vocabulary, values, borders),
-        window=min(config.data.window or stats.longest, stats.longest),
+        vocabulary=Vocabulary(
+            codec.codebooks,
+            codec.codebook_size,
+            config.model.shared_vocabulary,
+            values,
+            borders,
+            *((codec.frame_rate, window // codec.codebooks) if has_end else ()),
+        ),
+        window=window,
         combinations=combinations,
         sets=sets if others else (),
     )
+
+
+def _with_length(config: Config) -> Config:
+    """Add the label SECONDS to those of the model."""
+    labels = tuple(dict.fromkeys((*config.model.labels, SECONDS)))
+    return replace(config, model=replace(config.model, labels=labels))
 
 
 def _without_values(name: str, known: tuple[Any, ...]) -> str:

@@ -17,7 +17,7 @@ from shards.sample_list import SampleList, select_last_call
 from shards.storage import path_text
 from trainer.candidates import CandidateRequest, candidate_draws
 from trainer.checkpoint import LAST, checkpoint_path, find_checkpoint
-from trainer.conditioning import Draw, Labels, fill_labels, parse_labels, read_prompt
+from trainer.conditioning import Draw, Labels, LengthRequest, fill_labels, parse_labels, read_prompt, sample_length
 from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
@@ -25,6 +25,7 @@ from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, re
 from trainer.weights import load_model
 
 BATCH = 64  # notes at a time
+NO_PROMPT = np.zeros(0)
 COUNT = 16  # samples, if neither `count` nor `labels` says how many
 
 
@@ -41,6 +42,7 @@ class SampleRequest:
     prompt: str | None = None  # for `conditioning.read_prompt`
     prompt_seconds: float = 0.5
     candidates: CandidateRequest | None = None  # draw several samples of each key and velocity
+    length: LengthRequest = field(default_factory=LengthRequest)
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,18 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     """Write token files, KEY.npy and KEY.json, into `out`, and the list of them.
 
     Raises:
-        UserError: no run, no checkpoint, labels that the run does not know, or a prompt that does not fit it.
+        UserError: no run, no checkpoint, labels that the run does not know, or a prompt or length that does not fit it.
     """
     info = read_run(run)
     find_checkpoint(run, request.checkpoint)
     target = resolve_device(device)
-    prompt = read_prompt(request.prompt, request.prompt_seconds, info) if request.prompt else Note("", np.zeros(0))
+    prompt = read_prompt(request.prompt, request.prompt_seconds, info) if request.prompt else Note("", NO_PROMPT)
+    length = sample_length(request.length, len(prompt.tokens), info)
+    options = request.length.add_label(request.labels, info.vocabulary)
     if request.candidates is not None:
-        draws = candidate_draws(request.candidates, request.labels, info, request.seed)
+        draws = candidate_draws(request.candidates, options, info, request.seed)
     else:
-        draws = _draws(request, prompt.labels, info)
+        draws = _draws(replace(request, labels=options), prompt.labels, info)
     model, step = load_model(run, info, request.checkpoint, target)
     dtype = resolve_dtype(request.dtype, target)
     prepare(model, dtype)
@@ -98,11 +102,12 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     is_addition = request.candidates is not None and request.candidates.wanted is not None
     earlier, _ = select_last_call(out, [path.stem for path in out.glob("*.npy")]) if is_addition else ([], "")
     keys = [*earlier, *(draw.key for draw in draws)]
-    total = len(draws) * (info.window - prompt_length)
+    total = len(draws) * (length - prompt_length)
+    can_end = request.length.seconds is None
     with progress_bar(total=total, unit="token", unit_scale=True, leave=False) as bar:
         for first in range(0, len(draws), BATCH):
             batch = draws[first : first + BATCH]
-            notes = draw_notes(model, batch, request.sampling, prompt.tokens, bar.update)
+            notes = draw_notes(model, batch, request.sampling, length, can_end, prompt.tokens, bar.update)
             if not files:  # before files are replaced: after an interruption, the list names none of another call
                 SampleList(len(keys), tuple(earlier)).write(out)
             for draw, (note, mean) in zip(batch, notes, strict=True):
@@ -121,16 +126,19 @@ def draw_notes(
     model: NoteModel,
     draws: Sequence[Draw],
     sampling: Sampling,
-    prompt: np.ndarray,
+    length: int,
+    can_end: bool = True,
+    prompt: np.ndarray = NO_PROMPT,
     progress: Callable[[int], object] = lambda tokens: None,
 ) -> list[tuple[Note, float]]:
     """Sample a batch with a model that is prepared for it: each note, and its log-likelihood in nats a token.
 
-    prompt: (token,) codes that all of them begin with; none if it is empty.
+    length: tokens, the most that a note has; all have as many if not `can_end`. prompt: (token,) codes that all of them
+    begin with; none if it is empty. The likelihood of a note's end counts, but is that of no token.
     """
     device = next(model.parameters()).device
     labels = [model.label_ids(draw.labels) for draw in draws]
-    numbers = np.stack([uniforms(draw.entropy, model.window) for draw in draws])
+    numbers = np.stack([uniforms(draw.entropy, length) for draw in draws])
     prompts = torch.from_numpy(prompt.astype(np.int64)).expand(len(draws), -1)
     codes, likelihoods = generate(
         model,
@@ -139,10 +147,14 @@ def draw_notes(
         sampling,
         prompts.to(device) if len(prompt) else None,
         progress,
+        can_end,
     )
-    means = [float(row[len(prompt) :].mean()) for row in likelihoods.cpu()]
-    tokens = codes.cpu().numpy().astype(np.int16)
-    return [(Note(draw.key, row, draw.labels), mean) for draw, row, mean in zip(draws, tokens, means, strict=True)]
+    notes = []
+    for draw, row, row_likelihoods in zip(draws, codes.cpu(), likelihoods.cpu(), strict=True):
+        tokens = row[row >= 0].numpy().astype(np.int16)
+        sampled = row_likelihoods[len(prompt) : len(tokens) + 1]
+        notes.append((Note(draw.key, tokens, draw.labels), float(sampled.sum() / (len(tokens) - len(prompt)))))
+    return notes
 
 
 def sample_origin(run: Path, info: RunInfo, step: int, dtype: torch.dtype, seed: int, sampling: Sampling) -> SampleInfo:

@@ -19,7 +19,8 @@ from trainer.run import RunInfo, Start, read_run
 from trainer.vocabulary import NONE, Vocabulary
 from trainer.weights import load_model
 
-EMBEDDINGS = "net.token_emb.emb.weight"  # (id, width), the only tensor that labels change
+EMBEDDINGS = "net.token_emb.emb.weight"  # (id, width), which labels change
+FIRST_HEAD = "heads.0.weight"  # (code, width), and the end behind the codes, which lengths of notes change
 SHAPE = ("width", "depth", "heads", "head_width", "position", "shared_vocabulary")  # settings that weights depend on
 
 
@@ -76,6 +77,9 @@ def load_start(model: NoteModel, start: Start) -> None:
     source, _ = load_model(run, info, start.step, torch.device("cpu"))
     tensors = source.state_dict()
     tensors[EMBEDDINGS] = fit_embeddings(tensors[EMBEDDINGS], start.vocabulary, model.vocabulary, model.group)
+    head = model.state_dict()[FIRST_HEAD]
+    codes = tensors[FIRST_HEAD][: len(head)]
+    tensors[FIRST_HEAD] = torch.cat([codes, head[len(codes) :]])  # an end that is new begins at random
     model.load_state_dict(tensors)
 
 
@@ -89,13 +93,18 @@ def fit_embeddings(rows: Tensor, old: Vocabulary, new: Vocabulary, group: int) -
     table = rows.new_zeros(new.size, rows.shape[1])
     table[: new.first_label] = rows[: new.first_label]
     names = [name for name, _ in old.labels]
+    shared = [name for name, _ in new.labels if name in names and old.is_length(name) == new.is_length(name)]
     for index, (name, values) in enumerate(new.labels):
-        if name in names:
+        if name in shared:
             for labels in ({name: value} for value in (NONE, *values)):
                 table[new.label_ids(labels)[index]] = rows[old.label_ids(labels)[names.index(name)]]
+    if old.length_ids and new.length_ids:
+        frames = torch.arange(-new.window_frames, new.window_frames + 1)  # that are left
+        known = frames.clamp(-old.window_frames, old.window_frames) + old.window_frames
+        table[new.length_ids.start : new.length_ids.stop] = rows[old.length_ids.start : old.length_ids.stop][known]
     codes = old.codebook_size if group > 1 else old.start  # with a position a token each has a code of any codebook
     for name, none in zip(names, old.uncond_ids(), strict=True):
-        if name not in dict(new.labels):
+        if name not in shared:
             table[:codes] += rows[none]
             table[new.start] += rows[none] / group
     return table

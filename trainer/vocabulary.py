@@ -1,5 +1,7 @@
 """Vocabulary: the token ids of a model. A range of ids for each codebook, a start token, and a range for each label.
 
+Where the notes have several lengths, the head of the first codebook has a class more, the end: the frame behind a note.
+
 A shard set holds raw codes; ids belong to a model. Knows nothing of tensors.
 """
 
@@ -12,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from shards.note import SECONDS
 from trainer.errors import ConfigError
 
 NONE = None  # label absent: unconditional
@@ -33,6 +36,17 @@ class Vocabulary:
     labels: tuple[tuple[str, tuple[LabelValue, ...]], ...] = ()  # (name, its values in the train split)
     borders: tuple[tuple[str, tuple[float, ...]], ...] = ()  # (name of a label with bins, the first numbers of all bins
     # but the lowest); its value of a bin is the median of the train notes in it
+    frame_rate: float = 0  # frames a second, where notes end inside the window; 0: they do not
+    window_frames: int = 0  # frames of the window, where notes end inside it; 0: they do not
+
+    @property
+    def has_end(self) -> bool:
+        return self.window_frames > 0
+
+    @property
+    def end(self) -> int:
+        """The class of the end among those of the first codebook."""
+        return self.codebook_size
 
     @property
     def start(self) -> int:
@@ -45,7 +59,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        return self.first_label + sum(1 + len(values) for _, values in self.labels)
+        return self.first_label + sum(1 + len(ids) for _, _, ids in self._label_ids)
 
     def offset(self, codebook: int) -> int:
         """The id of this codebook's code 0."""
@@ -53,7 +67,31 @@ class Vocabulary:
 
     def label_ids(self, labels: Mapping[str, Any]) -> list[int]:
         """An id for each label; a value that training never saw becomes "none"."""
-        return [ids.get(self.trained_value(labels, name), none) for name, none, ids in self._label_ids]
+        return [
+            ids.get(self.frames(labels) if self.is_length(name) else self.trained_value(labels, name), none)
+            for name, none, ids in self._label_ids
+        ]
+
+    def is_length(self, name: str) -> bool:
+        """True for the label SECONDS of notes that end."""
+        return self.has_end and name == SECONDS
+
+    def frames(self, labels: Mapping[str, Any]) -> int | None:
+        """The length that a note's labels name, in frames; NONE if none, or longer than the window: of such notes the
+        model sees a part, which may begin anywhere."""
+        seconds = label_value(labels, SECONDS)
+        is_number = isinstance(seconds, int | float) and 0 < seconds < (self.window_frames + 1) / self.frame_rate
+        frames = round(seconds * self.frame_rate) if is_number else 0
+        return frames if 0 < frames <= self.window_frames else NONE
+
+    @cached_property
+    def length_ids(self) -> range:
+        """The ids of the label SECONDS but "none": of the frames that are left until a note's length, from
+        -window_frames, behind it, to window_frames; empty without the label."""
+        for name, none, ids in self._label_ids:
+            if self.is_length(name):
+                return range(none + 1, none + 1 + len(ids))
+        return range(0)
 
     def trained_value(self, labels: Mapping[str, Any], name: str) -> Any:
         """The value of a note's label, for a number with a decimal point that of its bin; or NONE."""
@@ -75,19 +113,20 @@ class Vocabulary:
 
     @cached_property
     def _label_ids(self) -> list[tuple[str, int, dict[Any, int]]]:
-        """(name, the id of "none", the ids of the values) of each label."""
+        """(name, the id of "none", the ids of the values) of each label; the values of a length are frames that are
+        left until there, negative behind it."""
         ids = []
         none = self.first_label
         for name, values in self.labels:
-            ids.append((name, none, {value: none + 1 + index for index, value in enumerate(values)}))
-            none += 1 + len(values)
+            keys = range(-self.window_frames, self.window_frames + 1) if self.is_length(name) else values
+            ids.append((name, none, {key: none + 1 + index for index, key in enumerate(keys)}))
+            none += 1 + len(keys)
         return ids
 
     def to_json(self) -> dict[str, Any]:
-        value = asdict(self)
-        if not self.borders:
-            del value["borders"]
-        return value
+        """Fields of what a run does not have are left out."""
+        optional = ("borders", "frame_rate", "window_frames")
+        return {name: value for name, value in asdict(self).items() if value or name not in optional}
 
 
 def parse_mixture(text: Any, values: Sequence[Any]) -> dict[Any, float]:

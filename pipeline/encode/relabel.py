@@ -6,6 +6,7 @@ The new set is what encoding the audio with these labels would make of it, so `e
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.encode.plan import match_inputs, names_of_rows
 from pipeline.encode.ranks import lock_set
@@ -18,9 +19,9 @@ from shards.console import quote
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write, sha256_of
 from shards.manifest import REJECTED, Manifest, read_manifest, write_manifest
-from shards.note import Note
+from shards.note import Codec, Note
 from shards.reader import NoteFile
-from shards.record import ShardRecord, count_labels, read_rejections, write_shard_record
+from shards.record import ShardRecord, count_notes, read_rejections, write_shard_record
 from shards.storage import list_files, local_copy, read_bytes, text_path
 from shards.writer import write_shard
 
@@ -126,7 +127,7 @@ def _write_set(
     """Write the tars with their records, then the rejected files, and last the manifest."""
     new = {}
     for record in records:
-        shard = _write_shard(state.out, record, rows, out)
+        shard = _write_shard(state.out, record, rows, out, manifest.codec)
         write_shard_record(out, shard)
         new[record.shard.name] = shard
         progress.step(record.shard.notes, record.shard.tokens / manifest.codec.tokens_per_second)
@@ -140,9 +141,10 @@ def _write_set(
     return manifest
 
 
-def _write_shard(folder: Path, record: ShardRecord, rows: Mapping[str, Labels], out: Path) -> ShardRecord:
+def _write_shard(folder: Path, record: ShardRecord, rows: Mapping[str, Labels], out: Path, codec: Codec) -> ShardRecord:
     """Write the tar of a record with other labels; return its new record."""
-    shard, longest, counts = record.shard, record.longest, record.label_counts
+    shard = record.shard
+    statistics: dict[str, Any] = {}
     notes: list[Note] = []
     if shard.notes:
         path = folder / shard.name
@@ -152,14 +154,13 @@ def _write_shard(folder: Path, record: ShardRecord, rows: Mapping[str, Labels], 
                 raise ShardError(f"{path}: is damaged, its sha256 is not the manifest's; encode this set again")
             notes = [_relabel(note, record, rows, paths, path) for note in NoteFile(copy, shard.notes, path)]
         shard = write_shard(out / shard.name, notes)
-        longest, counts = max(len(note.tokens) for note in notes), count_labels(notes)
+        statistics = count_notes(notes, codec)
     inputs = {path: rows[path] for path in record.inputs}
     return replace(
         record,
         shard=shard,
         labels=tuple(sorted({label for note in notes for label in note.labels})),
-        longest=longest,
-        label_counts=counts,
+        **statistics,
         labels_sha256=hash_rows(inputs.items()),
         row_labels=names_of_rows((_name_labels(path), row) for path, row in inputs.items()),
     )

@@ -40,7 +40,7 @@ from shards.errors import UserError
 from shards.files import atomic_write
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
 from shards.note import Note
-from shards.record import Rejection, ShardRecord, count_labels, read_rejections, write_shard_record
+from shards.record import Rejection, ShardRecord, count_notes, read_rejections, write_shard_record
 from shards.storage import path_text
 from shards.writer import write_shard
 
@@ -241,8 +241,7 @@ def _run_task(
         inputs={file.display_path: digest for file, digest in zip(task.files, file_digests, strict=True)},
         settings=settings.to_json(),
         task_sha256=task.digest(settings, file_digests),
-        longest=max((len(note.tokens) for note in notes), default=0),
-        label_counts=count_labels(notes),
+        **count_notes(notes, settings.codec),
         silent=silent,
         labels_sha256=task.labels_sha256,
         row_labels=task.row_labels,

@@ -17,11 +17,13 @@ from typing import Any
 from pipeline.notes.nsynth import Labels
 from shards.console import quote
 from shards.errors import UserError, first_line
+from shards.note import SECONDS
 from shards.parse import json_object
+from shards.sample_info import SET_LABEL
 from shards.storage import read_bytes
 
 NAME_FIELDS = ("file_name", "filename", "file", "path", "note_str", "key")  # the first that a file has names the note
-RESERVED = ("codec", "sampled", "set")  # fields of token files, and of notes of several sets
+RESERVED = ("codec", "sampled", SET_LABEL, SECONDS)  # fields of token files, and labels that notes get in a training
 LARGEST_ROW = 1 << 14  # characters of a note's labels
 MOST_COLUMNS = 1_000
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,14})")  # no leading zeros: 007 is a word

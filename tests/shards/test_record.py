@@ -83,10 +83,11 @@ def test_labels_with_too_many_values_are_read_from_the_notes() -> None:
     ]
     counts = count_labels(notes)
     assert counts.names == ("level", "tags", "take")
-    record = replace(OLD, longest=2, label_counts=counts, labels=tuple(sorted(notes[0].labels)))
+    record = replace(OLD, longest=24, label_counts=counts, labels=tuple(sorted(notes[0].labels)))
     assert record.has_counts(["take", "tags", "level", "of no note"])
     assert not any(record.has_counts([name]) for name in ("gain", "text", "note_str"))
     assert not OLD.has_counts([])
+    assert not replace(record, longest=30).has_counts([])  # of several lengths, written before those were counted
     assert count_labels(notes, ["gain"]).counts == {(n / 7,): 1 for n in range(100)}
 
 

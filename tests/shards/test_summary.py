@@ -37,6 +37,7 @@ def test_a_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert summary["hours"] == pytest.approx((6 + 150) / CODEC.tokens_per_second / 3600)
     assert sum(summary["codebooks"][0]["uses"]) == 3 + 75
     assert summary["labels"]["pitch"][60] >= 2
+    assert summary["labels"]["seconds"] == {0.013: 1, 0.027: 1, 1.0: 1}
 
 
 def test_inspect_prints_what_json_holds(make_set: Callable[..., Path], tmp_path: Path) -> None:
@@ -51,3 +52,4 @@ def test_inspect_prints_what_json_holds(make_set: Callable[..., Path], tmp_path:
     value = json.loads(CliRunner().invoke(main, ["inspect", str(folder), "--json"]).output)
     assert value["ledger"] == {"inputs": 9, "encoded": 9, "rejected": 0}
     assert value["splits"]["train"]["notes"] == 7
+    assert "seconds" not in value["labels"]  # all notes are as long

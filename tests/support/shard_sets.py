@@ -6,7 +6,7 @@ import numpy as np
 
 from shards.manifest import Ledger, Manifest, Shard, write_manifest
 from shards.note import Codec, Note
-from shards.record import ShardRecord, count_labels, write_shard_record
+from shards.record import ShardRecord, count_notes, write_shard_record
 from shards.writer import write_shard
 
 CODEC = Codec(
@@ -31,8 +31,7 @@ def write_set(folder: Path, splits: dict[str, list[list[Note]]], codec: Codec = 
         )
         for shard, notes in zip(written[split], shards, strict=True):
             labels = tuple(sorted({label for note in notes for label in note.labels}))
-            longest = max((len(note.tokens) for note in notes), default=0)
-            write_shard_record(folder, ShardRecord(shard, (), labels, {}, {}, "", longest, count_labels(notes)))
+            write_shard_record(folder, ShardRecord(shard, (), labels, {}, {}, "", **count_notes(notes, codec)))
     notes = [note for shards in splits.values() for shard in shards for note in shard]
     manifest = Manifest(
         codec=codec,

@@ -135,5 +135,5 @@ def test_notes_read_in_parts_are_those_read_whole(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "pread", lambda file, size, at: sizes.append(size) or pread(file, size, at))
     part = reader.read(0, 1, lambda length: slice(length - 1_000, length))
     assert np.array_equal(part.tokens, long.tokens[-1_000:]) and np.array_equal(whole.tokens, long.tokens)
-    assert (part.key, part.labels) == (whole.key, whole.labels) == (long.key, long.labels)
+    assert (part.key, part.labels) == (whole.key, whole.labels) == (long.key, {**long.labels, "seconds": 400.0})
     assert sum(sizes) < 20_000

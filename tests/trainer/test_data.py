@@ -50,13 +50,13 @@ def write_tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-def test_notes_read_by_position_are_those_of_the_strict_reader(make_set: Callable[..., Path]) -> None:
+def test_notes_read_by_position_are_those_of_the_strict_reader_with_their_length(make_set: Callable[..., Path]) -> None:
     folder = make_set(train=[3, 1, 4])
     notes = reader(folder)
     strict = [note for shard in notes.shards for note in read_shard(folder / shard.name)]
     for (shard, row), note in zip(notes.positions(), strict, strict=True):
         read = notes.read(shard, row)
-        assert (read.key, read.labels) == (note.key, note.labels)
+        assert (read.key, read.labels) == (note.key, {"seconds": 0.16, **note.labels})
         assert np.array_equal(read.tokens, note.tokens)
 
 

@@ -150,6 +150,7 @@ FOREIGN = {
     "codec": ("a.csv", "file,codec\nx,mp3\n", "no label can be called codec"),
     "sampled": ("a.json", '{"x": {"sampled": 1}}', "no label can be called sampled"),
     "set": ("a.jsonl", '{"file": "x", "set": "a"}', "no label can be called set"),
+    "seconds": ("a.csv", "file,seconds\nx,2.5\n", "no label can be called seconds"),
     "much text": ("a.json", json.dumps({"x": {"text": "a" * LARGEST_ROW}}), "the labels of x have 16388 characters"),
 }  # fmt: skip
 
