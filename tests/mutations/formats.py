@@ -40,6 +40,7 @@ PREVIEW = "run/samples/step-00000002/preview_0.npy"
 
 ENCODE: Command = ("pipeline", "encode", "audio", "--out", "set", *ENCODING)
 ENCODE_NEW: Command = ("pipeline", "encode", "audio", "--out", "new", *ENCODING)
+RELABEL: Command = ("pipeline", "relabel", "set", "--out", "relabelled")
 PLAN: Command = ("pipeline", "plan", "audio", *ENCODING[:-2])
 REENCODE: Command = ("pipeline", "verify", "set", "--reencode", "3", *CPU)
 INSPECT: Command = ("shards", "inspect", "set")
@@ -199,6 +200,21 @@ def _write_wanted() -> None:
     Path("wanted.json").write_text(json.dumps(wanted))
 
 
+def _write_labels(ending: str) -> None:
+    """Write labels of the three kinds for all notes."""
+    build_folder()
+    notes = sorted(path.stem for path in Path("audio").glob("nsynth*/*.wav"))
+    rows = [
+        {"file_name": note, "mood": "ab"[index % 2], "gain": index / 7, "take": index}
+        for index, note in enumerate(notes)
+    ]
+    if ending == "csv":
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    else:
+        lines = [json.dumps({**row, "tags": ["a", "b"][: index % 3]}) for index, row in enumerate(rows)]
+    Path(f"labels.{ending}").write_text("\n".join(lines) + "\n")
+
+
 def _make_demo_notes() -> None:
     """Make them in another process, because they start threads."""
     build_folder()
@@ -219,6 +235,10 @@ def _sign_codes(weights: str) -> None:
 SET_READERS = (INSPECT, VERIFY, REENCODE, DECODE_SET, TRAIN, RESUME, PROMPT_SET, SCORE, PAGE, INSTRUMENT)
 SAMPLE_READERS = (DECODE, SCORE, PAGE, LISTEN, CHOOSE, INSTRUMENT, PROMPT_FILE)
 AUDIO_READERS = (ENCODE_NEW, PLAN, REENCODE, SCORE_CODEC, SCORE, PAGE, INSTRUMENT, TRAIN_CODEC)
+
+
+def _with_labels(path: str) -> tuple[Command, ...]:
+    return tuple((*command, "--labels", path) for command in (ENCODE_NEW, PLAN, RELABEL))
 
 
 def _with_weights(path: str) -> tuple[Command, ...]:
@@ -263,7 +283,11 @@ _FORMATS = (
            tuple((*words, "--preset", "preset.toml", "--set", "steps=3") for words in (TRAIN[:8], RESUME[:8])),
            build=_write_preset),
     Format("examples.json", "audio/nsynth-guitar-train/examples.json", (mutate_bytes, *[mutate_json] * 4),
-           (ENCODE_NEW, PLAN, ENCODE, REENCODE)),
+           (ENCODE_NEW, PLAN, ENCODE, REENCODE, (*RELABEL, "--labels", "audio/nsynth-guitar-train/examples.json"))),
+    Format("labels.csv", "labels.csv", (mutate_bytes, *[mutators.mutate_csv] * 4), _with_labels("labels.csv"),
+           build=partial(_write_labels, "csv")),
+    Format("labels.jsonl", "labels.jsonl", (mutate_bytes, *[mutate_json_lines] * 3), _with_labels("labels.jsonl"),
+           build=partial(_write_labels, "jsonl")),
     Format("demo recipe", "demo/recipe.json", (mutate_bytes, *[mutate_json] * 4), (DEMO_NOTES,),
            build=_make_demo_notes),
     Format("weights.safetensors", "weights.safetensors",

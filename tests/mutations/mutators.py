@@ -168,6 +168,42 @@ def mutate_toml(data: bytes, rng: random.Random) -> bytes:
     return text if rng.random() < 0.9 else mutate_bytes(text, rng)
 
 
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+CELLS = (
+    *("", " ", '"', '""', '"a', 'a"b', "'", ",", ",,", '"a,b"', '"a\nb"', "\r", "\0", "\x1b[2J", "\ufeff", "=1+1", "#"),
+    *("nan", "inf", "-0", "1e999", "0x10", "007", "1_000", "9" * 400, "0." + "1" * 400, "true", "null", "[1]", "{}"),
+    *("a" * 200_000, "é" * 300, "pitch", "set", "file_name", "KEY", "../../x", "/", "\ud800"),
+)
+
+
+def mutate_csv(data: bytes, rng: random.Random) -> bytes:
+    """Replace, remove, double or move cells and lines of a CSV text, or write it in another way."""
+    rows = [line.split(",") for line in data.decode().splitlines()]
+    for _ in range(rng.choice((1, 1, 2))):
+        index = rng.randrange(len(rows))
+        row = rows[index]
+        column = rng.randrange(len(row)) if row else 0
+        match rng.randrange(8):
+            case 0:
+                rows.insert(index, row[:])
+            case 1 if len(rows) > 1:
+                del rows[index]
+            case 2:
+                row.insert(column, rng.choice(CELLS))
+            case 3 if row:
+                del row[column]
+            case 4:
+                row[:] = rng.choice(rows) * rng.choice((1, 1, 2_000))
+            case _ if row:
+                row[column] = rng.choice(CELLS)
+    comma, end = rng.choice((",", ",", ",", ";", "\t")), rng.choice(("\n", "\n", "\r\n", "\r"))
+    text = end.join(map(comma.join, rows))
+    encoding = rng.choice(("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"))
+    encoded = text.encode(encoding, "surrogatepass" if encoding.startswith("utf") else "replace")
+    return encoded if rng.random() < 0.9 else mutate_bytes(encoded, rng)
+
+
 # --- npy --------------------------------------------------------------------------------------------------------------
 
 
