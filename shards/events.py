@@ -1,13 +1,14 @@
-"""TensorBoard's event files: numbers and sounds of a training by step.
+"""TensorBoard's event files: settings of a training, and its numbers, sounds and pictures by step.
 
 tensorboard's own writer takes no path that is not UTF-8, and a full disk ends it with a traceback in a thread.
 """
 
 import itertools
+import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,30 @@ class EventWriter:
         )
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, audio=audio)]))
 
+    def add_image(self, tag: str, png: bytes, step: int) -> None:
+        """Write a picture of a step, the content of a PNG file; its size is the file's. Raises UserError."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        image = Summary.Image(encoded_image_string=png)
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
+
+    def add_settings(self, tag: str, settings: Mapping[str, Any], step: int) -> None:
+        """Write a JSON value, as text and for the table of hyperparameters. Raises UserError."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.types_pb2 import DT_STRING
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+        from tensorboard.plugins.text.metadata import create_summary_metadata
+
+        text = "```json\n" + json.dumps(settings, indent=2) + "\n```"
+        value = Summary.Value(
+            tag=tag,
+            metadata=create_summary_metadata(display_name=tag, description=""),
+            tensor=TensorProto(dtype=DT_STRING, string_val=[text.encode()]),
+        )
+        self._write(step=step, summary=Summary(value=[value]))
+        self._write(summary=hparams_pb(dict(_flatten(settings))))
+
     def flush(self) -> None:
         with self._writing():
             self._file.flush()
@@ -95,3 +120,12 @@ class EventWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+
+
+def _flatten(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of what is in objects of objects; lists as text."""
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flatten(inner, f"{before}{name}.")
+        else:
+            yield before + name, inner if isinstance(inner, str | int | float) else json.dumps(inner)

@@ -24,7 +24,10 @@ class MetricsWriter:
     run has written after its last checkpoint."""
 
     def __init__(self, run: Path, step: int, settings: dict[str, Any], wandb_project: str | None = None) -> None:
-        """Raises ConfigError if there is a `wandb_project`, but the package is not installed."""
+        """settings: all that made the run, a JSON value.
+
+        Raises ConfigError if there is a `wandb_project`, but the package is not installed.
+        """
         self._wandb = _wandb_run(run, settings, wandb_project) if wandb_project else None
         path = run / METRICS
         if path.is_file():
@@ -38,6 +41,7 @@ class MetricsWriter:
         with writing(path):
             self._file = path.open("a")
         self._board = EventWriter(run / BOARD, purge_step=step + 1 if step else None)
+        self._board.add_settings("run", settings, step)
 
     def write(self, kind: Kind, step: int, values: dict[str, float]) -> None:
         """Write the numbers of a step."""

@@ -152,7 +152,8 @@ class Training:
         """Make the updates that are missing."""
         if not self._has_steps_left():
             return self._outcome()
-        settings = self.config.to_json()
+        sets = {each.name: each.weight for each in self.info.all_sets}
+        settings = {"sets": sets, "codec": self.info.codec.to_json(), **self.config.to_json()}
         metrics = MetricsWriter(self.run, self.step, settings, wandb_project) if self.ranks.is_main else None
         bar = progress_bar(
             total=self._steps, initial=self.step, unit="step", disable=not self.ranks.is_main, leave=False

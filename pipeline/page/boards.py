@@ -1,4 +1,4 @@
-"""The sounds of a run's evaluations in TensorBoard and at Weights & Biases, beside the numbers of its training.
+"""The sounds of a run's evaluations, with spectrograms, in TensorBoard and at Weights & Biases, beside its numbers.
 
 Each step is sent once: a file in the run's folder lists those that were. Decodes nothing.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.page.learning import Evaluation
+from pipeline.page.players import picture_of
 from shards.errors import UserError, first_line
 from shards.events import BOARD, EventWriter
 from shards.files import write_json
@@ -57,6 +58,7 @@ def _to_tensorboard(run: Path, evaluations: Sequence[Evaluation]) -> None:
                 data = wav.read_bytes()
                 info = soundfile.info(io.BytesIO(data))  # of a path that is not UTF-8 it would be an error
                 writer.add_audio(name, data, info.samplerate, info.frames, evaluation.step)
+                writer.add_image(name, picture_of(wav).read_bytes(), evaluation.step)
 
 
 def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> None:
@@ -66,8 +68,10 @@ def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> Non
         page = open_wandb(run, project, settings=wandb.Settings(silent=True, console="off"))
         page.define_metric("samples/*", step_metric=STEP_AXIS)
         for evaluation in evaluations:
-            sounds = {name: wandb.Audio(str(wav)) for name, wav in _named(evaluation)}
-            page.log({STEP_AXIS: evaluation.step, **sounds})
+            named = _named(evaluation)
+            sounds = {name: wandb.Audio(str(wav)) for name, wav in named}
+            pictures = {f"{name} spectrogram": wandb.Image(str(picture_of(wav))) for name, wav in named}
+            page.log({STEP_AXIS: evaluation.step, **sounds, **pictures})
         page.finish()
     except ImportError as error:
         raise UserError("the package wandb is not installed; pip install wandb, then write the page again") from error

@@ -40,7 +40,7 @@ class Player:
 
 def add_media(player: Player, folder: Path, wav: Path, waveform: np.ndarray, sample_rate: int) -> Player:
     """Return the player with its WAV and the pictures of its waveform, which are written into `folder`."""
-    picture = (folder / MEDIA / wav.name if wav.parent == folder else wav).with_suffix(".png")
+    picture = picture_of(folder / MEDIA / wav.name if wav.parent == folder else wav)
     with atomic_write(picture) as file:
         file.write(spectrogram(waveform, sample_rate))
     return replace(
@@ -51,6 +51,11 @@ def add_media(player: Player, folder: Path, wav: Path, waveform: np.ndarray, sam
         duration=format_seconds(len(waveform) / sample_rate),
         facts=(*player.facts, ("peak", format_peak(waveform))),
     )
+
+
+def picture_of(wav: Path) -> Path:
+    """The file of a WAV's spectrogram."""
+    return wav.with_suffix(".png")
 
 
 def title_and_subtitle(labels: Mapping[str, Any], name: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from shards.errors import UserError
 from shards.events import EventWriter
@@ -24,6 +25,22 @@ def test_tensorboard_reads_the_numbers_but_those_that_a_later_file_replaces(tmp_
     with EventWriter(tmp_path, purge_step=3) as writer:
         writer.add_scalar("train/loss", 7.0, 3)
     assert numbers(tmp_path) == [(1, 0.5), (2, 1.0), (3, 7.0)]
+
+
+def test_tensorboard_reads_settings_as_text_and_in_its_table(tmp_path: Path) -> None:
+    with EventWriter(tmp_path) as writer:
+        writer.add_settings("run", {"model": {"width": 16, "labels": ["pitch"]}, "set": "demo"}, 5)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    text = events.Tensors("run")[0]
+    assert text.step == 5 and '"width": 16' in text.tensor_proto.string_val[0].decode()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert {name: value.WhichOneof("kind") for name, value in hparams.items()} == {
+        "model.width": "number_value",
+        "model.labels": "string_value",
+        "set": "string_value",
+    }
 
 
 def test_a_folder_need_not_be_utf_8(tmp_path: Path) -> None:
