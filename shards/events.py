@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,10 +68,11 @@ class EventWriter:
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, audio=audio)]))
 
     def add_image(self, tag: str, png: bytes, step: int) -> None:
-        """Write a picture of a step, the content of a PNG file; its size is the file's. Raises UserError."""
+        """Write a picture of a step, the content of a PNG file. A tag of sounds shows none. Raises UserError."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        image = Summary.Image(encoded_image_string=png)
+        width, height = struct.unpack(">II", png[16:24])  # of the header, the first chunk of every PNG
+        image = Summary.Image(width=width, height=height, encoded_image_string=png)
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def add_settings(self, tag: str, settings: Mapping[str, Any], step: int) -> None:

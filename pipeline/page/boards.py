@@ -20,6 +20,7 @@ from shards.weights_and_biases import open_wandb, wandb_project
 
 SENT = "boards.json"  # in the run's folder: name of a board -> steps that it has
 SOUNDS = "samples"  # folder in TensorBoard's: its reader of a folder leaves a file for good when there is a newer one
+PICTURE = " spectrogram"  # behind the name of a sound
 STEP_AXIS = "samples/step"  # of the sounds at Weights & Biases, where the training's own step only ever rises
 
 
@@ -58,7 +59,7 @@ def _to_tensorboard(run: Path, evaluations: Sequence[Evaluation]) -> None:
                 data = wav.read_bytes()
                 info = soundfile.info(io.BytesIO(data))  # of a path that is not UTF-8 it would be an error
                 writer.add_audio(name, data, info.samplerate, info.frames, evaluation.step)
-                writer.add_image(name, picture_of(wav).read_bytes(), evaluation.step)
+                writer.add_image(name + PICTURE, picture_of(wav).read_bytes(), evaluation.step)
 
 
 def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> None:
@@ -70,7 +71,7 @@ def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> Non
         for evaluation in evaluations:
             named = _named(evaluation)
             sounds = {name: wandb.Audio(str(wav)) for name, wav in named}
-            pictures = {f"{name} spectrogram": wandb.Image(str(picture_of(wav))) for name, wav in named}
+            pictures = {name + PICTURE: wandb.Image(str(picture_of(wav))) for name, wav in named}
             page.log({STEP_AXIS: evaluation.step, **sounds, **pictures})
         page.finish()
     except ImportError as error:

@@ -40,8 +40,9 @@ def test_tensorboard_gets_the_sounds_of_each_step_once(tmp_path: Path) -> None:
     event = events.Audio("samples/1 E4")[1]
     assert event.encoded_audio_string == rows[1].wavs[1].read_bytes()
     assert (event.sample_rate, event.content_type) == (24_000, "audio/wav")
-    pictures = events.Images("samples/1 E4")
-    assert [picture.step for picture in pictures] == [5, 10]
+    assert not {*events.Tags()["images"]} & {*events.Tags()["audio"]}  # TensorBoard would show one of them
+    pictures = events.Images("samples/1 E4 spectrogram")
+    assert [(picture.step, picture.width, picture.height) for picture in pictures] == [(5, 480, 176), (10, 480, 176)]
     assert pictures[1].encoded_image_string == rows[1].wavs[1].with_suffix(".png").read_bytes()
 
 
