@@ -1,4 +1,4 @@
-"""`python -m shards`: the commands inspect and verify. Parses options, calls one function, prints its lines."""
+"""`python -m shards`: the commands inspect, verify and card. Parses options, calls one function, prints its lines."""
 
 import sys
 from pathlib import Path
@@ -63,6 +63,23 @@ def verify(folder: Path) -> None:
         sys.exit(1)
     manifest = read_manifest(folder)
     echo(f"{folder}: whole. {len(list(manifest.shards))} shards, {manifest.ledger.notes} notes, every byte as written.")
+
+
+@main.command()
+@SET
+@click.option("--license", "license_id", metavar="ID", help="Licence of the notes, as the Hub names it: cc-by-4.0.")
+def card(folder: Path, license_id: str | None) -> None:
+    """Write SET/README.md, the dataset card, by which Hugging Face's `load_dataset` finds splits and types.
+
+    \b
+    Examples:
+      python -m shards card shards/demo --license cc-by-4.0
+      hf upload USER/demo shards/demo --repo-type dataset
+    """
+    from shards.card import write_card
+
+    for line in write_card(folder, license_id).lines():
+        echo(line)
 
 
 if __name__ == "__main__":

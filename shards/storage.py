@@ -20,8 +20,15 @@ from urllib.parse import quote, unquote
 from shards.console import path_bytes
 from shards.errors import NO_ROOM, ShardError, UserError, first_line, writing
 
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}  # protocol -> package that reads it
+PACKAGES = {  # protocol -> package that reads it
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "hf": "huggingface_hub",
+}
 WEB = ("http", "https")
+READ_ONLY = (*WEB, "hf")  # the Hub would have a commit for each file
 PAUSES = (1.0, 4.0)  # seconds before each further try
 TMPDIR_CURE = "make room, or name another folder in TMPDIR"
 SILENCE = 60.0  # seconds without a byte after which a connection counts as broken
@@ -46,7 +53,7 @@ def parse_path(text: str) -> Path:
     """Parse a path or URL; both have pathlib's interface. Also the type of click options.
 
     Raises:
-        UserError: another kind of URL than s3, gs, http and https, or one whose package is not installed.
+        UserError: another kind of URL than those of PACKAGES, or one whose package is not installed.
     """
     protocol, separator, _ = text.partition("://")
     if not separator:
@@ -90,9 +97,18 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def is_read_only(path: Path) -> bool:
+    """True for a URL under which this program writes nothing."""
+    return _has_protocol(path, READ_ONLY)
+
+
 def is_http(path: Path) -> bool:
     """True for a web server, where nothing can be written and folders may not be listed."""
-    return str(path).startswith(tuple(f"{protocol}://" for protocol in WEB))
+    return _has_protocol(path, WEB)
+
+
+def _has_protocol(path: Path, protocols: tuple[str, ...]) -> bool:
+    return str(path).startswith(tuple(f"{protocol}://" for protocol in protocols))
 
 
 def join_path(folder: Path, name: str) -> Path:

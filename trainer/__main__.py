@@ -1,4 +1,4 @@
-"""`python -m trainer`: the commands train, sample and curves. Parses options, calls one function, prints its lines."""
+"""`python -m trainer`: train, sample, export and curves. Parses options, calls one function, prints its lines."""
 
 import logging
 import sys
@@ -214,6 +214,37 @@ def sample(
     length = LengthRequest(seconds, longest)
     settings |= {"sampling": sampling, "candidates": request, "length": length}
     _print(run_sampling(run, out, SampleRequest(**settings), device).lines())
+
+
+@main.command()
+@RUN
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="A new folder."
+)
+@click.option(
+    "--checkpoint", default="last", show_default=True, metavar="last|best|STEP", help="Whose weights, as of `sample`."
+)
+@click.option(
+    "--scores",
+    "samples",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="SAMPLES",
+    help="Samples that `python -m pipeline score` has measured; the card gets their figures.",
+)
+@click.option("--license", "license_id", metavar="ID", help="Licence for the card, as the Hub names it: cc-by-4.0.")
+def export(run: Path, out: Path, checkpoint: str, samples: Path | None, license_id: str | None) -> None:
+    """Write a checkpoint's weights as a folder for the Hugging Face Hub: model.safetensors, config.json, README.md.
+
+    `sample --run`, `train --start` and, in Python, trainer.export.from_pretrained take the folder.
+
+    \b
+    Examples:
+      python -m trainer export --run runs/demo --out exports/demo --scores samples/demo --license cc-by-4.0
+      hf upload USER/demo exports/demo
+    """
+    from trainer.export import export as run_export
+
+    _print(run_export(run, out, checkpoint, samples, license_id).lines())
 
 
 @main.command()

@@ -28,6 +28,7 @@ from trainer.errors import TrainError
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
+EXPORTED = "model.safetensors"  # the weights of an exported run, which has no other
 NAME = re.compile(r"step-(\d{8,15})\.safetensors")
 DAMAGED = ".damaged"  # ending of a file that is renamed aside
 LARGEST_STEP = 10**15
@@ -81,10 +82,18 @@ class DamagedError(TrainError):
 
 def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     """Write the state; the name appears when all of it is on the disk."""
+    return _write(checkpoint_path(run, checkpoint.step), checkpoint)
+
+
+def write_weights(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write the weights of an exported run, as `write_checkpoint`."""
+    return _write(folder / EXPORTED, checkpoint, format="pt")  # which the Hub's libraries ask for
+
+
+def _write(path: Path, checkpoint: Checkpoint, **metadata: str) -> Path:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     facts = json.dumps({"step": checkpoint.step, **checkpoint.facts})
-    data = save(tensors, {"facts": facts, "crc32": str(_checksum(tensors))})
-    path = checkpoint_path(run, checkpoint.step)
+    data = save(tensors, {"facts": facts, "crc32": str(_checksum(tensors)), **metadata})
     with atomic_write(path) as file:
         file.write(data)
     return path
@@ -171,12 +180,14 @@ def _describe(tensor: Tensor) -> str:
 
 
 def find_checkpoint(run: Path, checkpoint: int | str = LAST) -> Path:
-    """The file of a checkpoint: of a step, as a number or its text, LAST or BEST.
+    """The file of a checkpoint: of a step, as a number or its text, LAST or BEST. An exported run has one alone.
 
     Raises:
         TrainError: the run has no such checkpoint.
     """
     steps = saved_steps(run)
+    if not steps and (run / EXPORTED).is_file():
+        return run / EXPORTED
     if not steps:
         raise TrainError(
             f"{run}: has no checkpoint yet; `python -m trainer train --shards SET --run {quote(run)}` makes them"

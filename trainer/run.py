@@ -35,6 +35,7 @@ from trainer.vocabulary import Vocabulary, split_word, stored_label, train_value
 log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+EXPORTED_RUN = "config.json"  # the same of an exported run
 LOCK = "lock"  # file in a run's folder
 
 
@@ -76,6 +77,13 @@ class RunInfo:
     sets: tuple[SetInfo, ...] = ()  # all of several sets, by name; of a run of one set, none
 
     def write(self, run: Path) -> None:
+        write_json(run / RUN_FILE, self.to_json())
+
+    def write_export(self, folder: Path) -> None:
+        """Write the run file of an exported run."""
+        write_json(folder / EXPORTED_RUN, {"model_type": "note-tokens", **self.to_json()})
+
+    def to_json(self) -> dict[str, Any]:
         value = {
             **vars(self),
             "config": self.config.to_json(),
@@ -89,7 +97,7 @@ class RunInfo:
             value["start"] = self.start.to_json()
         if not self.sets:
             del value["sets"]
-        write_json(run / RUN_FILE, value)
+        return value
 
     @property
     def all_sets(self) -> tuple[SetInfo, ...]:
@@ -103,8 +111,8 @@ def read_run(run: Path) -> RunInfo:
     Raises:
         TrainError: no run, or a run file that is damaged.
     """
-    path = run / RUN_FILE
-    if not path.is_file():
+    path = next((path for path in (run / RUN_FILE, run / EXPORTED_RUN) if path.is_file()), None)
+    if path is None:
         raise TrainError(f"{run}: no such run; `python -m trainer train --shards SET --run {quote(run)}` makes one")
     cure = "start another run"
     value = read_object(path, cure, TrainError)
@@ -233,6 +241,8 @@ def open_run(notes: Mixture, run: Path, config: Config, ranks: Ranks, start: Sta
             sets=sets if others else (),
         )
     else:
+        if (run / EXPORTED_RUN).is_file():
+            raise TrainError(f"{run}: is an exported run; begin with its weights: --run NEW --start {quote(run)}")
         info = replace(_new_run(notes, config, plans), start=start)
     if ranks.is_main:
         info.write(run)

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.encode.plan import Task
 from shards.errors import UserError
 from shards.files import PART
-from shards.storage import is_http, is_remote, list_files
+from shards.storage import is_read_only, is_remote, list_files
 
 NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -73,8 +73,8 @@ def lock_set(out: Path, shared: bool) -> Iterator[None]:
         UserError: another run has locked it, or the folder cannot be made.
     """
     if is_remote(out):
-        if is_http(out):
-            raise UserError(f"{out}: a web server is only read from; give a folder, or an s3:// or gs:// URL, as --out")
+        if is_read_only(out):
+            raise UserError(f"{out}: is only read from; give a folder, or an s3:// or gs:// URL, as --out")
         yield
         return
     try:

@@ -9,8 +9,8 @@ from pipeline.audio import AudioError
 from pipeline.page.players import MINUS, Facts, Player, add_media, note_name, plain, title_and_subtitle
 from pipeline.score.pitch import IN_TUNE, pitch_of
 from pipeline.score.samples import Sample
-from pipeline.score.scores import Scores, format_value
 from shards.sample_info import SampleInfo
+from shards.scores import Scores, format_value
 
 LABELS_IN_TITLE = {"pitch", "velocity", "instrument_str", "note_str"}  # labels that need no line of their own
 MIN_CENTS = 1.5  # a smaller deviation is not shown

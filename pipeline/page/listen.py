@@ -16,8 +16,8 @@ from pipeline.score.measure import measure
 from pipeline.score.references import open_shard_set
 from pipeline.score.run import Report
 from pipeline.score.samples import NoShardSetError, decode_samples, read_samples
-from pipeline.score.scores import write_scores
 from shards.sample_info import TOKENS
+from shards.scores import write_scores
 
 
 @dataclass(frozen=True)

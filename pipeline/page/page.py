@@ -20,7 +20,7 @@ from pipeline.page.real_notes import RealNotes, nearest_notes, real_notes
 from pipeline.page.score_bars import headlines, score_bars
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import SampleFolder, read_samples
-from pipeline.score.scores import Scores, read_scores
+from pipeline.score.scores import read_scores
 from shards.console import quote
 from shards.curve import Curve, training_curve
 from shards.errors import UserError
@@ -28,6 +28,7 @@ from shards.files import atomic_write
 from shards.metrics import METRICS
 from shards.note import Codec
 from shards.sample_info import PREVIEWS, SampleInfo
+from shards.scores import Scores
 from shards.storage import text_path
 
 INDEX = "index.html"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.page.players import MINUS, plain
-from pipeline.score.scores import SAMPLES, Figure, Kind, Score, Scores, format_value
+from shards.scores import SAMPLES, Figure, Kind, Score, Scores, format_value
 
 HEADLINES = ("pitch", "loudness", "copying")  # keys of the scores at the top of the page
 

@@ -19,9 +19,10 @@ from pipeline.score.nearest import Nearest
 from pipeline.score.pitch import IN_TUNE, cents, fundamental, hertz_of, loudness, sounding_frames
 from pipeline.score.references import ReferenceNote, ShardSet
 from pipeline.score.samples import SampleFolder
-from pipeline.score.scores import FRECHET, SAMPLES, Figure, Measured, Score, Scores
+from pipeline.score.scores import FRECHET
 from shards.errors import UserError
 from shards.note import Codec, Note
+from shards.scores import SAMPLES, Figure, Measured, Score, Scores
 
 MAX_LATENTS = 64  # samples whose latents are compared, and train notes beside them
 MIN_RANKS = 3  # values that a rank correlation needs

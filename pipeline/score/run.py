@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline.score.measure import measure
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import read_samples
-from pipeline.score.scores import Figure, Kind, Scores, format_value, write_scores
 from shards.console import quote
+from shards.scores import Figure, Kind, Scores, format_value, write_scores
 
 GAP = 3  # spaces between columns
 

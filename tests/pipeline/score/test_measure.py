@@ -14,11 +14,12 @@ from pipeline.audio import save
 from pipeline.score.measure import NoteFeatures
 from pipeline.score.run import Report, score_folders
 from pipeline.score.samples import read_samples
-from pipeline.score.scores import FILE, SAMPLES, read_scores
+from pipeline.score.scores import read_scores
 from shards.errors import ShardError, UserError
 from shards.manifest import read_manifest
 from shards.note import Codec
 from shards.reader import read_shard
+from shards.scores import FILE, SAMPLES
 from tests.support.listening import RATE, VELOCITIES, add_sample, make_listening_set, set_source, sound_of
 
 PITCHES = (45, 50, 55, 60, 65)
