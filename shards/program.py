@@ -18,6 +18,8 @@ class Program(click.Group):
     """A program's commands. Errors of the system that no command expects are one line too: a full stdout, a disk."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if sys.platform == "win32":  # where locks of folders, fork servers and signals are missing
+            sys.exit("Error: Windows itself is not supported; use its Linux, WSL (wsl --install)")
         _open_streams()
         self._name_scripts()
         try:

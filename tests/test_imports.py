@@ -200,3 +200,21 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     assert all("Commands:" in report["helps"][program] for program in PROGRAMS)
     assert {"pipeline encode", "pipeline train-codec", "shards verify", "trainer sample"} <= report["loaded"].keys()
     assert all("Options:" in text for text in report["helps"].values())
+
+
+# Starts a program as if on Windows, whose Python lacks these modules. What looks at the system comes before.
+START_ON_WINDOWS = """
+import click, multiprocessing.reduction, runpy, sys
+
+sys.platform = "win32"
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
+runpy.run_module(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_on_windows_a_program_says_what_is_supported_instead_of_an_import_error(program: str) -> None:
+    command = [sys.executable, "-c", START_ON_WINDOWS, program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "Error: Windows itself is not supported; use its Linux, WSL (wsl --install)\n"
