@@ -85,7 +85,7 @@ def load_codec(
     path = weights_file(name, weights)
     _load_weights(model, read_weights(path), path, name)
     model.set_target_bandwidth(bandwidth)
-    _fold_weight_norm(model)
+    fold_weight_norm(model)
     model.eval().requires_grad_(False).to(target)
     return EnCodec(model, spec, target)
 
@@ -102,7 +102,7 @@ def untrained_mini(norm: str = "weight_norm") -> Any:
     """
     encodec = _import_encodec()
     shape = {"channels": 1, "causal": True, "dimension": LATENT_CHANNELS, "n_filters": MINI_FILTERS, "norm": norm}
-    with _quiet_weight_norm():
+    with quiet_weight_norm():
         return encodec.EncodecModel(
             encodec.modules.SEANetEncoder(**shape),
             encodec.modules.SEANetDecoder(**shape),
@@ -118,7 +118,7 @@ def untrained_mini(norm: str = "weight_norm") -> Any:
 
 def untrained_24khz() -> Any:
     """Build EnCodec's 24 kHz model with random weights."""
-    with _quiet_weight_norm():
+    with quiet_weight_norm():
         return _import_encodec().EncodecModel.encodec_model_24khz(pretrained=False)
 
 
@@ -181,7 +181,7 @@ def write_weights(path: Path, model: Any, entries: Tensor) -> None:
     import safetensors.torch
 
     model = deepcopy(model)
-    with _quiet_weight_norm():
+    with quiet_weight_norm():
         for module in [*model.modules()]:
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
                 nn.utils.weight_norm(module)
@@ -213,7 +213,7 @@ def _load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, name
     model.load_state_dict(weights, strict=False)
 
 
-def _fold_weight_norm(model: nn.Module) -> None:
+def fold_weight_norm(model: nn.Module) -> None:
     """Compute each normalised weight once, not at every call: the same product, so the same codes."""
     for module in model.modules():
         if hasattr(module, "weight_g"):
@@ -221,7 +221,7 @@ def _fold_weight_norm(model: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet_weight_norm() -> Iterator[None]:
+def quiet_weight_norm() -> Iterator[None]:
     """Silence the deprecated `torch.nn.utils.weight_norm`, which warns once a module."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)

@@ -1,17 +1,20 @@
 """Encoding as the tutorial does it against `pipeline encode`: the same files, full-size EnCodec, in alternation.
 
 The tutorial's loop is written out plainly: one file at a time through the `encodec` package as it comes, with torch's
-own choice of threads. Both resample by soxr, so that their codes can be compared. EnCodec has random weights of the
-official shapes: speed does not depend on their values. What takes time once (loading, starting workers) is left out.
+own choice of threads. Both resample by soxr, so that their codes can be compared. EnCodec has the official shapes,
+layers that keep the scale of the notes, and codebooks fitted to them: equal codes say nothing where all are 0.
+What takes time once (loading, starting workers) is left out.
 """
 
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -20,7 +23,9 @@ import soxr
 import torch
 from safetensors.torch import save_file
 
-from pipeline.codec.model import untrained_24khz
+from pipeline.codec.model import fold_weight_norm, quiet_weight_norm, untrained_24khz
+from pipeline.codec.training.codebooks import fit_codebooks
+from pipeline.codec.training.initialization import initialise
 from pipeline.encode.plan import Batch, Task, make_plan
 from pipeline.encode.run import make_encoder
 from pipeline.encode.settings import EncodingOptions, default_batch, default_workers
@@ -33,6 +38,7 @@ NOTES_A_ROUND = 16
 SECONDS = 4.0  # a note
 RATE = 16_000  # Hz, as NSynth
 BANDWIDTH = 1.5  # kbps
+LEAST_USED = 500  # codes of each codebook
 TUTORIAL = "tutorial's loop"
 OURS = "pipeline encode"
 
@@ -48,12 +54,38 @@ def write_notes(folder: Path, count: int) -> None:
         soundfile.write(folder / f"guitar_acoustic_{index:03d}-{pitch:03d}-100.mp3", sound / 8, RATE)
 
 
+def fitted_24khz(notes: Sequence[Path]) -> Any:
+    """Full-size EnCodec with orthogonal layers, scaled on some of the notes, and codebooks of k-means on all."""
+    torch.manual_seed(0)
+    model = untrained_24khz().eval()
+    normalised = [module for module in model.modules() if hasattr(module, "weight_g")]
+    fold_weight_norm(model)
+    sounds = torch.stack([load(note, model.sample_rate) for note in notes])
+    initialise(model, sounds[:NOTES_A_ROUND])
+    with torch.no_grad():
+        latents = torch.cat([model.encoder(part[:, None]) for part in sounds.split(NOTES_A_ROUND)])
+        flat = latents.transpose(1, 2).flatten(0, 1)  # (frame of all notes, channel)
+        model.set_target_bandwidth(BANDWIDTH)
+        count = model.quantizer.get_num_quantizers_for_bandwidth(model.frame_rate, BANDWIDTH)
+        generator = torch.Generator().manual_seed(0)
+        books = fit_codebooks(flat, count, model.quantizer.bins, len(flat), generator)
+        for layer, entries in zip(model.quantizer.vq.layers, books.entries, strict=False):
+            layer._codebook.embed.copy_(entries)
+    with quiet_weight_norm():  # as the package's model comes
+        for module in normalised:
+            torch.nn.utils.weight_norm(module)
+    return model
+
+
+def load(path: Path, sample_rate: int) -> torch.Tensor:
+    waveform, rate = soundfile.read(path, dtype="float32")
+    return torch.from_numpy(soxr.resample(waveform, rate, sample_rate))
+
+
 def tutorial(model: torch.nn.Module, path: Path) -> np.ndarray:
     """The tutorial's `encode_audio`: (frame * codebook,)."""
-    waveform, rate = soundfile.read(path, dtype="float32")
-    waveform = torch.from_numpy(soxr.resample(waveform, rate, model.sample_rate))[None, None]
     with torch.no_grad():
-        encoded_frames = model.encode(waveform)
+        encoded_frames = model.encode(load(path, model.sample_rate)[None, None])
     return encoded_frames[0][0].contiguous().permute(0, 2, 1).reshape(-1).numpy()
 
 
@@ -63,13 +95,11 @@ def main() -> None:
 
 
 def compare(home: Path) -> None:
-    torch.manual_seed(0)
-    model = untrained_24khz().eval()
-    model.set_target_bandwidth(BANDWIDTH)
-    weights = home / "random.safetensors"
-    save_file(model.state_dict(), weights)
     (home / "notes").mkdir()
     write_notes(home / "notes", ROUNDS * NOTES_A_ROUND)
+    weights = home / "fitted.safetensors"
+    model = fitted_24khz(sorted((home / "notes").iterdir()))
+    save_file(model.state_dict(), weights)
 
     options = EncodingOptions(
         codec="encodec_24khz", bandwidth=BANDWIDTH, duration=str(SECONDS), weights=weights, device="cpu",
@@ -86,6 +116,7 @@ def compare(home: Path) -> None:
     elapsed = dict.fromkeys([TUTORIAL, OURS], 0.0)  # seconds
     peak = 0  # MB
     equal: list[np.ndarray] = []  # (token,) of each note
+    tokens: list[np.ndarray] = []
     for start in range(0, len(task.notes), NOTES_A_ROUND):
         part = replace(task, notes=task.notes[start : start + NOTES_A_ROUND])
         started = time.perf_counter()
@@ -94,16 +125,22 @@ def compare(home: Path) -> None:
         encoded, seconds, memory = encode(encoder, part, settings.batch, workers)
         elapsed[OURS] += seconds
         peak = max(peak, memory)
-        equal += [encoded[key] == tokens for key, tokens in expected.items()]
+        equal += [encoded[key] == codes for key, codes in expected.items()]
+        tokens += expected.values()
 
     audio = len(task.notes) * SECONDS
     shares = np.concatenate(equal).reshape(-1, settings.codec.codebooks).mean(axis=0)  # (codebook,)
+    codes = np.concatenate(tokens).reshape(-1, settings.codec.codebooks)  # (frame, codebook), of the tutorial's loop
+    used = [len(np.unique(column)) for column in codes.T]
+    assert min(used) >= LEAST_USED, f"codes used of each codebook: {used}"
     click.echo(f"encoding {len(task.notes)} notes of {SECONDS:g} s with full-size EnCodec at {BANDWIDTH:g} kbps")
     click.echo(f"  {TUTORIAL:<16}{audio / elapsed[TUTORIAL]:6.1f} x real time")
     click.echo(
-        f"  {OURS:<16}{audio / elapsed[OURS]:6.1f} x real time, ratio {elapsed[TUTORIAL] / elapsed[OURS]:.2f}, equal "
-        f"codes {', '.join(f'{share:.3%}' for share in shares)}, {workers} workers of {peak} MB"
+        f"  {OURS:<16}{audio / elapsed[OURS]:6.1f} x real time, ratio {elapsed[TUTORIAL] / elapsed[OURS]:.2f}, "
+        f"{workers} workers of {peak} MB"
     )
+    for codebook, (share, count) in enumerate(zip(shares, used, strict=True)):
+        click.echo(f"  codebook {codebook}: {share:.3%} of the codes are equal, {count} different ones are used")
 
 
 def encode(
