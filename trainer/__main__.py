@@ -16,6 +16,7 @@ from shards.storage import parse_path
 LARGEST_SEED = 2**64 - 1  # that a token file holds
 MOST_SAMPLES = 1_000_000
 MOST_CANDIDATES = 10_000
+GUIDANCE, CANDIDATE_GUIDANCE = 3.5, 3.0  # more: more samples have their pitch, fewer are within 10 cents of it
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="NAME", help=DEVICE_HELP)
 RUN = click.option(
     "--run", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="The run's folder."
@@ -120,9 +121,9 @@ def train(
 @click.option("--min-p", default=0.0, show_default=True, help="Leave out codes below this share of the likeliest.")
 @click.option(
     "--guidance",
-    default=3.0,
-    show_default=True,
-    help="Classifier-free guidance by the labels; 1: none; more: stronger.",
+    type=float,
+    help="Classifier-free guidance by the labels; 1: none; more: stronger.  "
+    f"[default: {GUIDANCE:g}; of candidates, whose best are chosen: {CANDIDATE_GUIDANCE:g}]",
 )
 @click.option(
     "--candidates",
@@ -210,6 +211,8 @@ def sample(
     from trainer.sample import sample as run_sampling
 
     request = CandidateRequest(candidates, wanted) if candidates or wanted else None
+    if settings["guidance"] is None:
+        settings["guidance"] = CANDIDATE_GUIDANCE if request else GUIDANCE
     sampling = Sampling(**{field.name: settings.pop(field.name) for field in fields(Sampling)})
     length = LengthRequest(seconds, longest)
     settings |= {"sampling": sampling, "candidates": request, "length": length}

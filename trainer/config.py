@@ -53,6 +53,8 @@ class ModelConfig:
     dropout: Share = 0.0  # of embeddings and feed-forward, and of attention if `attention_dropout`
     attention_dropout: Switch = True  # false: attention has no dropout, with which a CPU has no flash attention
     code_dropout: Share = 0.0  # probability that the codes of a position are hidden from those behind it in training
+    dropout_epochs: NaturalNumber = 0.0  # of a training from which on these three are full; a shorter one, which sees
+    # each note less often and learns less by heart, has a share of them; 0: always full
     flash: Switch = True  # scaled_dot_product_attention instead of attention written out
     shared_vocabulary: Switch = False  # all codebooks use the ids 0..codebook_size - 1, and code 0 is the start token
     position: Position = "frame"  # token: a position of the decoder for each code; frame: for all codes of a frame

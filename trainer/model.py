@@ -61,6 +61,12 @@ class NoteModel(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(config.width, size, bias=False) for size in sizes)
         self.within = DepthHead(config.width, vocabulary) if self.group > 1 else None
         offsets = [vocabulary.offset(codebook) for codebook in range(vocabulary.codebooks)]
+        self._dropouts = [
+            (module, name, share)
+            for module in self.modules()
+            for name in ("p", "dropout", "code_dropout")
+            if isinstance(share := getattr(module, name, None), float)
+        ]
         self._mixtures: dict[tuple[tuple[int, float], ...], int] = {}  # (id, weight) of the parts -> id
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
@@ -88,6 +94,11 @@ class NoteModel(nn.Module):
             table.weight = nn.Parameter(torch.cat([table.weight.data, row[None]]))
             self._mixtures[key] = len(table.weight) - 1
         return self._mixtures[key]
+
+    def scale_dropout(self, share: float) -> None:
+        """Train from here on with a share, from 0 to 1, of all dropout in the settings."""
+        for module, name, full in self._dropouts:
+            setattr(module, name, share * full)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The weights between embeddings and heads that map one hidden state to another."""

@@ -17,7 +17,7 @@ from trainer.model import NoteModel
 from trainer.run import RunInfo
 from trainer.sample import draw_notes, sample_origin
 
-SAMPLING = Sampling(temperature=0.9, guidance=3.0)  # as `sample` does by default
+SAMPLING = Sampling(temperature=0.9, guidance=3.5)  # as `sample` does by default
 
 
 def write_previews(run: Path, info: RunInfo, model: NoteModel, step: int, dtype: torch.dtype) -> Path:

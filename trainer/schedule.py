@@ -1,4 +1,4 @@
-"""Schedule of a run: its number of steps, and the learning rate of each.
+"""Schedule of a run: its number of steps, and for each the learning rate and the share of dropout.
 
 A run is a number of steps long, or as many as fit in some minutes. The speed of this machine is unknown before a run
 begins and changes when others use it, so the number of steps is estimated again at each tenth of the time. Each
@@ -36,6 +36,16 @@ def learning_rate(config: TrainConfig, step: int, steps: int | None) -> float:
         return config.lr
     done = (step - config.warmup) / max(1, steps - config.warmup)
     return config.lr * (config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+def dropout_share(dropout_epochs: float, steps_per_epoch: int, steps: int | None) -> float:
+    """Share of the model's dropout that a training of `steps` updates has, from 0 to 1.
+
+    While the number of steps is unknown, it has none.
+    """
+    if not dropout_epochs:
+        return 1.0
+    return min(1.0, (steps or 0) / steps_per_epoch / dropout_epochs)
 
 
 class StepEstimator:

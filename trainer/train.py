@@ -43,7 +43,7 @@ from trainer.optim import expected_state, make_optimizers, restore_state, state_
 from trainer.order import Order, split_range
 from trainer.run import RUN_FILE, RunInfo, fit_config, lock_run, open_run
 from trainer.runtime import Ranks, join_ranks, name_lack_of_memory, peak_memory, resolve_device, resolve_dtype
-from trainer.schedule import StepEstimator, learning_rate, planned_steps
+from trainer.schedule import StepEstimator, dropout_share, learning_rate, planned_steps
 from trainer.start import check_same_start, describe_start, load_start, read_start
 from trainer.vocabulary import Vocabulary
 
@@ -134,6 +134,7 @@ class Training:
         self.info, self.run, self.device, self.ranks = info, run, device, ranks
         self.config = info.config
         self.train_notes, self.valid_notes = train_notes, valid_notes
+        self.order = Order(train_notes.counts, self.config.train.seed, self.config.data.batch)
         self.dtype = resolve_dtype(self.config.train.dtype, device)
         self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         torch.manual_seed(self.config.train.seed)
@@ -227,6 +228,8 @@ class Training:
     def _update(self, batch: Batch, tokens: int) -> dict[str, float]:
         """Make one step on this rank's part of a batch of `tokens` over all ranks."""
         config = self.config.train
+        share = dropout_share(self.config.model.dropout_epochs, self.order.steps_per_epoch, self._steps)
+        self.model.scale_dropout(share)
         nll = self._backward(batch, tokens)
         loss = float(nll.sum()) / tokens
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
@@ -329,7 +332,7 @@ class Training:
         data = self.config.data
         return TrainStream(
             reader=self.train_notes,
-            order=Order(self.train_notes.counts, self.config.train.seed, data.batch),
+            order=self.order,
             vocabulary=self.info.vocabulary,
             window=self.info.window,
             label_dropout=data.label_dropout,

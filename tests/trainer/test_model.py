@@ -60,6 +60,28 @@ def test_the_tutorial_preset_drops_out_where_the_recipe_does() -> None:
     assert rates(NoteModel(load_config("tutorial").model, Vocabulary(2, 1024, shared=True), 250)) == rates(theirs)
 
 
+def test_a_share_of_dropout_is_that_of_all_its_kinds() -> None:
+    vocabulary = Vocabulary(2, 32, labels=(("pitch", (60,)),))
+    model = NoteModel(
+        ModelConfig(width=16, depth=2, heads=2, head_width=8, dropout=0.2, code_dropout=0.4), vocabulary, 12
+    )
+    labels, codes, lengths = torch.tensor([[65]]), torch.randint(32, (1, 12)), torch.tensor([12])
+
+    def rates() -> set[float]:
+        dropouts = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+        attention = {layer[1].attend.dropout for layer in model.net.attn_layers.layers if hasattr(layer[1], "attend")}
+        return dropouts | attention | {model.net.token_emb.code_dropout}
+
+    model.scale_dropout(0.5)
+    assert rates() == {0.1, 0.2}
+    model.scale_dropout(0.0)
+    without, _ = model.train()(labels, codes, lengths)
+    assert torch.equal(without, model.eval()(labels, codes, lengths)[0])
+    model.scale_dropout(1.0)
+    assert rates() == {0.2, 0.4}
+    assert not torch.equal(without, model.train()(labels, codes, lengths)[0])
+
+
 @pytest.mark.parametrize("position", ["token", "frame"])
 def test_a_code_is_predicted_from_those_before_it_and_from_no_other(position: str) -> None:
     model = tiny(position)
