@@ -42,7 +42,7 @@ class Draw:
 class LengthRequest:
     """The length of all samples of a call. Without one, each ends by itself, or at the end of the window."""
 
-    seconds: float | None = None  # no sample ends before or behind
+    seconds: float | None = None  # no sample ends before or after
     longest: float | None = None  # samples that do not end by themselves end here
 
     def add_label(self, options: Sequence[str], vocabulary: Vocabulary) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ def _parse_values(name: str, text: str, vocabulary: Vocabulary) -> list[Any]:
                 raise ConfigError(
                     f"--label {name}={value}: must be from {1 / vocabulary.frame_rate:.3g}, a frame, to "
                     f"{vocabulary.window_frames / vocabulary.frame_rate:g}, all that the model sees; --seconds goes on "
-                    "behind that"
+                    "from there"
                 )
             continue
         if value not in by_text:

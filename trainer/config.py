@@ -52,7 +52,7 @@ class ModelConfig:
     head_width: HeadWidth = 64
     dropout: Share = 0.0  # of embeddings and feed-forward, and of attention if `attention_dropout`
     attention_dropout: Switch = True  # false: attention has no dropout, with which a CPU has no flash attention
-    code_dropout: Share = 0.0  # probability that the codes of a position are hidden from those behind it in training
+    code_dropout: Share = 0.0  # probability that the codes of a position are hidden from those after it in training
     dropout_epochs: NaturalNumber = 0.0  # of a training from which on these three are full; a shorter one, which sees
     # each note less often and learns less by heart, has a share of them; 0: always full
     flash: Switch = True  # scaled_dot_product_attention instead of attention written out

@@ -15,7 +15,7 @@ def choose_crops(kind: str, window: int, codebooks: int, lanes: list[int], key: 
     """The crop of the note in each lane at a step. kind: start or random; window: tokens, whole frames.
 
     A note of up to `window` tokens is read whole. A random crop of a longer one begins at any frame from its first to
-    the last that has a whole window behind it, each as likely. key: (seed, step).
+    the last that has a whole window after it, each as likely. key: (seed, step).
     """
     if kind == "start" or not lanes:
         return [start_crop(window, codebooks)] * len(lanes)
@@ -33,7 +33,7 @@ def _crop(window: int, codebooks: int, uniform: float, length: int) -> slice:
     """The tokens of a window in a note of `length` tokens; `uniform` from [0, 1) chooses its first frame.
 
     A frame more is read than the window has, if there is one: `collate` cuts it off, and can tell by it whether the
-    note goes on behind the window.
+    note goes on beyond the window.
     """
     starts = max(0, length - window) // codebooks + 1
     start = int(uniform * starts) * codebooks

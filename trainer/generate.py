@@ -2,7 +2,7 @@
 
 x-transformers' own cache grows by concatenation and rotates all keys again at each step; here each step writes one
 row of a buffer and reads the rest. Every token comes from the head of its own codebook, so what is sampled can always
-be decoded. Behind the window sampling goes on by sliding it. Knows no files.
+be decoded. Beyond the window sampling goes on by sliding it. Knows no files.
 """
 
 import math
@@ -134,7 +134,7 @@ class CachedDecoder:
         """Go on with some of the notes alone: (note,) rows in ascending order."""
         used = slice(0, self.position)
         shape = (*self.cache.shape[:2], len(rows), *self.cache.shape[3:])
-        smaller = self.cache.flatten()[: math.prod(shape)].view(shape)  # the same memory; no layer moves behind itself
+        smaller = self.cache.flatten()[: math.prod(shape)].view(shape)  # the same memory; no layer moves up
         for new, old in zip(smaller, self.cache, strict=True):
             new[:, :, :, used] = old[:, :, :, used][:, rows]
         self.cache = smaller
@@ -211,7 +211,7 @@ def generate(
     notes begin with. Returns raw codes with the prompts, (note, token), and each one's log-likelihood, (note, token).
 
     A model with an end in its vocabulary ends notes by itself, none before a sampled frame, unless `can_end` is False.
-    Codes behind the end are -1; the end's log-likelihood is that of the first of them.
+    Codes after the end are -1; the end's log-likelihood is that of the first of them.
 
     On a CPU the notes are divided among torch's threads. A step's products are too small to gain from several.
     """
@@ -311,8 +311,8 @@ def _generate(
                 labels = labels[part]
                 decoder.keep(part)
         ids = model.ids(labels, twice(codes[rows, first : first + model.group]), first)
-    behind = torch.arange(length, device=labels.device) - lengths[:, None]  # (note, token): 0 is the end's
-    return codes.masked_fill(behind >= 0, -1), likelihoods.masked_fill(behind > 0, 0)
+    after = torch.arange(length, device=labels.device) - lengths[:, None]  # (note, token): 0 is the end's
+    return codes.masked_fill(after >= 0, -1), likelihoods.masked_fill(after > 0, 0)
 
 
 def overlap(model: NoteModel) -> int:

@@ -25,9 +25,8 @@ class NoteModel(nn.Module):
 
     The decoder has a position for each token, or one for each frame. With a position a frame it is as many times
     shorter as there are codebooks; a small net behind it, the depth head, predicts the codes of a frame one by one.
-    A label is an id like a code is, and is added to the embedding of every position. The label
-    SECONDS of notes that end is another one at each position, of the frames that are left: a count that is hard to
-    learn, and makes asked lengths exact.
+    A label is an id like a code is, and is added to the embedding of every position. The label SECONDS of notes that
+    end has another id at each position, that of the frames that are left: counting them would be hard to learn.
     """
 
     offsets: Tensor  # (codebook,) id of each codebook's code 0
@@ -111,7 +110,7 @@ class NoteModel(nn.Module):
         labels (note, label) ids, codes (note, token) raw and of whole frames, lengths (note,) tokens. Padding counts 0.
 
         With an end in the vocabulary, a note that is shorter than the window has its end's negative log-likelihood in
-        the first codebook of the frame behind it, and there may be a frame more than in `codes`. So the sum over a note
+        the first codebook of the frame after it, and there may be a frame more than in `codes`. So the sum over a note
         is the likelihood of its codes and of its length; the end counts as none of its tokens.
         """
         has_end = self.vocabulary.has_end
@@ -133,7 +132,7 @@ class NoteModel(nn.Module):
         """Logits of each code from all before it: (note, label), (note, token) -> (note, frame, codebook, code).
 
         With an end in the vocabulary it is the last class; minus infinity in the first frame, since no note is empty,
-        and in the codebooks behind the first.
+        and in the codebooks after the first.
         """
         before = codes[:, : codes.shape[1] - self.group]
         hidden = self.net(self.inputs(labels, before))  # (note, position, width)

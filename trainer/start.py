@@ -20,7 +20,7 @@ from trainer.vocabulary import NONE, Vocabulary
 from trainer.weights import load_model
 
 EMBEDDINGS = "net.token_emb.emb.weight"  # (id, width), which labels change
-FIRST_HEAD = "heads.0.weight"  # (code, width), and the end behind the codes, which lengths of notes change
+FIRST_HEAD = "heads.0.weight"  # (code, width), and after the codes the end, which lengths of notes change
 SHAPE = ("width", "depth", "heads", "head_width", "position", "shared_vocabulary")  # settings that weights depend on
 
 

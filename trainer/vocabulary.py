@@ -1,6 +1,6 @@
 """Vocabulary: the token ids of a model. A range of ids for each codebook, a start token, and a range for each label.
 
-Where the notes have several lengths, the head of the first codebook has a class more, the end: the frame behind a note.
+Where the notes have several lengths, the head of the first codebook has a class more, the end: the frame after a note.
 
 A shard set holds raw codes; ids belong to a model. Knows nothing of tensors.
 """
@@ -87,7 +87,7 @@ class Vocabulary:
     @cached_property
     def length_ids(self) -> range:
         """The ids of the label SECONDS but "none": of the frames that are left until a note's length, from
-        -window_frames, behind it, to window_frames; empty without the label."""
+        -window_frames, after it, to window_frames; empty without the label."""
         for name, none, ids in self._label_ids:
             if self.is_length(name):
                 return range(none + 1, none + 1 + len(ids))
@@ -114,7 +114,7 @@ class Vocabulary:
     @cached_property
     def _label_ids(self) -> list[tuple[str, int, dict[Any, int]]]:
         """(name, the id of "none", the ids of the values) of each label; the values of a length are frames that are
-        left until there, negative behind it."""
+        left until there, negative after it."""
         ids = []
         none = self.first_label
         for name, values in self.labels:

@@ -1,4 +1,4 @@
-"""Sampling behind the window: log-likelihood a token of the frames before and after the window slides.
+"""Sampling beyond the window: log-likelihood a token of the frames before and after the window slides.
 
 The model is trained on random windows of long recordings, plucked notes one after the other, as codes of the small
 codec: a window that has slid begins in the middle of a note too.

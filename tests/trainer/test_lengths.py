@@ -1,4 +1,4 @@
-"""Notes of several lengths: the model learns where a note ends, sampling stops there, and goes on behind the window."""
+"""Notes of several lengths: the model learns where a note ends, sampling stops there, and goes on beyond the window."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def random_uniforms(notes: int, length: int = WINDOW) -> torch.Tensor:
 
 
 def lengths_of(codes: torch.Tensor) -> list[int]:
-    """Tokens of each note; all behind them is -1."""
+    """Tokens of each note; all after them is -1."""
     lengths = (codes >= 0).sum(1)
     assert all((row[length:] == -1).all() for row, length in zip(codes, lengths, strict=True))
     return lengths.tolist()
@@ -214,7 +214,7 @@ def test_a_forced_length_has_no_end_before_it_and_begins_as_a_longer_one(positio
 
 
 @pytest.mark.parametrize("position", ["token", "frame"])
-def test_behind_the_window_the_last_part_of_it_is_the_prompt(position: str) -> None:
+def test_beyond_the_window_the_last_part_of_it_is_the_prompt(position: str) -> None:
     model = model_with_end(position, has_end=False)
     labels, uniforms = label_ids(model, 3), random_uniforms(3, 2 * WINDOW)
     codes, _ = generate(model, labels, uniforms, Sampling())
