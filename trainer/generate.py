@@ -208,8 +208,8 @@ def generate(
 
     labels: (note, label) ids. uniforms: (note, token) numbers in [0, 1), one for each token of the result: each note
     has its own random stream, so in float32 batching changes nothing (in bfloat16 a kernel may sum in another order and
-    so, rarely, sample another code). prompts: (note, token) raw codes, whole frames that the
-    notes begin with. Returns raw codes with the prompts, (note, token), and each one's log-likelihood, (note, token).
+    so, rarely, sample another code). prompts: (note, token) raw codes, whole frames that the notes begin with. Returns
+    raw codes with the prompts, (note, token), and each one's log-likelihood, (note, token).
 
     A model with an end in its vocabulary ends notes by itself, none before a sampled frame, unless `can_end` is False.
     Codes after the end are -1; the end's log-likelihood is that of the first of them.
