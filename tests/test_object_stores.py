@@ -202,7 +202,7 @@ def test_a_set_is_verified_and_trained_on_where_a_web_server_lists_nothing(token
 
 
 def test_a_web_server_is_not_written_to(audio: Path) -> None:
-    with pytest.raises(UserError, match="a web server is only read from"):
+    with pytest.raises(UserError, match="is only read from; give a folder"):
         encode(audio, parse_path("http://127.0.0.1:9/set"))
 
 
