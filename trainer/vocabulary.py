@@ -59,7 +59,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        return self.first_label + sum(1 + len(ids) for _, _, ids in self._label_ids)
+        return self.first_label + sum(1 + len(self._values(name)) for name, _ in self.labels)
 
     def offset(self, codebook: int) -> int:
         """The id of this codebook's code 0."""
@@ -117,11 +117,17 @@ class Vocabulary:
         left until there, negative after it."""
         ids = []
         none = self.first_label
-        for name, values in self.labels:
-            keys = range(-self.window_frames, self.window_frames + 1) if self.is_length(name) else values
-            ids.append((name, none, {key: none + 1 + index for index, key in enumerate(keys)}))
-            none += 1 + len(keys)
+        for name, _ in self.labels:
+            values = self._values(name)
+            ids.append((name, none, {value: none + 1 + index for index, value in enumerate(values)}))
+            none += 1 + len(values)
         return ids
+
+    def _values(self, name: str) -> Sequence[Any]:
+        """The values of a label that have an id, in the order of the ids."""
+        if self.is_length(name):
+            return range(-self.window_frames, self.window_frames + 1)
+        return dict(self.labels)[name]
 
     def to_json(self) -> dict[str, Any]:
         """Fields of what a run does not have are left out."""

@@ -48,3 +48,8 @@ def test_labels_without_decimals_are_as_before() -> None:
     values, borders, combinations = train_values(["pitch", "mood"], rows)
     assert (values, borders, combinations) == ((("pitch", (60, 62)), ("mood", ("a",))), (), rows)
     assert "borders" not in Vocabulary(1, 8, False, values).to_json()
+
+
+def test_a_value_that_a_run_file_has_twice_stays_within_the_ids() -> None:
+    vocabulary = Vocabulary(2, 32, labels=(("a", (1, 1)), ("b", (2,))))
+    assert max(vocabulary.label_ids({"a": 1, "b": 2})) == vocabulary.size - 1
