@@ -73,3 +73,11 @@ def read_metrics(run: Path) -> RunMetrics:
             if len(line) == LONGEST_LINE:  # no line of ours, and nothing behind it
                 break
     return RunMetrics(tuple(lines), damaged)
+
+
+def read_valid_losses(run: Path) -> dict[int, float]:
+    """The valid loss of each step of a run that was evaluated; empty without its metrics."""
+    try:
+        return {line.step: line.values["loss"] for line in read_metrics(run).of("valid") if "loss" in line.values}
+    except OSError:
+        return {}

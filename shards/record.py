@@ -119,12 +119,18 @@ class ShardRecord:
 
 
 def count_notes(notes: Sequence[Note], codec: Codec) -> dict[str, Any]:
-    """The fields of a record that are statistics of its notes. Where their lengths differ, `shortest` has a value, and
-    the labels are counted with the length, as the label SECONDS."""
-    lengths = {len(note.tokens) for note in notes} or {0}
-    differ = len(lengths) > 1
+    """The fields of a record that are statistics of its notes. Where their lengths differ, the labels are counted with
+    the length, as the label SECONDS."""
+    lengths = count_lengths(notes)
+    differ = lengths["shortest"] is not None
     counts = count_labels(with_length(note, codec) for note in notes) if differ else count_labels(notes)
-    return {"longest": max(lengths), "label_counts": counts, "shortest": min(lengths) if differ else None}
+    return {**lengths, "label_counts": counts}
+
+
+def count_lengths(notes: Iterable[Note]) -> dict[str, int | None]:
+    """The fields `longest` and, where lengths differ, `shortest` of a record."""
+    lengths = {len(note.tokens) for note in notes} or {0}
+    return {"longest": max(lengths), "shortest": min(lengths) if len(lengths) > 1 else None}
 
 
 def with_length(note: Note, codec: Codec) -> Note:

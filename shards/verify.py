@@ -12,7 +12,7 @@ from shards.files import PART, sha256_of
 from shards.manifest import Manifest, Shard, read_manifest
 from shards.note import Codec, Note, check_tokens
 from shards.reader import NoteFile
-from shards.record import count_labels, count_notes, read_shard_record, shard_of_record, with_length
+from shards.record import count_labels, count_lengths, read_shard_record, shard_of_record, with_length
 from shards.storage import is_http, list_files, local_copy
 
 CURE = "delete it and encode this set again"
@@ -103,8 +103,7 @@ def _record_faults(folder: Path, shard: Shard, codec: Codec, notes: list[Note]) 
     if len(notes) != shard.notes:
         return
     faults = []  # of statistics, which records of earlier versions lack
-    expected = count_notes(notes, codec)
-    faults += [name for name in ("longest", "shortest") if getattr(record, name) not in (None, expected[name])]
+    faults += [name for name, value in count_lengths(notes).items() if getattr(record, name) not in (None, value)]
     counts = record.label_counts
     counted = (with_length(note, codec) for note in notes) if record.shortest is not None else notes
     if counts and json.dumps(counts.to_json()) != json.dumps(count_labels(counted, counts.names).to_json()):

@@ -1,7 +1,7 @@
 """Fixtures and settings that all tests share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,17 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch.set_num_threads(1)
     monkeypatch.setattr("pipeline.encode.run.encode_batches", encode_in_this_process)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let torch compute with two threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

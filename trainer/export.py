@@ -14,7 +14,7 @@ import torch
 from shards.console import quote
 from shards.errors import UserError, first_line, writing
 from shards.files import atomic_write
-from shards.metrics import read_metrics
+from shards.metrics import read_valid_losses
 from shards.sample_info import set_name
 from shards.scores import Scores, format_value, read_scores
 from trainer.checkpoint import EXPORTED, LAST, Checkpoint, write_weights
@@ -66,7 +66,7 @@ def export(
         model, step = load_model(run, info, checkpoint, torch.device("cpu"))
         out.mkdir(parents=True, exist_ok=True)
         (out / EXPORTED_RUN).unlink(missing_ok=True)  # until all is there, it is no run
-    card = _card(out.absolute().name, info, model, step, _valid_loss(run, step), scores, license_id)
+    card = _card(out.absolute().name, info, model, step, read_valid_losses(run).get(step), scores, license_id)
     with atomic_write(out / CARD) as file:
         file.write(("\n".join(card) + "\n").encode())
     write_weights(out, Checkpoint(step, model.state_dict(), {}))
@@ -101,14 +101,6 @@ def from_pretrained(name: str, device: str = "cpu") -> tuple[NoteModel, RunInfo]
 def _hide_folder(shards: str) -> str:
     """The path of a set as strangers may see it; relative, or a URL, it is as useful to them."""
     return set_name(shards) if Path(shards).is_absolute() else shards
-
-
-def _valid_loss(run: Path, step: int) -> float | None:
-    try:
-        losses = {line.step: line.values.get("loss") for line in read_metrics(run).of("valid")}
-    except OSError:
-        return None
-    return losses.get(step)
 
 
 def _card(

@@ -10,7 +10,7 @@ from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_notes
 from pipeline.page.players import MEDIA, Player, add_media, plain, title_and_subtitle
 from shards.errors import UserError
-from shards.metrics import read_metrics
+from shards.metrics import read_valid_losses
 from shards.note import TokenFile, read_token_file
 from shards.sample_info import PREVIEWS
 
@@ -41,7 +41,7 @@ class Learning:
 def decode_evaluations(folder: Path, run: Path, codec: EnCodec) -> Learning:
     """Decode the notes of a run's evaluations into `folder`: all, or `MOST_ROWS` from the first to the last."""
     steps = {path: int(match[1]) for path in (run / PREVIEWS).glob("step-*") if (match := STEP.fullmatch(path.name))}
-    losses = _losses(run)
+    losses = read_valid_losses(run)
     rows, faults = [], []
     for path in _spread(sorted(steps, key=lambda path: steps[path])):
         files = []
@@ -80,13 +80,6 @@ def _read(npy: Path, codec: EnCodec) -> TokenFile:
     if file.codec != codec.spec:
         raise UserError(f"{npy}: is of another codec than the samples; it is left out")
     return file
-
-
-def _losses(run: Path) -> dict[int, float]:
-    try:
-        return {line.step: line.values["loss"] for line in read_metrics(run).of("valid") if "loss" in line.values}
-    except OSError:
-        return {}
 
 
 def _spread(steps: Sequence[Path]) -> list[Path]:

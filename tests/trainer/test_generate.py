@@ -1,7 +1,6 @@
 """Sampling: the cached decoder against the whole model, filters, and codes that can never be sampled."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -159,14 +158,6 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
             model, label_ids(model, 7)[note : note + 1], random_uniforms(7, 12)[note : note + 1], Sampling()
         )
         assert torch.equal(alone[0], together[note])
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -3,7 +3,6 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,14 +135,6 @@ def test_ended_notes_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, _ = generate(model, label_ids(model, 24), random_uniforms(24), Sampling())
     assert sizes[0] == 24
     assert sum(sizes) < 1.4 * sum(lengths_of(codes)) + 24 < 24 * WINDOW
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("two_threads")
