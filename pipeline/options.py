@@ -10,6 +10,7 @@ WEIGHTS = click.option(
     "--weights",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Weights of the codec, .th or .safetensors.  [default: those in the package, or EnCodec's, downloaded]",
+    help="Weights of the codec, .th or .safetensors, or the folder of an hf: codec.  [default: the package's own, or "
+    "downloaded]",
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help=DEVICE_HELP)

@@ -69,7 +69,7 @@ def _lines(name: str, manifest: Manifest, license_id: str | None) -> Iterator[st
     yield ""
     yield (
         f"{ledger.notes} notes, {tokens / codec.tokens_per_second / SECONDS_AN_HOUR:.2f} hours, as {tokens:,} codes of "
-        f"{codec.name}: {codec.sample_rate} Hz, {codec.frame_rate} frames/s, {codec.codebooks} codebooks of "
+        f"{codec.name}: {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.codebooks} codebooks of "
         f"{codec.codebook_size} codes; sha256 of its weights {codec.weights_sha256}."
     )
     if not license_id:

@@ -11,12 +11,13 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.files import write_json
-from shards.note import Codec, Count
+from shards.note import Codec, Count, upgrade_codec
 from shards.parse import read_object, to_dataclass
 from shards.storage import is_remote
 
 FORMAT = "codec-token-shards"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)  # versions; in the first, codec blocks have a frame rate in place of the hop
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"  # one JSON object a line for each input without codes: file, reason, detail
 SHARD_NAME = re.compile(r"(?P<split>[a-z][a-z0-9]*)-(?P<index>[0-9]{5,})\.tar")
@@ -92,7 +93,8 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest, writer: str = "") -> None:
     """Finish the set in `folder`. `writer`: as in `atomic_write`."""
     assert manifest.ledger.inputs == manifest.ledger.encoded + manifest.ledger.rejected
-    value = {"format": FORMAT, "version": VERSION, **asdict(manifest), "ledger": manifest.ledger.to_json()}
+    blocks = {"codec": manifest.codec.to_json(), "ledger": manifest.ledger.to_json()}
+    value = {"format": FORMAT, "version": VERSION, **asdict(manifest), **blocks}
     if manifest.labels_sha256 is None:
         del value["labels_sha256"]
     write_json(folder / MANIFEST, value, writer)
@@ -113,11 +115,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(
             f"{path}: missing, so this set is unfinished; run the same `make shards` or encode command again"
         ) from error
-    if (value.get("format"), value.get("version")) != (FORMAT, VERSION):
+    if value.get("format") != FORMAT or value.get("version") not in READABLE:
         raise ShardError(
             f"{path}: format {value.get('format')!r} version {value.get('version')!r}, but this program reads "
-            f"{FORMAT!r} version {VERSION}; encode again"
+            f"{FORMAT!r} versions 1 to {VERSION}; encode again"
         )
+    value["codec"] = upgrade_codec(value.get("codec"))
     manifest = to_dataclass(Manifest, value, f"{path}:", "encode again")
     for split, shards in manifest.splits.items():
         for shard in shards:  # a plain file name of its split is never a path, a URL or a command

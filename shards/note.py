@@ -5,6 +5,7 @@ Knows no audio, no model and no tar.
 """
 
 import io
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -30,6 +31,7 @@ LARGEST_NPY = 2 * MOST_TOKENS + (1 << 16)  # bytes
 LONGEST = 150.0  # seconds of a note; encoding ends at 120, because a codec's memory grows with the length
 LONGEST_VALUE = 12  # characters of a codec's field, as its sha256, that an error shows
 LARGEST = (1 << 53) - 1  # of numbers that count something; each is a float too
+LARGEST_CODEBOOK = 1 << 15  # values that a code can have: codes are int16
 SECONDS = "seconds"  # label that each note has without being given it: its length
 
 Hertz = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -40,26 +42,31 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 class Codec:
     """The codec that made the codes and that decodes them."""
 
-    name: str  # encodec_24khz, encodec_mini
+    name: str  # encodec_24khz, encodec_mini, hf:kyutai/mimi
     weights_sha256: str
     sample_rate: Hertz
-    bandwidth: Annotated[float, msgspec.Meta(gt=0, le=100_000)]  # kbps
+    hop: Hertz  # samples a frame, at most the sample rate
     codebooks: Annotated[int, msgspec.Meta(ge=1, le=128)]  # codes a frame
-    codebook_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 15)]  # values a code can have; codes are int16
-    frame_rate: Hertz  # frames a second, at most the sample rate
+    codebook_size: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_CODEBOOK)]  # values a code can have
+    bandwidth: Annotated[float, msgspec.Meta(gt=0, le=100_000)] | None = None  # kbps, of a codec that has several
 
     def __post_init__(self) -> None:
-        if self.frame_rate > self.sample_rate:
-            raise ValueError(f"{self.frame_rate} frames/s of {self.sample_rate} samples/s")
+        if self.hop > self.sample_rate:
+            raise ValueError(f"frames of {self.hop} samples at {self.sample_rate} samples/s")
 
     @property
-    def hop(self) -> int:
-        """Samples a frame."""
-        return self.sample_rate // self.frame_rate
+    def frame_rate(self) -> float:
+        """Frames a second: need not be whole."""
+        return self.sample_rate / self.hop
 
     @property
-    def tokens_per_second(self) -> int:
+    def tokens_per_second(self) -> float:
         return self.frame_rate * self.codebooks
+
+    @property
+    def kbps(self) -> float:
+        """Thousands of bits a second that the codes take; of EnCodec, its bandwidth."""
+        return self.tokens_per_second * math.log2(self.codebook_size) / 1000
 
     @property
     def most_tokens(self) -> int:
@@ -80,7 +87,30 @@ class Codec:
         return round(tokens / self.tokens_per_second, 3)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The codec block of version 2 of the format."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def identity(self) -> dict[str, Any]:
+        """The block that digests are made of: that of version 1 where it can describe the codec, so that the digests of
+        older sets hold."""
+        if self.bandwidth is None or self.sample_rate % self.hop:
+            return self.to_json()
+        block = {**self.to_json(), "frame_rate": self.sample_rate // self.hop}
+        del block["hop"]
+        return block
+
+
+def upgrade_codec(block: Any) -> Any:
+    """Turn a codec block of version 1 of the format, which has a whole frame rate and no hop, into one of version 2.
+
+    Returns anything else as it is.
+    """
+    match block:
+        case {"sample_rate": int(samples), "frame_rate": int(frames)} if (
+            "hop" not in block and frames > 0 == samples % frames
+        ):
+            return {**block, "hop": samples // frames}
+    return block
 
 
 @dataclass(frozen=True)
@@ -191,7 +221,7 @@ def read_token_file(path: Path) -> TokenFile:
             raise ShardError(f"{file}: missing; a token file is a pair, {path.name} and {json_path.name}")
     cure = "encode or sample it again"
     labels = read_object(json_path, cure)
-    codec = to_dataclass(Codec, labels.pop("codec", None), f"{json_path}: its codec block", cure)
+    codec = to_dataclass(Codec, upgrade_codec(labels.pop("codec", None)), f"{json_path}: its codec block", cure)
     sampled = labels.pop("sampled", None)
     tokens = npy_tokens(read_bytes(path, LARGEST_NPY), str(path))
     check_tokens(tokens, codec, str(path))

@@ -48,7 +48,7 @@ def summarize(folder: Path) -> dict[str, Any]:
         del labels[SECONDS]
     tokens = sum(shard.tokens for shard in manifest.shards)
     return {
-        "codec": codec.to_json(),
+        "codec": {**codec.to_json(), "frame_rate": codec.frame_rate, "kbps": codec.kbps},
         "splits": {split: _amounts(manifest, split) for split in manifest.splits},
         "hours": tokens / codec.tokens_per_second / SECONDS_AN_HOUR,
         "tokens": tokens,
@@ -93,8 +93,8 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
     lines = [
         f"{folder}: {_count_notes(summary)} notes, {summary['hours']:.2f} hours, {summary['tokens']:,} tokens, "
         f"{summary['bytes'] / MB:.1f} MB",
-        f"  codec     {codec['name']} at {codec['bandwidth']:g} kbps: {codec['codebooks']} codebooks of "
-        f"{codec['codebook_size']} codes, {codec['frame_rate']} frames/s, {codec['sample_rate']} Hz, "
+        f"  codec     {codec['name']} at {codec['kbps']:g} kbps: {codec['codebooks']} codebooks of "
+        f"{codec['codebook_size']} codes, {codec['frame_rate']:g} frames/s, {codec['sample_rate']} Hz, "
         f"weights {codec['weights_sha256'][:12]}",
     ]
     for split, amounts in summary["splits"].items():

@@ -150,7 +150,7 @@ def _card(
     yield "## Codec"
     yield ""
     yield (
-        f"{codec.name}: {codec.sample_rate} Hz, {codec.frame_rate} frames/s, {codec.codebooks} codebooks of "
+        f"{codec.name}: {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.codebooks} codebooks of "
         f"{codec.codebook_size} codes; sha256 of its weights {codec.weights_sha256}"
     )
     if scores is not None:

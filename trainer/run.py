@@ -20,7 +20,7 @@ from shards.console import quote
 from shards.errors import writing
 from shards.files import write_json
 from shards.manifest import Manifest
-from shards.note import SECONDS, Codec
+from shards.note import SECONDS, Codec, upgrade_codec
 from shards.parse import read_object, to_dataclass
 from shards.sample_info import SET_LABEL, set_name
 from shards.storage import path_text
@@ -120,7 +120,8 @@ def read_run(run: Path) -> RunInfo:
         config = Config.from_json(value.get("config"))
     except ConfigError as error:
         raise TrainError(f"{path}: {error.message}; {cure}") from error
-    info = to_dataclass(RunInfo, {**value, "config": config}, f"{path}:", cure, TrainError)
+    value |= {"config": config, "codec": upgrade_codec(value.get("codec"))}
+    info = to_dataclass(RunInfo, value, f"{path}:", cure, TrainError)
     for part, fits in _list_parts(info):
         if not fits:
             raise TrainError(f"{path}: is damaged ({part} do not fit the rest of it); {cure}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.audio import load
 from pipeline.codec.distance import is_sounding, mel_distance
-from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.loaded import LoadedCodec, load_codec
 from pipeline.notes.folder import scan_folder
 from pipeline.notes.nsynth import NSYNTH_SECONDS, parse_name
 from pipeline.progress import Progress
@@ -117,7 +117,7 @@ def score_folder(folder: Path, name: str, weights: Path | None, count: int | Non
     )
 
 
-def _score_batch(codec: EnCodec, paths: list[Path], progress: Progress) -> Iterator[_NoteScore]:
+def _score_batch(codec: LoadedCodec, paths: list[Path], progress: Progress) -> Iterator[_NoteScore]:
     rate = codec.spec.sample_rate
     original = torch.from_numpy(np.stack([load(path, rate, NSYNTH_SECONDS) for path in paths]))  # (note, sample)
     codes = codec.encode(original).cpu()

@@ -7,22 +7,22 @@ EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022, https
 """
 
 import pickle
-import sys
-import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.codec.seanet import encode_in_pieces, pad1d
-from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecError, codec_spec, weights_file
-from shards import device as devices
+from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecError, weights_file
+from pipeline.codec.torchaudio import without_torchaudio
 from shards.errors import first_line
 from shards.files import atomic_write, utf8_path
 from shards.note import Codec
@@ -35,32 +35,24 @@ TRAINING_BUFFERS = ("cluster_size", "embed_avg", "inited")  # of a codebook; enc
 
 
 @dataclass(eq=False)
-class EnCodec:
-    """A loaded codec."""
+class EnCodec(LoadedCodec):
+    """EnCodec of the `encodec` package, or `encodec_mini`."""
 
     model: Any  # an encodec.EncodecModel
-    spec: Codec  # describes it in manifests and token files
-    device: torch.device
 
     @torch.inference_mode()
     def encode(self, samples: Tensor) -> Tensor:
-        """Encode (note, sample) float32 at `spec.sample_rate` -> (note, codebook, frame) int64, samples / hop frames.
-
-        A part of a hop at the end counts as a frame.
-        """
         latents = self.latents(samples.to(self.device))
         codes: Tensor = self.model.quantizer.encode(latents, self.model.frame_rate, self.model.bandwidth)
         return codes.transpose(0, 1)  # the package has codebooks first
 
     def latents(self, samples: Tensor) -> Tensor:
-        """Run the encoder, without quantization: (note, sample) -> (note, channel, frame)."""
         waves = samples[:, None]  # (note, channel, sample)
         encoder = self.model.encoder
         return encode_in_pieces(encoder, waves) if self.device.type == "cpu" else encoder(waves)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """Decode (note, codebook, frame) -> (note, sample) float32, frames * hop samples."""
         return self.model.decode([(codes.to(self.device), None)])[:, 0]
 
     def entries(self) -> Tensor:
@@ -68,31 +60,15 @@ class EnCodec:
         return torch.stack([layer._codebook.embed for layer in self.model.quantizer.vq.layers])
 
 
-def load_codec(
-    name: str, bandwidth: float = 1.5, weights: Path | None = None, device: str = "cpu", spec: Codec | None = None
-) -> EnCodec:
-    """Load a codec on `device`.
-
-    `weights` as in `weights_file`. `spec`: from `codec_spec`, so that the weights are not hashed again.
-
-    Raises:
-        CodecError: an unknown codec, or weights that are missing, damaged or of another model.
-        UserError: a device that this machine does not have.
-    """
-    target = resolve_device(device)
-    spec = spec or codec_spec(name, bandwidth, weights)
-    model = untrained_mini() if name == "encodec_mini" else untrained_24khz()
-    path = weights_file(name, weights)
-    _load_weights(model, read_weights(path), path, name)
-    model.set_target_bandwidth(bandwidth)
+def load_encodec(spec: Codec, weights: Path | None, device: torch.device) -> EnCodec:
+    """Load the codec of this spec; `weights` as in `weights_file`. Raises CodecError."""
+    model = untrained_mini() if spec.name == "encodec_mini" else untrained_24khz()
+    path = weights_file(spec.name, weights)
+    _load_weights(model, read_weights(path), path, spec.name)
+    model.set_target_bandwidth(spec.bandwidth)
     fold_weight_norm(model)
-    model.eval().requires_grad_(False).to(target)
-    return EnCodec(model, spec, target)
-
-
-def resolve_device(name: str) -> torch.device:
-    """Find the device that `--device` names on this machine. Raises UserError."""
-    return torch.device(devices.resolve_device(name, torch.cuda.device_count(), torch.backends.mps.is_available()))
+    model.eval().requires_grad_(False).to(device)
+    return EnCodec(spec, device, model)
 
 
 def untrained_mini(norm: str = "weight_norm") -> Any:
@@ -229,13 +205,7 @@ def quiet_weight_norm() -> Iterator[None]:
 
 
 def _import_encodec() -> Any:
-    """Import `encodec` without torchaudio, which may not load beside a CPU build of torch and is not used here."""
-    is_absent = "torchaudio" not in sys.modules
-    sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-    try:
+    with without_torchaudio(ModuleType("torchaudio")):
         import encodec
-    finally:
-        if is_absent:
-            del sys.modules["torchaudio"]
     encodec.modules.conv.pad1d = pad1d
     return encodec

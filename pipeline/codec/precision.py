@@ -7,6 +7,7 @@ float32. A few codes in a hundred change, so the precision is one of a set's set
 import torch
 from torch import Tensor
 
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.codec.model import EnCodec
 
 
@@ -19,6 +20,6 @@ class BFloat16EnCodec(EnCodec):
             return super().latents(samples).float()
 
 
-def with_precision(codec: EnCodec, precision: str) -> EnCodec:
-    """Return a codec of the same weights that encodes in `precision`."""
-    return codec if precision == "float32" else BFloat16EnCodec(codec.model, codec.spec, codec.device)
+def with_precision(codec: LoadedCodec, precision: str) -> LoadedCodec:
+    """Return a codec of the same weights that encodes in `precision`; only `EnCodec` has another than float32."""
+    return BFloat16EnCodec(**vars(codec)) if precision != "float32" and isinstance(codec, EnCodec) else codec

@@ -1,6 +1,7 @@
 """Codec specs: names, bandwidths and weights files of the codecs, known without loading a model.
 
-Hashes a weights file and never reads its tensors: `model.py` does. Imports torch only to download.
+Hashes a weights file and never reads its tensors: `model.py` does. Imports torch only to download, and for codecs of
+Hugging Face.
 """
 
 import errno
@@ -13,9 +14,9 @@ from shards.note import Codec
 
 SAMPLE_RATE = 24_000  # samples/s
 HOP = 320  # samples a frame
-FRAME_RATE = SAMPLE_RATE // HOP  # 75 frames/s
 CODE_BITS = 10
 CODEBOOK_SIZE = 1 << CODE_BITS  # entries
+HUGGING_FACE = "hf:"  # begins the names of codecs of `transformers`
 BANDWIDTHS = {"encodec_24khz": (1.5, 3.0, 6.0, 12.0, 24.0), "encodec_mini": (1.5,)}  # kbit/s
 NO_48KHZ = (
     "encodec_48khz: not supported, because it keeps a loudness scale for each segment, which a flat sequence of codes "
@@ -32,16 +33,23 @@ class CodecError(UserError):
     """A codec that does not exist, cannot be loaded, or cannot do what the user asks for."""
 
 
-def codec_spec(name: str, bandwidth: float = 1.5, weights: Path | None = None) -> Codec:
+def codec_spec(name: str, bandwidth: float | None = None, weights: Path | None = None) -> Codec:
     """Describe a codec for manifests and token files; its weights file is hashed.
 
+    `bandwidth`: None is the codec's lowest. `weights`: as in `weights_file`, or the folder of a codec of Hugging Face.
+
     Raises:
-        CodecError: an unknown name or bandwidth, or a weights file that is missing or damaged.
+        CodecError: an unknown name or bandwidth, or weights that are missing or damaged.
     """
+    if is_hugging_face(name):
+        from pipeline.codec.hugging_face import describe_hugging_face
+
+        return describe_hugging_face(name, bandwidth, weights)
     if name == "encodec_48khz":
         raise CodecError(NO_48KHZ)
     if name not in BANDWIDTHS:
-        raise CodecError(f"{name}: no such codec; choose from {', '.join(BANDWIDTHS)}")
+        raise CodecError(f"{name}: no such codec; choose from {', '.join(BANDWIDTHS)}, or {HUGGING_FACE}NAME")
+    bandwidth = BANDWIDTHS[name][0] if bandwidth is None else bandwidth
     if bandwidth not in BANDWIDTHS[name]:
         choices = ", ".join(f"{choice:g}" for choice in BANDWIDTHS[name])
         raise CodecError(f"bandwidth {bandwidth:g}: {name} has {choices} kbps")
@@ -53,11 +61,15 @@ def codec_spec(name: str, bandwidth: float = 1.5, weights: Path | None = None) -
         name=name,
         weights_sha256=sha256,
         sample_rate=SAMPLE_RATE,
-        bandwidth=float(bandwidth),
-        codebooks=int(1000 * bandwidth) // (FRAME_RATE * CODE_BITS),
+        hop=HOP,
+        codebooks=int(1000 * bandwidth) * HOP // (SAMPLE_RATE * CODE_BITS),
         codebook_size=CODEBOOK_SIZE,
-        frame_rate=FRAME_RATE,
+        bandwidth=float(bandwidth),
     )
+
+
+def is_hugging_face(name: str) -> bool:
+    return name.startswith(HUGGING_FACE)
 
 
 def weights_file(name: str, weights: Path | None = None) -> Path:

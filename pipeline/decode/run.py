@@ -15,7 +15,7 @@ import torch
 
 from pipeline.audio import FULL_SCALE, read_comment, save
 from pipeline.codec.ecdc import SUFFIX, check_readable, write_ecdc
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.codec.spec import CodecError
 from pipeline.decode.source import TokenSource, load_codec_for, open_source
 from pipeline.progress import Progress
@@ -79,7 +79,7 @@ def decode_folder(
 
 def decode_source(
     source: TokenSource,
-    codec: EnCodec,
+    codec: LoadedCodec,
     out: Path,
     progress: Progress,
     form: str = "wav",
@@ -101,7 +101,7 @@ def decode_source(
     return decoded
 
 
-def decode_notes(notes: Iterable[Note], codec: EnCodec) -> Iterator[tuple[Note, np.ndarray]]:
+def decode_notes(notes: Iterable[Note], codec: LoadedCodec) -> Iterator[tuple[Note, np.ndarray]]:
     """Stream each note with its waveform, (sample,) float32.
 
     Notes of equal length share a call of the codec, so their order may change a little.
@@ -150,5 +150,5 @@ def _write_ecdc_files(source: TokenSource, out: Path) -> Iterator[Note]:
 
 def _comment(note: Note, codec: Codec) -> str:
     """Comment of a note's audio file: it differs for other codes and for another codec."""
-    digest = hashlib.sha256(json.dumps(codec.to_json(), sort_keys=True).encode() + note.tokens.tobytes())
+    digest = hashlib.sha256(json.dumps(codec.identity(), sort_keys=True).encode() + note.tokens.tobytes())
     return f"{codec.name} codes {digest.hexdigest()}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.loaded import LoadedCodec, load_codec
 from pipeline.codec.spec import CodecError, codec_spec
 from shards.errors import ShardError
 from shards.manifest import MANIFEST, read_manifest
@@ -73,7 +73,7 @@ def read_notes(shard: Path, codec: Codec) -> Iterator[Note]:
         yield note
 
 
-def load_codec_for(codec: Codec, folder: Path, weights: Path | None, device: str) -> EnCodec:
+def load_codec_for(codec: Codec, folder: Path, weights: Path | None, device: str) -> LoadedCodec:
     """Load the codec that made the codes in `folder`.
 
     Raises:

@@ -31,8 +31,8 @@ LABELS = click.option(
     help="Labels of the notes: .json as NSynth's, .jsonl or .csv; repeatable.",
 )
 ENCODING_OPTIONS = (
-    option("--codec", default="encodec_24khz", help="encodec_24khz or encodec_mini."),
-    option("--bandwidth", type=float, default=1.5, help="kbps: 1.5, 3, 6, 12 or 24; mini: 1.5."),
+    option("--codec", default="encodec_24khz", help="encodec_24khz, encodec_mini, or hf: and a Hub id or folder."),
+    click.option("--bandwidth", type=float, help="kbps; of EnCodec 1.5, 3, 6, 12 or 24.  [default: the lowest]"),
     click.option(
         "--duration", help=f"Seconds of each note, padded or cut; `full` keeps lengths.  [default: {NSYNTH_SECONDS}]"
     ),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.audio import AudioError, load, peak_of
-from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.loaded import LoadedCodec, load_codec
 from pipeline.codec.precision import with_precision
 from pipeline.encode.digests import gone_since, hash_file
 from pipeline.encode.plan import Batch, PlannedNote
@@ -30,7 +30,7 @@ from shards.storage import is_remote, join_path, local_copy
 class Encoder:
     """A codec with the settings of one set, for the audio below `root`."""
 
-    def __init__(self, codec: EnCodec, settings: Settings, root: Path) -> None:
+    def __init__(self, codec: LoadedCodec, settings: Settings, root: Path) -> None:
         self.codec = codec
         self.settings = settings
         self.root = root

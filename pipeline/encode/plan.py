@@ -77,7 +77,7 @@ class Task:
 
         `digests`: of its notes' audio files, in their order.
         """
-        return _sha256([self.shard_name, settings.to_json(), _identities(self, digests)])
+        return _sha256([self.shard_name, settings.identity(), _identities(self, digests)])
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def hash_inputs(plan: Plan, digests: Sequence[Sequence[str]]) -> str:
 
 def fingerprint(settings: Settings, inputs_sha256: str) -> str:
     """sha256 of all that decides the codes of a set."""
-    return _sha256([settings.to_json(), inputs_sha256])
+    return _sha256([settings.identity(), inputs_sha256])
 
 
 def match_inputs(inputs: Iterable[str], metadata: Metadata) -> MatchedRows:

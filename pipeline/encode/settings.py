@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audio import LONGEST, RESAMPLER
-from pipeline.codec.spec import codec_spec
+from pipeline.codec.spec import codec_spec, is_hugging_face
 from pipeline.notes.nsynth import NSYNTH_SECONDS
 from shards.errors import UserError
 from shards.manifest import Manifest
@@ -66,6 +66,8 @@ class Settings:
             raise UserError(f"min peak {self.min_peak:g}: give a share of full scale, such as 0.0001, or 0")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision {self.precision}: choose from {', '.join(PRECISIONS)}")
+        if self.precision != "float32" and is_hugging_face(self.codec.name):
+            raise UserError(f"precision {self.precision}: {self.codec.name} has float32 alone; leave --precision out")
         if self.notes_per_shard < 1:
             raise UserError(f"notes per shard {self.notes_per_shard}: give 1 or more")
         if not 0 <= self.valid_fraction < 1:
@@ -102,6 +104,10 @@ class Settings:
             },
         }
 
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """The blocks that digests are made of."""
+        return {**self.to_json(), "codec": self.codec.identity()}
+
     @classmethod
     def from_json(cls, blocks: Mapping[str, Mapping[str, Any]]) -> "Settings":
         """Undo `to_json`; other fields of the blocks are ignored."""
@@ -132,7 +138,7 @@ class EncodingOptions:
     """The options that decide a set, and where on this machine its codec is found and runs."""
 
     codec: str
-    bandwidth: float  # kbps
+    bandwidth: float | None  # kbps; None: the codec's lowest
     duration: str | None  # seconds, or "full"; None: as NSynth's, or with `segment` full
     weights: Path | None
     device: str
@@ -171,7 +177,7 @@ class EncodingOptions:
         """The device on which the codec runs. Raises UserError."""
         if self.device == "cpu":
             return self.device
-        from pipeline.codec.model import resolve_device  # imports torch
+        from pipeline.codec.loaded import resolve_device  # imports torch
 
         return str(resolve_device(self.device))
 

@@ -17,6 +17,7 @@ from pipeline.notes.metadata import Metadata, hash_rows
 from shards.console import quote
 from shards.errors import UserError
 from shards.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest
+from shards.note import upgrade_codec
 from shards.record import ShardRecord, read_shard_records
 from shards.storage import list_files
 
@@ -65,7 +66,8 @@ def settings_for(state: SetState, requested: Settings) -> Settings:
         made_with, file = blocks_of(state.manifest), state.out
     elif state.records:
         record = next(iter(state.records.values()))
-        made_with, file = record.settings, state.out / record.shard.record_name
+        made_with = {**record.settings, "codec": upgrade_codec(record.settings["codec"])}
+        file = state.out / record.shard.record_name
     else:
         return requested
     check_backend(made_with["audio"], file)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.audio import save
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.decode.run import decode_notes
 from pipeline.decode.source import load_codec_for
 from pipeline.instrument.candidates import (
@@ -174,7 +174,7 @@ def build_instrument(
 
 
 def _real_notes(
-    request: BuildRequest, files: CandidateFiles, codec: EnCodec, velocities: set[int]
+    request: BuildRequest, files: CandidateFiles, codec: LoadedCodec, velocities: set[int]
 ) -> tuple[list[RealNote], set[Pair] | None, tuple[str, ...]]:
     """Real notes to compare with, and the pairs that the timbre has among them; none if the set is not there."""
     folders = (request.shards,) if request.shards else tuple(map(text_path, files.shards()))
@@ -188,7 +188,9 @@ def _real_notes(
     return read_real_notes(shard_set, velocities), recorded_pairs(shard_set, timbre) if timbre else None, ()
 
 
-def _recorded_notes(request: BuildRequest, codec: EnCodec, velocities: set[int]) -> dict[Pair, tuple[Note, Candidate]]:
+def _recorded_notes(
+    request: BuildRequest, codec: LoadedCodec, velocities: set[int]
+) -> dict[Pair, tuple[Note, Candidate]]:
     if request.complete is None:
         return {}
     folder, colon, instrument = request.complete.rpartition(":")
@@ -198,7 +200,7 @@ def _recorded_notes(request: BuildRequest, codec: EnCodec, velocities: set[int])
     return read_recorded(shard_set, instrument, velocities)
 
 
-def _timbre_of_note(request: BuildRequest, codec: EnCodec) -> np.ndarray:
+def _timbre_of_note(request: BuildRequest, codec: LoadedCodec) -> np.ndarray:
     folder, colon, key = (request.like or "").rpartition(":")
     if not colon:
         raise UserError(f"--like {request.like}: is not SET:KEY, such as shards/demo:guitar_acoustic_000-060-100")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio import AudioError
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.decode.run import decode_notes
 from pipeline.instrument.choose import Candidate, Pair
 from pipeline.notes.nsynth import midi
@@ -94,7 +94,7 @@ def read_candidates(folder: Path) -> CandidateFiles:
 
 
 def measure_candidates(
-    files: CandidateFiles, codec: EnCodec, progress: Progress, cache: Path | None = None
+    files: CandidateFiles, codec: LoadedCodec, progress: Progress, cache: Path | None = None
 ) -> dict[Pair, list[Candidate]]:
     """Decode and measure every candidate, but for those whose measurements are in the file `cache`; add them to it."""
     sounds = _read_cache(cache)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.audio import save
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.decode.run import decode_notes
 from pipeline.page.players import MEDIA, Player, add_media, plain, title_and_subtitle
 from shards.errors import UserError
@@ -38,7 +38,7 @@ class Learning:
     faults: tuple[str, ...] = ()  # damaged token files, or of another codec; one line each
 
 
-def decode_evaluations(folder: Path, run: Path, codec: EnCodec) -> Learning:
+def decode_evaluations(folder: Path, run: Path, codec: LoadedCodec) -> Learning:
     """Decode the notes of a run's evaluations into `folder`: all, or `MOST_ROWS` from the first to the last."""
     steps = {path: int(match[1]) for path in (run / PREVIEWS).glob("step-*") if (match := STEP.fullmatch(path.name))}
     losses = read_valid_losses(run)
@@ -59,7 +59,7 @@ def decode_evaluations(folder: Path, run: Path, codec: EnCodec) -> Learning:
 
 
 def _players(
-    folder: Path, step: str, files: Sequence[TokenFile], codec: EnCodec
+    folder: Path, step: str, files: Sequence[TokenFile], codec: LoadedCodec
 ) -> tuple[tuple[Player, ...], tuple[Path, ...]]:
     rate = codec.spec.sample_rate
     players, wavs = [], []
@@ -72,7 +72,7 @@ def _players(
     return tuple(players), tuple(wavs)
 
 
-def _read(npy: Path, codec: EnCodec) -> TokenFile:
+def _read(npy: Path, codec: LoadedCodec) -> TokenFile:
     try:
         file = read_token_file(npy)
     except OSError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.decode.source import load_codec_for
 from pipeline.page.boards import send_sounds
 from pipeline.page.cards import common_settings, make_card
@@ -78,7 +78,7 @@ def write_page(
     device: str = "auto",
     samples: SampleFolder | None = None,
     shard_set: ShardSet | None = None,
-    codec: EnCodec | None = None,
+    codec: LoadedCodec | None = None,
 ) -> PageOutcome:
     """Write `folder/index.html` about the samples in `folder`.
 
@@ -157,7 +157,7 @@ def _curve(run: RunSamples) -> Curve:
     return training_curve(run.run) if run.run and _has_run(run) else Curve(plain(_no_run(run), LONGEST))
 
 
-def _learning(folder: Path, run: RunSamples, weights: Path | None, device: str, codec: EnCodec | None) -> Learning:
+def _learning(folder: Path, run: RunSamples, weights: Path | None, device: str, codec: LoadedCodec | None) -> Learning:
     """The notes of the run's evaluations; none where the codec that decodes them is not there."""
     spec = run.samples.codec()
     if run.run is None or spec is None or not (run.run / PREVIEWS).is_dir():
@@ -213,7 +213,7 @@ def _lead(codec: Codec | None) -> str:
     if codec is None:
         return "Sound files without the tokens that they were decoded from."
     return (
-        f"A Transformer learned to predict the tokens of real notes one after the other, {codec.tokens_per_second} "
+        f"A Transformer learned to predict the tokens of real notes one after the other, {codec.tokens_per_second:g} "
         f"{plain(codec.name)} tokens for each second of sound. It generated these notes by itself."
     )
 
@@ -224,7 +224,7 @@ def _header_facts(run: RunSamples) -> Facts:
         facts.append(("shard sets" if len(run.shards) > 1 else "shard set", plain(", ".join(map(str, run.shards)))))
     codec = run.samples.codec()
     if codec is not None:
-        facts.append(("codec", plain(f"{codec.name}, {codec.bandwidth:g} kbps")))
+        facts.append(("codec", plain(f"{codec.name}, {codec.kbps:g} kbps")))
     return (*facts, *common_settings(run.common))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.audio import AudioError, fit, resample
 from pipeline.codec.distance import mel_distance
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.notes.nsynth import MIDI_MAX
 from pipeline.score.frechet import MIN_NOTES, Moments, frechet, interval, moments, pooled
 from pipeline.score.nearest import Nearest
@@ -156,7 +156,7 @@ def _loudness_score(subjects: Mapping[str, Sequence[NoteFeatures]]) -> Score:
 
 
 def _frechet_score(
-    samples: Sequence[Moments], train: Sequence[ReferenceNote], unseen: Sequence[ReferenceNote], codec: EnCodec
+    samples: Sequence[Moments], train: Sequence[ReferenceNote], unseen: Sequence[ReferenceNote], codec: LoadedCodec
 ) -> Score:
     """Compare all subjects, through the same encoder, with the same unseen recordings."""
     recordings = [real.recording for real in unseen if real.recording is not None]
@@ -272,12 +272,12 @@ def _correlation(subject: str, notes: Sequence[NoteFeatures]) -> Figure:
     return Figure(subject, float(stats.spearmanr(velocities, levels).statistic), len(pairs))
 
 
-def _latents(waveform: np.ndarray, codec: EnCodec) -> Moments:
+def _latents(waveform: np.ndarray, codec: LoadedCodec) -> Moments:
     """Encode one note; return the moments of its frames before quantization."""
     import torch
 
     with torch.inference_mode():
-        frames = codec.model.encoder(torch.from_numpy(waveform).to(codec.device)[None, None])[0]
+        [frames] = codec.latents(torch.from_numpy(waveform)[None].to(codec.device))
     return moments(frames.cpu().numpy())  # (channel, frame)
 
 

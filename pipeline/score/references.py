@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio import AudioError, fit, load
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.decode.run import decode_notes
 from pipeline.decode.source import load_codec_for, read_notes
 from pipeline.notes.key import parse_path_name, segment_number
@@ -68,7 +68,7 @@ class ShardSet:
     """A shard set, or several, with the loaded codec, and the notes that have been read and decoded."""
 
     manifests: Mapping[Path, Manifest]  # folder -> its manifest
-    codec: EnCodec
+    codec: LoadedCodec
     _candidates: dict[str, list[tuple[Note, Recording | None]]] = field(default_factory=dict)  # split -> notes
     _notes: dict[str, Note] = field(default_factory=dict)  # key -> note, of those that were searched for
     _round_trips: dict[str, np.ndarray] = field(default_factory=dict)  # key -> waveform
@@ -170,7 +170,7 @@ class ShardSet:
 
 
 def open_shard_set(
-    folder: Path | Sequence[Path], weights: Path | None = None, device: str = "auto", codec: EnCodec | None = None
+    folder: Path | Sequence[Path], weights: Path | None = None, device: str = "auto", codec: LoadedCodec | None = None
 ) -> ShardSet:
     """Open a shard set, or several, with the codec that made it; a loaded `codec` is used if it is that one.
 

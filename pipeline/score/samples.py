@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio import LONGEST, SHORTEST, load_at_file_rate, round_to_pcm
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec
 from pipeline.decode.run import Decoded, decode_source
 from pipeline.decode.source import TokenSource, token_file_source
 from pipeline.progress import Progress
@@ -153,7 +153,7 @@ def read_samples(folder: Path) -> SampleFolder:
     return SampleFolder(folder, tuple(samples), left_out)
 
 
-def decode_samples(samples: SampleFolder, codec: EnCodec, progress: Progress) -> Decoded:
+def decode_samples(samples: SampleFolder, codec: LoadedCodec, progress: Progress) -> Decoded:
     """Write the WAV files that are missing or were decoded from other codes; cache the waveforms.
 
     Raises:

@@ -17,7 +17,7 @@ from trainer.data import NoteReader, TrainStream, train_batches
 from trainer.order import Order
 from trainer.vocabulary import Vocabulary
 
-CODEC = Codec("encodec_24khz", "0" * 64, 24_000, 1.5, codebooks=2, codebook_size=1024, frame_rate=75)
+CODEC = Codec("encodec_24khz", "0" * 64, 24_000, hop=320, codebooks=2, codebook_size=1024, bandwidth=1.5)
 SHARDS, NOTES, TOKENS, BATCH = 4, 1000, 600, 125
 REPEATS = 5  # the best of them counts: the machine's noise only ever adds
 

@@ -12,7 +12,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from pipeline.notes.demo import INSTRUMENTS, PITCHES, DemoNote, render
 from pipeline.notes.nsynth import NSYNTH_RATE, VELOCITIES
 from trainer.config import ModelConfig, TrainConfig

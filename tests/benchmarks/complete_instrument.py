@@ -25,7 +25,7 @@ import torch
 
 from pipeline.audio import fit, load
 from pipeline.codec.distance import mel_distance
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from pipeline.codec.spec import SAMPLE_RATE
 from pipeline.instrument.choose import CLOSE, Pair
 from pipeline.instrument.regions import key_range

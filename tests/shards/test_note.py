@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,17 @@ from shards.note import (
 )
 from tests.support.shard_sets import CODEC, random_note
 
+VERSION_1 = {
+    "name": "encodec_mini", "weights_sha256": "0" * 64, "sample_rate": 24_000, "bandwidth": 1.5, "codebooks": 2,
+    "codebook_size": 1024, "frame_rate": 75,
+}  # fmt: skip
+GEOMETRIES = {  # sample rate, hop, codebooks, codebook size, kbps as their authors give them
+    "EnCodec 24 kHz": (24_000, 320, 8, 1024, 6.0),
+    "EnCodec 32 kHz": (32_000, 640, 4, 2048, 2.2),
+    "DAC 44.1 kHz": (44_100, 512, 9, 1024, 7.75),
+    "Mimi, first 8 codebooks": (24_000, 1920, 8, 2048, 1.1),
+}
+
 codes_of_any_shape = st.tuples(st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(0, 40)).flatmap(
     lambda shape: arrays(np.int64, shape, elements=st.integers(0, 1023))
 )
@@ -43,7 +55,7 @@ def test_flatten_puts_all_codebooks_of_a_frame_side_by_side() -> None:
 def test_a_token_file_gives_back_note_and_codec(
     tmp_path_factory: pytest.TempPathFactory, frames, seed, codebooks
 ) -> None:
-    codec = Codec("encodec_24khz", "ab" * 32, 24_000, 0.75 * codebooks, codebooks, 1024, 75)
+    codec = Codec("encodec_24khz", "ab" * 32, 24_000, 320, codebooks, 1024, 0.75 * codebooks)
     note = random_note("sämple-1", frames, codec, seed)
     path = write_token_file(tmp_path_factory.mktemp("tokens"), note, codec)
     read = read_token_file(path)
@@ -178,7 +190,7 @@ def test_one_changed_byte_is_another_code_or_is_refused(position: int, byte: int
     [
         ("sample_rate", 10**12),
         ("sample_rate", "24000"),
-        ("sample_rate", 74),  # less than a sample a frame
+        ("sample_rate", 319),  # less than a frame a second
         ("bandwidth", float("inf")),
         ("bandwidth", True),
         ("codebooks", 10**12),
@@ -186,13 +198,40 @@ def test_one_changed_byte_is_another_code_or_is_refused(position: int, byte: int
         ("codebooks", "2"),
         ("codebook_size", 10**12),
         ("codebook_size", 32_769),  # more than int16 has
-        ("frame_rate", 0),
+        ("hop", 0),
+        ("hop", "320"),
     ],
 )
 def test_each_number_of_a_codec_has_bounds_and_a_type(token_file: Path, name: str, value: object) -> None:
     change_json(token_file, codec={**CODEC.to_json(), name: value})
     with pytest.raises(ShardError, match=r"note\.json"):
         read_token_file(token_file)
+
+
+def test_a_token_file_of_version_1_is_read(token_file: Path) -> None:
+    expected = read_token_file(token_file)
+    change_json(token_file, codec=VERSION_1)
+    assert read_token_file(token_file).codec == expected.codec == CODEC
+
+
+@pytest.mark.parametrize("rate", [0, -75, 70, "75", None, 24_001])
+def test_a_frame_rate_of_version_1_is_whole_and_divides_the_sample_rate(token_file: Path, rate: object) -> None:
+    change_json(token_file, codec={**VERSION_1, "frame_rate": rate})
+    with pytest.raises(ShardError, match=r"note\.json: its codec block is damaged"):
+        read_token_file(token_file)
+
+
+def test_digests_are_made_of_the_block_of_version_1_where_it_can_describe_the_codec() -> None:
+    assert CODEC.identity() == VERSION_1
+    for codec in (replace(CODEC, bandwidth=None), replace(CODEC, hop=512)):
+        assert codec.identity() == codec.to_json() and "frame_rate" not in codec.to_json()
+
+
+@pytest.mark.parametrize(("rate", "hop", "codebooks", "size", "kbps"), GEOMETRIES.values(), ids=GEOMETRIES)
+def test_a_frame_rate_need_not_be_whole(rate: int, hop: int, codebooks: int, size: int, kbps: float) -> None:
+    codec = Codec("a codec", "0" * 64, rate, hop, codebooks, size)
+    assert codec.kbps == pytest.approx(kbps, abs=0.01)
+    assert codec.seconds(round(10 * codec.frame_rate) * codebooks) == pytest.approx(10, abs=hop / rate)
 
 
 def test_an_array_of_pickled_objects_is_refused_and_runs_nothing(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_count_that_is_no_whole_number_is_a_fault(whole: Path, name: str, wron
         ("codebook_size", 10**12),
         ("bandwidth", 1e999),
         ("sample_rate", True),
-        ("frame_rate", "75"),
+        ("hop", "320"),
     ],
 )
 def test_a_codec_beyond_all_bounds_is_refused_before_anything_is_made_of_it(

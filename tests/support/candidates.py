@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.audio import resample
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from pipeline.notes.demo import INSTRUMENTS
 from pipeline.notes.nsynth import NSYNTH_RATE
 from pipeline.notes.string_model import pluck

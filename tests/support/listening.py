@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.audio import save
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from shards.files import write_json
 from shards.manifest import MANIFEST
 from shards.note import Codec, Note, flatten, write_token_file

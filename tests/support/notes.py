@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import EnCodec
 from pipeline.encode.digests import hash_file
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.plan import Batch

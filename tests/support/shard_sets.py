@@ -9,9 +9,7 @@ from shards.note import Codec, Note
 from shards.record import ShardRecord, count_notes, write_shard_record
 from shards.writer import write_shard
 
-CODEC = Codec(
-    "encodec_mini", "0" * 64, sample_rate=24_000, bandwidth=1.5, codebooks=2, codebook_size=1024, frame_rate=75
-)
+CODEC = Codec("encodec_mini", "0" * 64, sample_rate=24_000, hop=320, codebooks=2, codebook_size=1024, bandwidth=1.5)
 
 
 def random_note(key: str, frames: int = 12, codec: Codec = CODEC, seed: int = 0) -> Note:

@@ -200,7 +200,7 @@ CODECS = {
     "weights_sha256": replace(CODEC, weights_sha256="1" * 64),
     "bandwidth": replace(CODEC, bandwidth=3.0),
     "codebooks": replace(CODEC, codebooks=1),
-    "frame_rate": replace(CODEC, frame_rate=50),
+    "hop": replace(CODEC, hop=480),
 }
 
 

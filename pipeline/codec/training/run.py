@@ -16,8 +16,9 @@ import torch
 
 from pipeline.audio import load
 from pipeline.codec.distance import mel_distance
-from pipeline.codec.model import load_codec, load_pickle, resolve_device, write_weights
-from pipeline.codec.spec import CODEBOOK_SIZE, SAMPLE_RATE
+from pipeline.codec.loaded import resolve_device
+from pipeline.codec.model import EnCodec, load_encodec, load_pickle, write_weights
+from pipeline.codec.spec import CODEBOOK_SIZE, SAMPLE_RATE, codec_spec
 from pipeline.codec.training.crops import read_notes
 from pipeline.codec.training.trainer import CodecTrainer, Recipe
 from pipeline.notes.folder import scan_folder
@@ -80,7 +81,7 @@ def train_codec(
     """
     if out.suffix != WEIGHTS_SUFFIX:
         raise UserError(f"{out}: weights are written as {WEIGHTS_SUFFIX}; name the file so")
-    codec = load_codec("encodec_mini", weights=None if start == "encodec_mini" else Path(start)) if start else None
+    codec = _load_start(start) if start else None
     train, valid = zip(*(_split(folder) for folder in audio), strict=True)
     valid_paths = [path for paths in valid for path in paths]
     if not any(train):
@@ -149,6 +150,11 @@ def train_codec(
         raise UserError(f"{out}: the training ended before it had codebooks; give it more --minutes")
     write_weights(out, trainer.ema_model, trainer.codebooks.entries)
     return TrainedCodec(out, trainer.step, seconds / 60, figures["distance"], valid_paths[0].parent)
+
+
+def _load_start(start: str) -> EnCodec:
+    weights = None if start == "encodec_mini" else Path(start)
+    return load_encodec(codec_spec("encodec_mini", weights=weights), weights, torch.device("cpu"))
 
 
 def _validate(trainer: CodecTrainer, notes: torch.Tensor) -> dict[str, float]:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline.__main__ import main
 from pipeline.codec.ecdc import write_ecdc
-from pipeline.codec.model import load_codec, untrained_24khz
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import untrained_24khz
 from shards.note import Codec, unflatten, write_token_file
 from tests.support.shard_sets import CODEC, random_note
 

@@ -12,15 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.codec.model import (
-    EnCodec,
-    _import_encodec,
-    load_codec,
-    read_weights,
-    resolve_device,
-    untrained_24khz,
-    untrained_mini,
-)
+from pipeline.codec.loaded import load_codec, resolve_device
+from pipeline.codec.model import EnCodec, _import_encodec, read_weights, untrained_24khz, untrained_mini
 from pipeline.codec.seanet import pad1d
 from pipeline.codec.spec import BANDWIDTHS, MINI_FILE, OFFICIAL_FILE, SAMPLE_RATE, CodecError
 from shards.errors import UserError

@@ -8,7 +8,8 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.__main__ import main
-from pipeline.codec.model import load_codec, untrained_24khz
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import untrained_24khz
 from pipeline.codec.precision import with_precision
 from pipeline.encode.settings import Settings
 from shards.errors import UserError

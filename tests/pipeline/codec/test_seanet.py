@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.codec import seanet
-from pipeline.codec.model import MINI_FILTERS, load_codec
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import MINI_FILTERS
 from pipeline.codec.seanet import encode_in_pieces
 from pipeline.codec.spec import HOP
 

@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.__main__ import main
-from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import EnCodec
 from pipeline.codec.spec import CodecError
 from pipeline.decode.run import BATCH, decode_folder, decode_notes
 from shards.errors import ShardError, UserError
@@ -171,7 +172,7 @@ def unknown_codec(folder: Path) -> None:
 
 def other_geometry(folder: Path) -> None:
     for name in "abc":
-        edit(folder / f"{name}.json", frame_rate=50)
+        edit(folder / f"{name}.json", hop=480)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def other_geometry(folder: Path) -> None:
         (other_weights, r"weights_sha256 ffffffffffff and .*--weights"),
         (mixed_codecs, r"b\.npy: has another codec than a\.npy"),
         (unknown_codec, "encodec_48khz: not supported"),
-        (other_geometry, "frame_rate 50 and 75"),
+        (other_geometry, "hop 480 and 320"),
     ],
 )
 def test_codes_that_cannot_be_decoded_are_refused_in_one_line_and_nothing_is_written(
@@ -213,7 +214,7 @@ def test_a_folder_with_nothing_to_decode_is_refused(tmp_path: Path, make_set: Ca
 
 def replace_decode(codec: EnCodec, decode: Callable[[torch.Tensor], torch.Tensor]) -> EnCodec:
     """Return the codec with another `decode`."""
-    other = EnCodec(codec.model, replace(codec.spec), codec.device)
+    other = EnCodec(replace(codec.spec), codec.device, codec.model)
     other.decode = decode  # type: ignore[method-assign]
     return other
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipeline.audio import load
-from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import EnCodec
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.plan import Batch, PlannedNote, make_plan
 from pipeline.encode.settings import Settings

@@ -285,7 +285,7 @@ def test_the_estimate_says_files_and_notes(audio: Path, out: Path) -> None:
 
 
 def test_a_recording_is_read_in_short_turns(audio: Path, tmp_path: Path) -> None:
-    from pipeline.codec.model import load_codec
+    from pipeline.codec.loaded import load_codec
     from pipeline.encode.encoder import Encoder
     from pipeline.encode.plan import make_plan
     from pipeline.notes.folder import scan_folder

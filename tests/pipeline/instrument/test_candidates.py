@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from pipeline.instrument.candidates import read_real_notes
 from pipeline.score.references import open_shard_set
 from shards.files import write_json

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from pipeline.page.boards import SENT, send_sounds
 from pipeline.page.learning import Evaluation, decode_evaluations
 from shards.weights_and_biases import open_wandb

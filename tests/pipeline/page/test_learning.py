@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from pipeline.page.learning import Learning, decode_evaluations
 from shards.metrics import METRICS, MetricsLine
 from tests.support.candidates import Sound, write_candidates

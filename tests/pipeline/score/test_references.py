@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.audio import fit, load
-from pipeline.codec.model import load_codec
+from pipeline.codec.loaded import load_codec
 from pipeline.score import references
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import NoShardSetError

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.audio import AudioError, load, save
-from pipeline.codec.model import EnCodec, load_codec
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import EnCodec
 from pipeline.decode.run import decode_folder
 from pipeline.score import samples as samples_module
 from pipeline.score.measure import measure

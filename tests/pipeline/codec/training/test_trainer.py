@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from pipeline.__main__ import main
 from pipeline.audio import PCM_PEAK
 from pipeline.codec.distance import FLOOR, magnitudes, mel_distance, pitch_distance, waveform_error
-from pipeline.codec.model import load_codec, untrained_mini, write_weights
+from pipeline.codec.loaded import load_codec
+from pipeline.codec.model import untrained_mini, write_weights
 from pipeline.codec.spec import HOP, SAMPLE_RATE
 from pipeline.codec.training.codebooks import (
     Codebooks,
