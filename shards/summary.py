@@ -93,7 +93,7 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
     lines = [
         f"{folder}: {_count_notes(summary)} notes, {summary['hours']:.2f} hours, {summary['tokens']:,} tokens, "
         f"{summary['bytes'] / MB:.1f} MB",
-        f"  codec     {codec['name']} at {codec['kbps']:g} kbps: {codec['codebooks']} codebooks of "
+        f"  codec     {codec['name']} at {codec['kbps']:.3g} kbps: {codec['codebooks']} codebooks of "
         f"{codec['codebook_size']} codes, {codec['frame_rate']:g} frames/s, {codec['sample_rate']} Hz, "
         f"weights {codec['weights_sha256'][:12]}",
     ]

@@ -12,12 +12,14 @@ import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 
+from pipeline.codec.spec import codec_spec
 from shards.card import write_card
 from shards.errors import UserError
 from shards.scores import Figure, Score, Scores, write_scores
 from shards.storage import parse_path
 from tests.support import ROOT
-from tests.support.hub import DATASET, hub_server
+from tests.support.hub import REPOSITORY, hub_server
+from tests.support.hugging_face import save_small
 from trainer.__main__ import main
 from trainer.config import load_config
 from trainer.errors import TrainError
@@ -165,7 +167,7 @@ def test_a_readme_of_another_hand_stays(make_set: Callable[..., Path]) -> None:
 def test_a_set_of_the_hub_is_read_as_a_folder_is(make_set: Callable[..., Path], tmp_path: Path) -> None:
     """In other processes, because huggingface_hub reads the environment when it is imported."""
     folder = make_set(train=[5, 4], valid=[2])
-    url = f"hf://datasets/{DATASET}"
+    url = f"hf://datasets/{REPOSITORY}"
     settings = [word for setting in (*TINY, "dtype=float32") for word in ("--set", setting)]
     with hub_server(folder) as endpoint:
         environment = {**os.environ, "HF_ENDPOINT": endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -184,6 +186,27 @@ def test_a_set_of_the_hub_is_read_as_a_folder_is(make_set: Callable[..., Path], 
         for name in ("ours", "theirs")
     )
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+@pytest.mark.parametrize("program", ["codec", "run"])
+def test_a_model_of_the_hub_is_fetched_by_its_id(run: Path, tmp_path: Path, program: str) -> None:
+    """In another process, as above: a codec of transformers, and an exported run."""
+    programs = {
+        "codec": f"from pipeline.codec.spec import codec_spec; print(codec_spec('hf:{REPOSITORY}').weights_sha256)",
+        "run": f"from trainer.export import *; print(from_pretrained('{REPOSITORY}')[1].codec.weights_sha256)",
+    }
+    folder = tmp_path / "model"
+    if program == "codec":
+        expected = codec_spec(f"hf:{save_small('dac', folder)}").weights_sha256
+    else:
+        export(run, folder)
+        expected = read_run(run).codec.weights_sha256
+    with hub_server(folder, "models") as endpoint:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-c", programs[program]]
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [expected]
 
 
 def test_nothing_is_written_to_the_hub(tmp_path: Path) -> None:

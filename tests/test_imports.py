@@ -32,9 +32,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline.__main__": set(),  # and every cli.py
 }
 
-AUDIO = {"encodec", "librosa", "soundfile", "soxr", "torchaudio"}
+AUDIO = {"encodec", "librosa", "soundfile", "soxr", "torchaudio", "transformers"}
 MAY_NOT_IMPORT = {"shards": AUDIO | {"torch", "webdataset"}, "trainer": AUDIO}
-ENCODEC_USERS = {"pipeline.codec.model"}
+ONLY_USER = {"encodec": "pipeline.codec.model", "transformers": "pipeline.codec.hugging_face"}
 
 HEAVY = {
     "aiohttp",
@@ -57,6 +57,7 @@ HEAVY = {
     "torch",
     "torchaudio",
     "tqdm",
+    "transformers",
     "upath",
     "wandb",
     "webdataset",
@@ -103,7 +104,7 @@ def violations(modules: Mapping[str, str]) -> list[str]:
             is_cli = name.endswith(".cli")
             if package not in PROGRAMS:
                 allowed = package not in MAY_NOT_IMPORT.get(room, set())
-                allowed = allowed and (package != "encodec" or module in ENCODEC_USERS)
+                allowed = allowed and ONLY_USER.get(package, module) == module
             elif is_cli or module == "pipeline.__main__":
                 allowed = is_cli and module.endswith(".__main__") and name.startswith(module.removesuffix("__main__"))
                 allowed = allowed or name == "shards.program"
@@ -137,6 +138,8 @@ def test_every_folder_of_the_programs_is_a_room() -> None:
         ("pipeline.notes.key", "def f():\n    from pipeline.encode import plan"),
         ("pipeline.codec.evaluate", "from pipeline.codec.training.codebooks import perplexity"),
         ("pipeline.codec.evaluate", "import encodec"),
+        ("pipeline.codec.evaluate", "from transformers import AutoModel"),
+        ("trainer.train", "import transformers"),
         ("pipeline.codec.model", "from pipeline.encode.settings import Settings"),
         ("pipeline.codec.training.run", "import pipeline.decode.run"),
         ("pipeline.codec.training.run", "from encodec import EncodecModel"),

@@ -192,4 +192,4 @@ def _read_note_of_set(text: str) -> TokenFile:
 
 
 def _describe(codec: Codec) -> str:
-    return f"{codec.name} at {codec.kbps:g} kbps, weights {codec.weights_sha256[:12]}"
+    return f"{codec.name} at {codec.kbps:.3g} kbps, weights {codec.weights_sha256[:12]}"

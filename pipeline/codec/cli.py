@@ -10,7 +10,7 @@ from shards.console import echo, echo_json
 
 @click.command("score-codec")
 @click.argument("audio", type=click.Path(path_type=Path))
-@click.option("--codec", default="encodec_mini", show_default=True, help="encodec_24khz or encodec_mini.")
+@click.option("--codec", default="encodec_mini", show_default=True, help="As of `encode`.")
 @WEIGHTS
 @click.option("--count", type=click.IntRange(1), help="Number of notes to score, at even distances.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

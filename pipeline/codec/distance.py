@@ -11,9 +11,11 @@ import math
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.audio import resample
 from pipeline.codec.spec import SAMPLE_RATE
 from shards.numba_cache import tolerate_unwritable_cache
 
@@ -39,6 +41,12 @@ def mel_distance(
     return torch.stack(terms).mean()
 
 
+def note_distance(decoded: np.ndarray, original: np.ndarray, sample_rate: int) -> float:
+    """`mel_distance` of two notes, each (sample,), at 24 kHz whatever their rate, so that codecs can be compared."""
+    ours, theirs = (torch.from_numpy(resample(note, sample_rate, SAMPLE_RATE))[None] for note in (decoded, original))
+    return float(mel_distance(ours, theirs))
+
+
 def pitch_distance(decoded: Tensor, original: Tensor, overlap: int = OVERLAP) -> Tensor:
     """The same on single bins up to `PITCH_BAND` at long windows: both (note, sample) -> scalar."""
     terms = []
@@ -56,7 +64,8 @@ def waveform_error(decoded: Tensor, original: Tensor) -> Tensor:
 
 
 def is_sounding(samples: Tensor, hop: int) -> Tensor:
-    """Find the frames that are not silence: (note, sample) -> (note, frame) bool."""
+    """Find the frames that are not silence: (note, sample) -> (note, frame) bool. A part of one at the end counts."""
+    samples = nn.functional.pad(samples, (0, -samples.shape[1] % hop))
     return samples.abs().unfold(1, hop, hop).amax(2) >= SILENCE
 
 

@@ -2,7 +2,7 @@
 
 Compares whole notes at their own levels, decoded against original. Knows nothing of training.
 
-Fundamental: YIN, de Cheveigné and Kawahara, 2002. Distance: `distance.mel_distance`.
+Fundamental: YIN, de Cheveigné and Kawahara, 2002. Distance: `distance.note_distance`.
 """
 
 import time
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.audio import load
-from pipeline.codec.distance import is_sounding, mel_distance
+from pipeline.codec.distance import is_sounding, note_distance
 from pipeline.codec.loaded import LoadedCodec, load_codec
 from pipeline.notes.folder import scan_folder
 from pipeline.notes.nsynth import NSYNTH_SECONDS, parse_name
@@ -125,11 +125,10 @@ def _score_batch(codec: LoadedCodec, paths: list[Path], progress: Progress) -> I
     decoded_one = codec.decode(codes[:, :1]).cpu()[:, : original.shape[1]]
     sounding = is_sounding(original, codec.spec.hop)  # (note, frame)
     for index, path in enumerate(paths):
-        note = slice(index, index + 1)
         yield _NoteScore(
-            distance=float(mel_distance(decoded[note], original[note])),
-            distance_one=float(mel_distance(decoded_one[note], original[note])),
-            silence=float(mel_distance(torch.zeros_like(original[note]), original[note])),
+            distance=note_distance(decoded[index].numpy(), original[index].numpy(), rate),
+            distance_one=note_distance(decoded_one[index].numpy(), original[index].numpy(), rate),
+            silence=note_distance(np.zeros_like(original[index].numpy()), original[index].numpy(), rate),
             codes=codes[index].numpy(),
             sounding=sounding[index].numpy(),
             is_pitch_kept=_is_pitch_kept(path, original[index], decoded[index], rate),

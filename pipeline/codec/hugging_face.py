@@ -52,7 +52,9 @@ class HuggingFaceCodec(LoadedCodec):
     @torch.inference_mode()
     def latents(self, samples: Tensor) -> Tensor:
         output = self.model.encoder(self._waves(samples))
-        latents: Tensor = getattr(output, "latents", output)  # Mimi's encoder has an output of several fields
+        latents: Tensor = getattr(
+            output, "latents", output
+        )  # of Mimi, with earlier transformers at twice the frame rate
         return latents
 
     @torch.inference_mode()
@@ -110,7 +112,7 @@ def describe_hugging_face(name: str, bandwidth: float | None, weights: Path | No
 
 def load_hugging_face(spec: Codec, weights: Path | None, device: torch.device) -> HuggingFaceCodec:
     """Load the codec of this spec. Raises CodecError: its files are missing, damaged or of another model."""
-    transformers = _import_transformers(spec.name)
+    transformers = import_transformers(spec.name)
     folder = _find_folder(spec.name, weights)
     config = _read_config(spec.name, folder)
     transformers.utils.logging.disable_progress_bar()
@@ -139,7 +141,7 @@ def _find_folder(name: str, weights: Path | None) -> Path:
         return folder
     if weights is not None:
         raise CodecError(f"{weights}: no such folder; {name} wants one with {CONFIG} and {WEIGHTS}")
-    _import_transformers(name)
+    import_transformers(name)
     from huggingface_hub import snapshot_download
 
     try:
@@ -154,7 +156,7 @@ def _find_folder(name: str, weights: Path | None) -> Path:
 
 def _read_config(name: str, folder: Path) -> Any:
     """The model's config. Raises CodecError: damaged, or of no codec that there is here."""
-    transformers = _import_transformers(name)
+    transformers = import_transformers(name)
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
     except Exception as error:  # no JSON, an unknown type, fields of another type: each has its own kind
@@ -184,7 +186,7 @@ def _choose_bandwidth(name: str, config: Any, frame_rate: float, bandwidth: floa
     return bandwidth, max(1, math.floor(1000 * bandwidth / (frame_rate * math.log2(config.codebook_size))))
 
 
-def _import_transformers(name: str) -> Any:
+def import_transformers(name: str) -> Any:
     try:
         with without_torchaudio(None):
             import transformers

@@ -53,7 +53,7 @@ class Estimate:
         amount = f"{self.files.total()} {self.plan.unit}" + (
             "" if self.notes is None else f", about {self.notes} notes"
         )
-        yield f"{self.audio}: {amount}, {self.hours:.2f} hours of sound, for {codec.name} at {codec.kbps:g} kbps"
+        yield f"{self.audio}: {amount}, {self.hours:.2f} hours of sound, for {codec.name} at {codec.kbps:.3g} kbps"
         for split, files in self.files.items():
             yield f"  {split:<9} {files} {self.plan.unit} in {self.shards[split]} shards"
         yield from (f"  rejected  {line}" for line in rejection_lines(self.plan.rejected))

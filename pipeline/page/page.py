@@ -224,7 +224,7 @@ def _header_facts(run: RunSamples) -> Facts:
         facts.append(("shard sets" if len(run.shards) > 1 else "shard set", plain(", ".join(map(str, run.shards)))))
     codec = run.samples.codec()
     if codec is not None:
-        facts.append(("codec", plain(f"{codec.name}, {codec.kbps:g} kbps")))
+        facts.append(("codec", plain(f"{codec.name}, {codec.kbps:.3g} kbps")))
     return (*facts, *common_settings(run.common))
 
 

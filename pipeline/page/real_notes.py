@@ -76,7 +76,7 @@ def _save(folder: Path, player: Player, reference: ReferenceNote, kind: str, wav
 def _intro(shard_set: ShardSet, split: str, references: Sequence[ReferenceNote]) -> str:
     codec = shard_set.codec.spec
     text = f"{len(references)} notes of the {split} split, which the model was {'' if split == 'train' else 'not '}"
-    text += f"trained on. For the round trip, {codec.name} encoded and decoded them at {codec.kbps:g} kbps: "
+    text += f"trained on. For the round trip, {codec.name} encoded and decoded them at {codec.kbps:.3g} kbps: "
     text += "no sample can sound better than that."
     if all(reference.recording is None and reference.fault is None for reference in references):
         sources = dict.fromkeys(str(manifest.audio.get("source")) for manifest in shard_set.manifests.values())

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.audio import AudioError, fit, resample
-from pipeline.codec.distance import mel_distance
+from pipeline.codec.distance import note_distance
 from pipeline.codec.loaded import LoadedCodec
 from pipeline.notes.nsynth import MIDI_MAX
 from pipeline.score.frechet import MIN_NOTES, Moments, frechet, interval, moments, pooled
@@ -100,7 +100,7 @@ def measure(
     queries = [*features.values(), *(round_trips if split != "train" else [])]
     nearest = shard_set.nearest([query.tokens for query in queries])
     scores.append(_copy_score(nearest[: len(features)], nearest[len(features) :]))
-    scores += _codec_scores(pairs, unseen, floor)
+    scores += _codec_scores(pairs, unseen, codec.spec.sample_rate, floor)
 
     measured = {
         name: Measured(note.hertz, note.cents, note.level, match.note.key if match.note else None, match.agreement)
@@ -207,11 +207,9 @@ def _copy_score(samples: Sequence[Nearest], unseen: Sequence[Nearest]) -> Score:
 
 
 def _codec_scores(
-    pairs: Sequence[tuple[NoteFeatures, NoteFeatures]], unseen: Sequence[ReferenceNote], subject: str
+    pairs: Sequence[tuple[NoteFeatures, NoteFeatures]], unseen: Sequence[ReferenceNote], sample_rate: int, subject: str
 ) -> Iterator[Score]:
     """Compare real notes with their round trip: no model of these tokens can do better."""
-    import torch
-
     same = [
         after.hertz is not None and _in_tune(cents(after.hertz, before.hertz))
         for before, after in pairs
@@ -225,9 +223,7 @@ def _codec_scores(
         (_figure(subject, same, _share, NO_RECORDINGS),),
     )
     distances = [
-        float(mel_distance(torch.from_numpy(real.round_trip)[None], torch.from_numpy(real.recording)[None]))
-        for real in unseen
-        if real.recording is not None
+        note_distance(real.round_trip, real.recording, sample_rate) for real in unseen if real.recording is not None
     ]
     yield Score(
         "codec_distance",

@@ -1,4 +1,4 @@
-"""A server of this machine that answers as the Hugging Face Hub does for one dataset, `test/notes`."""
+"""A server of this machine that answers as the Hugging Face Hub does for one repository, `test/notes`."""
 
 import threading
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 COMMIT = "1" * 40
-DATASET = "test/notes"
+REPOSITORY = "test/notes"
 
 
 @contextmanager
-def hub_server(folder: Path) -> Iterator[str]:
-    """Serve the files of `folder`; yields the URL for HF_ENDPOINT."""
+def hub_server(folder: Path, kind: str = "datasets") -> Iterator[str]:
+    """Serve the files of `folder` as a repository of datasets or models; yields the URL for HF_ENDPOINT."""
     import logging
 
     from flask import Flask, abort, jsonify, make_response, request, send_file
@@ -25,22 +25,24 @@ def hub_server(folder: Path) -> Iterator[str]:
         size = path.stat().st_size
         return {"type": "file", "oid": f"{size:040x}", "size": size, "path": path.relative_to(folder).as_posix()}
 
-    @app.get(f"/api/datasets/{DATASET}")
-    @app.get(f"/api/datasets/{DATASET}/revision/<revision>")
+    @app.get(f"/api/{kind}/{REPOSITORY}")
+    @app.get(f"/api/{kind}/{REPOSITORY}/revision/<revision>")
     def info(revision: str = "main") -> Any:
         names = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
-        return jsonify({"_id": "1", "id": DATASET, "sha": COMMIT, "private": False, "siblings": names, "tags": []})
+        return jsonify({"_id": "1", "id": REPOSITORY, "sha": COMMIT, "private": False, "siblings": names, "tags": []})
 
-    @app.get(f"/api/datasets/{DATASET}/tree/<revision>")
+    @app.get(f"/api/{kind}/{REPOSITORY}/tree/<revision>")
     def tree(revision: str) -> Any:
         return jsonify([describe(path) for path in sorted(folder.iterdir())])
 
-    @app.post(f"/api/datasets/{DATASET}/paths-info/<revision>")
+    @app.post(f"/api/{kind}/{REPOSITORY}/paths-info/<revision>")
     def paths_info(revision: str) -> Any:
         names = request.form.getlist("paths")
         return jsonify([describe(folder / name) for name in names if (folder / name).is_file()])
 
-    @app.route(f"/datasets/{DATASET}/resolve/<revision>/<name>", methods=["GET", "HEAD"])
+    @app.route(
+        f"{'' if kind == 'models' else '/datasets'}/{REPOSITORY}/resolve/<revision>/<name>", methods=["GET", "HEAD"]
+    )
     def resolve(revision: str, name: str) -> Any:
         if not (folder / name).is_file():
             abort(404)

@@ -5,9 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from pipeline.codec.hugging_face import _import_transformers
+from pipeline.codec.hugging_face import import_transformers
+from tests.support.notes import tone
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class, fields of its config
     "encodec": ("Encodec", {
@@ -31,7 +33,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class, fields of its
 
 
 def transformers_module() -> Any:
-    return _import_transformers("a test")
+    return import_transformers("a test")
 
 
 def save_small(name: str, folder: Path) -> Path:
@@ -52,7 +54,8 @@ def fill_codebooks(model: Any) -> None:
     codebooks = [module for module in model.modules() if hasattr(module, "quantize")]
     for codebook in codebooks:
         codebook.encode = partial(_fill_and_encode, codebook, codebook.encode)
-    model.encode(torch.randn(8, 1, 100_000))
+    notes = [tone(pitch, 2.0, model.config.sampling_rate) for pitch in range(40, 88, 4)]
+    model.encode(torch.from_numpy(np.stack(notes))[:, None])
     for codebook in codebooks:
         del codebook.encode
 

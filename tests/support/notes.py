@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from pipeline.codec.loaded import load_codec
-from pipeline.codec.model import EnCodec
+from pipeline.codec.loaded import LoadedCodec, load_codec
+from pipeline.codec.spec import is_hugging_face
 from pipeline.encode.digests import hash_file
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.plan import Batch
@@ -63,9 +63,11 @@ ENCODED: dict[Any, BatchResult] = {}  # the codec runs once for the same bytes a
 
 
 def encode_in_this_process(make_encoder: partial[Any], batches: Iterable[Batch], workers: int) -> Iterator[BatchResult]:
-    """Replace `pipeline.encode.workers.encode_batches` by one process whose codec is loaded once."""
+    """Replace `pipeline.encode.workers.encode_batches` by one process whose codec is loaded once:
+    encodec_mini, or one of Hugging Face.
+    """
     settings, _, _, root = make_encoder.args
-    encoder = Encoder(_codec(), settings, root)
+    encoder = Encoder(_codec(settings.codec.name, settings.codec.bandwidth), settings, root)
     for batch in batches:
         if is_remote(root):
             yield encoder.encode(batch)
@@ -80,8 +82,8 @@ def encode_in_this_process(make_encoder: partial[Any], batches: Iterable[Batch],
 
 
 @cache
-def _codec() -> EnCodec:
-    return load_codec("encodec_mini")
+def _codec(name: str, bandwidth: float | None) -> LoadedCodec:
+    return load_codec(name if is_hugging_face(name) else "encodec_mini", bandwidth)
 
 
 class Silent:

@@ -54,7 +54,8 @@ def test_a_part_of_a_hop_is_a_frame_and_a_frame_is_decoded_to_a_hop(
     assert codes.shape == (2, codec.spec.codebooks, frames) and codes.dtype == torch.int64
     assert codes.min() >= 0 and codes.max() < codec.spec.codebook_size
     assert codec.decode(codes).shape == (2, frames * codec.spec.hop)
-    assert codec.latents(torch.zeros(2, samples)).shape[::2] == (2, frames)
+    notes, _, latent_frames = codec.latents(torch.zeros(2, samples)).shape
+    assert notes == 2 and frames <= latent_frames <= 2 * frames  # earlier versions have Mimi's at twice the rate
 
 
 @pytest.mark.parametrize("name", SMALL)
