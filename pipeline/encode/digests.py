@@ -23,8 +23,9 @@ from shards.files import atomic_write
 from shards.parse import read_object
 from shards.storage import is_remote, join_path, local_copy, path_text
 
-EDGE = 1 << 19  # bytes hashed at each end of a file; most notes are smaller than two of these, so hashed whole
-DIGEST = 32  # hexadecimal digits
+EDGE = 1 << 19  # bytes at each end of a file; most notes are smaller than two of these
+BLOCK = 1 << 22  # bytes of a large file in memory
+DIGEST = 32  # hexadecimal digits of the hash of a small file; of a large one, two hashes of as many
 HASHERS = 8  # threads: they wait for the disk, not for each other
 
 
@@ -39,13 +40,16 @@ class AudioDigests:
         self._digests = {} if check_audio else self._read_cache()
         self._is_saved = True
 
-    def get(self, file: AudioFile) -> str | None:
-        """The digest, if it is known."""
-        return self._digests.get(file.path)
-
     def of(self, files: Iterable[AudioFile], recorded: Mapping[str, str]) -> list[str]:
-        """Digests of `files`, from their record (AudioFile.display_path -> digest) where not known."""
-        return [self._digests.get(file.path) or recorded[file.display_path] for file in files]
+        """Digests of `files`, from their record (AudioFile.display_path -> digest) where not known.
+
+        Of a large file whose record has the hash of its edges alone, that one.
+        """
+        return [self._of(file, recorded.get(file.display_path)) for file in files]
+
+    def differs(self, file: AudioFile, recorded: str) -> bool:
+        """True if the file is known not to be what it was when `recorded` was written."""
+        return self._of(file, recorded) != recorded
 
     def add(self, file: AudioFile, digest: str) -> None:
         """Take over a digest that a worker has computed."""
@@ -100,6 +104,11 @@ class AudioDigests:
         except UserError:
             return  # a run needs no cache
 
+    def _of(self, file: AudioFile, recorded: str | None) -> str:
+        digest = self._digests.get(file.path) or recorded
+        assert digest is not None, "the files of a rank's own tasks are hashed"
+        return digest if recorded is None else digest[: len(recorded)]
+
     def _hash(self, file: AudioFile) -> str | AudioError:
         try:
             with local_copy(join_path(self.root, file.path)) as copy:
@@ -127,7 +136,7 @@ class AudioDigests:
                 file = files.get(text)
                 if file is None or (file.size, file.version) != (size, version) or not version:
                     continue
-                if isinstance(digest, str) and len(digest) == DIGEST:
+                if isinstance(digest, str) and len(digest) in (DIGEST, 2 * DIGEST):
                     digests[file.path] = digest
         except StoppedError:
             raise
@@ -143,7 +152,9 @@ def cache_file(out: Path) -> Path | None:
 
 
 def hash_file(path: Path) -> str:
-    """Digest of a file on this machine: of its size and its bytes, the middle of large ones left out.
+    """Digest of a file on this machine: of its size and its bytes.
+
+    That of a large file begins with a hash that leaves out its middle, all that earlier versions wrote.
 
     Raises:
         AudioError: it is empty or cannot be read.
@@ -151,16 +162,21 @@ def hash_file(path: Path) -> str:
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(str(size).encode() + b"\n")
-            digest.update(file.read(EDGE))
+            edges = hashlib.sha256(str(size).encode() + b"\n")
+            edges.update(first := file.read(EDGE))
             if size > EDGE:
                 file.seek(max(EDGE, size - EDGE))
-                digest.update(file.read(EDGE))
+                edges.update(file.read(EDGE))
+            whole = hashlib.sha256(first)
+            if size > 2 * EDGE:
+                file.seek(EDGE)
+                while block := file.read(BLOCK):
+                    whole.update(block)
     except OSError as error:
         raise AudioError(path, "unreadable", error.strerror or str(error)) from error
     if not size:
         raise AudioError(path, *EMPTY)
-    return digest.hexdigest()[:DIGEST]
+    return edges.hexdigest()[:DIGEST] + (whole.hexdigest()[:DIGEST] if size > 2 * EDGE else "")
 
 
 def gone_since(path: Path, fact: str) -> UserError:

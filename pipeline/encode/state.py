@@ -185,7 +185,7 @@ def check_earlier_set(state: SetState, folder: AudioFolder, metadata: Metadata |
     if missing := [shard.name for shard in state.manifest.shards if state.files.get(shard.name) != shard.bytes]:
         fact = f"its {missing[0]} is missing or cut"
     for path, digest in (item for record in state.finished() for item in record.inputs.items()):
-        if path not in files or digests.get(files[path]) not in (None, digest):
+        if path not in files or digests.differs(files[path], digest):
             fact = f"{path} is gone or has changed"
     if len(files) > state.manifest.ledger.inputs:
         fact = f"{folder.root} has {len(files) - state.manifest.ledger.inputs} more files"
@@ -234,7 +234,7 @@ def _changed(records: Iterable[ShardRecord], plan: Plan, digests: AudioDigests) 
     """The first input of the records that is not in the plan any more, or whose digest is known to be another."""
     files = {file.display_path: file for task in plan.tasks for file in task.files}
     for path, digest in (item for record in records for item in record.inputs.items()):
-        if path not in files or digests.get(files[path]) not in (None, digest):
+        if path not in files or digests.differs(files[path], digest):
             return path
     return None
 

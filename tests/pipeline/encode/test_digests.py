@@ -58,11 +58,11 @@ def test_names_that_are_not_utf_8_are_in_the_cache_too(audio: Path, tmp_path: Pa
         hashed.clear()
 
 
-@pytest.mark.parametrize("size", [5, EDGE, 2 * EDGE - 1, 2 * EDGE, 3 * EDGE])
-def test_bytes_at_either_end_and_the_size_are_in_the_digest(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [5, EDGE, 2 * EDGE - 1, 2 * EDGE, 3 * EDGE, 20 * EDGE])
+def test_every_byte_and_the_size_are_in_the_digest(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.wav"
     digests = set()
-    for offset in (None, 0, size // 2 if size <= 2 * EDGE else 1, -1):
+    for offset in (None, 0, size // 2, -1):
         content = bytearray(size)
         if offset is not None:
             content[offset] = 1
@@ -87,6 +87,48 @@ def test_a_local_file_that_cannot_be_read_is_found_before_the_plan(audio: Path, 
     folder = scan_folder(audio)
     files = AudioDigests(folder, tmp_path / "set").find_faults(folder.inputs)
     assert {file.path: file.fault and file.fault[0] for file in files if file.fault}.keys() == {"folder.wav"}
+
+
+@pytest.mark.usefixtures("without_workers")
+def test_a_change_in_the_middle_of_a_large_file_is_found(tmp_path: Path) -> None:
+    audio, out = tmp_path / "audio", tmp_path / "set"
+    for pitch in (40, 41):
+        write_note(audio / "notes-train" / f"{pitch}.wav", tone(pitch, 60.0))
+    encode(audio, out)
+    path = audio / "notes-train/40.wav"
+    assert path.stat().st_size > 2 * EDGE
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"40\.wav: has changed since this set was made of it"):
+        encode(audio, out)
+
+
+@pytest.mark.usefixtures("without_workers")
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_set_that_knows_the_edges_of_large_files_alone_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    audio, out = tmp_path / "audio", tmp_path / "set"
+    for pitch in range(40, 46):
+        write_note(audio / "notes-train" / f"{pitch}.wav", tone(pitch, 60.0))
+    with monkeypatch.context() as earlier:
+        earlier.setattr("pipeline.encode.digests.hash_file", lambda path: hash_file(path)[:32])
+        encode(audio, out)
+    before = files_of(out)
+    assert all(len(digest) == 32 for digest in json.loads(before["train-00000.json"])["inputs"].values())
+    if not is_finished:
+        (out / "manifest.json").unlink()
+        (out / "train-00001.json").unlink()
+    assert encode(audio, out, check_audio=True).tasks_run == (0 if is_finished else 1)
+    after = files_of(out)
+    assert {name for name in before if before[name] != after[name]} <= {"manifest.json", "train-00001.json"}
+    assert is_finished == (before == after)
+    write_note(audio / "notes-train/46.wav", tone(46, 60.0))
+    assert encode(audio, out, extend=True).tasks_run == 1
+    (audio / "notes-train/40.wav").write_bytes((audio / "notes-train/41.wav").read_bytes())
+    with pytest.raises(UserError, match=r"40\.wav: has changed since this set was made of it"):
+        encode(audio, out, check_audio=True)
 
 
 # --- a finished set ---------------------------------------------------------------------------------------------------
