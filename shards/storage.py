@@ -78,7 +78,8 @@ def parse_path(text: str) -> Path:
 
 def path_text(path: Path | str) -> str:
     """A path as text to store in UTF-8, whatever the locale: a byte that is not UTF-8 becomes an escape, as `\\xe9`."""
-    return path_bytes(path).decode("utf-8", "backslashreplace")
+    text = str(path)
+    return text if text.isascii() else path_bytes(text).decode("utf-8", "backslashreplace")
 
 
 def text_path(text: str, folder: Path | None = None) -> Path:

@@ -139,16 +139,17 @@ def make_plan(
     notes: dict[str, PlannedNote] = {}  # key without upper case -> note: some file systems do not tell them apart
     files = sorted(files, key=lambda file: (file.display_path not in in_earlier, file.path))
     suffix = 0 if settings.segment is None else SUFFIX
-    names = [parse_path_name(file.path, suffix) for file in files]
-    pairs = [(file.display_path, name.key) for file, name in zip(files, names, strict=True)]
-    matched = metadata.match(pairs) if metadata else None
-    for index, (file, name) in enumerate(zip(files, names, strict=True)):
+    matched = None
+    if metadata:
+        matched = metadata.match([(file.display_path, parse_path_name(file.path, suffix).key) for file in files])
+    for index, file in enumerate(files):
+        name = parse_path_name(file.path, suffix)
         rows = [((examples or {}).get(name.key, {}), EXAMPLES)]
         row = None
         if matched:
             row = matched.rows[index]
             rows.append((row, matched.metadata.source))
-        note = PlannedNote(name.key, {**(row or {}), **name.labels}, file, row)
+        note = PlannedNote(name.key, {**row, **name.labels} if row else name.labels, file, row)
         fault = _fault(note, notes, name, rows)
         if fault is None:
             notes[note.key.casefold()] = note

@@ -8,7 +8,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.audio import FFMPEG_SUFFIXES, SUFFIXES, has_ffmpeg
 from pipeline.notes.metadata import Metadata, check_rows
@@ -72,7 +72,7 @@ class AudioFolder:
         """Report the files of other kinds, if there are any."""
         if not self.ignored:
             return []
-        counts = ", ".join(f"{count} {ending}" for ending, count in self.ignored.most_common())
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(self.ignored.items(), key=_by_count))
         readable = sorted(FFMPEG_SUFFIXES & self.ignored.keys())
         hint = f"; FFmpeg reads {', '.join(readable)}: pip install '.[audio]', and encode into a new set"
         return [f"Left out, not audio by name: {counts}{hint if readable else ''}."]
@@ -112,8 +112,14 @@ def scan_folder(folder: Path, ffmpeg: bool | None = None) -> AudioFolder:
     return scanned if (has_ffmpeg() if ffmpeg is None else ffmpeg) else scanned.without_ffmpeg()
 
 
+def _by_count(item: tuple[str, int]) -> tuple[int, str]:
+    ending, count = item
+    return -count, ending
+
+
 def _suffix(file: AudioFile) -> str:
-    return PurePosixPath(file.path).suffix.lower()
+    stem, _, ending = file.path.rpartition("/")[2].rpartition(".")
+    return f".{ending.lower()}" if stem and ending else ""
 
 
 def check_folder(folder: Path) -> None:
@@ -132,20 +138,23 @@ def _list_remote(root: Path) -> Iterator[AudioFile]:
 def _walk(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[AudioFile]:
     """All files under root/below. `above`: the folders on the way, to end loops of links."""
     folder = root / below
+    folders = []
     try:
         status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        inode = (status.st_dev, status.st_ino)
+        if inode in above:
+            return
+        with os.scandir(folder) as entries:  # one at a time: each takes four times the memory of an `AudioFile`
+            for entry in entries:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir():
+                    folders.append(path)
+                else:
+                    yield _local_file(path, entry)
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); nothing may be left out unseen") from error
-    inode = (status.st_dev, status.st_ino)
-    if inode in above:
-        return
-    for entry in entries:
-        path = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir():
-            yield from _walk(root, path, (*above, inode))
-        else:
-            yield _local_file(path, entry)
+    for path in sorted(folders):
+        yield from _walk(root, path, (*above, inode))
 
 
 def _local_file(path: str, entry: os.DirEntry[str]) -> AudioFile:
