@@ -115,7 +115,6 @@ def load_hugging_face(spec: Codec, weights: Path | None, device: torch.device) -
     transformers = import_transformers(spec.name)
     folder = _find_folder(spec.name, weights)
     config = _read_config(spec.name, folder)
-    transformers.utils.logging.disable_progress_bar()
     try:
         model, report = getattr(transformers, CLASSES[config.model_type]).from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True
@@ -126,6 +125,9 @@ def load_hugging_face(spec: Codec, weights: Path | None, device: torch.device) -
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise CodecError(f"{folder / WEIGHTS}: not the weights of {CONFIG}: tensor {missing[0]} is missing")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CodecError(f"{folder / WEIGHTS}: damaged, tensor {name} is not finite; {CURE}")
     model.eval().requires_grad_(False).to(device)
     return HuggingFaceCodec(spec, device, model)
 
@@ -193,6 +195,8 @@ def import_transformers(name: str) -> Any:
 
             for kind in CLASSES.values():
                 getattr(transformers, kind)  # imports it
+            transformers.utils.logging.disable_progress_bar()
+            transformers.utils.logging.set_verbosity_error()  # what is wrong with weights is said by an error
     except ImportError as error:
         raise CodecError(f"{name}: needs transformers ({first_line(error)}); pip install '.[codecs]'") from error
     return transformers

@@ -175,6 +175,13 @@ def _write_weights() -> None:
     torch.save(load_file("weights.safetensors"), "weights.th")
 
 
+def _save_codec() -> None:
+    from tests.support.hugging_face import save_small
+
+    build_folder()
+    save_small("dac", Path("codec"))
+
+
 def _start_codec_training() -> None:
     from tests.mutations.run import call
 
@@ -234,6 +241,7 @@ def _sign_codes(weights: str) -> None:
 
 SET_READERS = (INSPECT, VERIFY, REENCODE, DECODE_SET, TRAIN, RESUME, PROMPT_SET, SCORE, PAGE, INSTRUMENT)
 SAMPLE_READERS = (DECODE, SCORE, PAGE, LISTEN, CHOOSE, INSTRUMENT, PROMPT_FILE)
+HUGGING_FACE_READERS = tuple((*command, "--codec", "hf:codec") for command in (ENCODE_NEW, PLAN, SCORE_CODEC))
 AUDIO_READERS = (ENCODE_NEW, PLAN, REENCODE, SCORE_CODEC, SCORE, PAGE, INSTRUMENT, TRAIN_CODEC)
 
 
@@ -295,6 +303,11 @@ _FORMATS = (
            _with_weights("weights.safetensors"), partial(_sign_codes, "weights.safetensors"), _write_weights),
     Format("weights.th", "weights.th", (mutate_bytes, *[mutators.mutate_pickle] * 3), _with_weights("weights.th"),
            partial(_sign_codes, "weights.th"), _write_weights),
+    Format("hf codec's config.json", "codec/config.json", (mutate_bytes, *[mutate_json] * 4), HUGGING_FACE_READERS,
+           build=_save_codec),
+    Format("hf codec's safetensors", "codec/model.safetensors",
+           (mutate_bytes, mutators.mutate_safetensors_header, *[mutators.mutate_tensors] * 2), HUGGING_FACE_READERS,
+           build=_save_codec),
     Format("codec training's checkpoint", "codec.training/checkpoint.pt", (mutate_bytes, *[mutators.mutate_pickle] * 3),
            (TRAIN_CODEC,), build=_start_codec_training),
     Format("wav", _audio("wav"), (mutate_bytes, mutators.mutate_wav_header), AUDIO_READERS),

@@ -39,7 +39,6 @@ def transformers_module() -> Any:
 def save_small(name: str, folder: Path) -> Path:
     """Save a codec of `SMALL` with random weights; return its folder."""
     transformers = transformers_module()
-    transformers.utils.logging.disable_progress_bar()
     kind, fields = SMALL[name]
     torch.manual_seed(0)
     model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**fields))

@@ -171,7 +171,10 @@ def test_weights_that_are_damaged_or_of_another_model_are_refused_in_one_line(
     weights = folder / "model.safetensors"
     state = safetensors.torch.load_file(weights)
     name = next(key for key in state if key.startswith("encoder"))
+    broken = state[name].clone()
+    broken.view(-1)[0] = float("nan")
     faults = {
+        f"tensor {name} is not finite": {**state, name: broken},
         f"tensor {name} is missing": {key: value for key, value in state.items() if key != name},
         "is damaged, or does not fit": {**state, name: torch.zeros(1)},
     }
