@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
-from trainer import cpu_kernels
 from trainer.errors import ConfigError
 from trainer.model import NoteModel
 
@@ -142,6 +141,8 @@ class CachedDecoder:
     def _feed_cpu(self, x: Tensor) -> None:
         """All layers at one position; changes x, (note, 1, width)."""
         rotary = torch.view_as_real(self.rotary[self.position]).numpy()
+        from trainer import cpu_kernels  # imports numba, which a GPU does without
+
         caches, state = to_numpy(self.cache), x[:, 0].numpy()
         for layer, cache in zip(self.layers, caches, strict=True):
             cpu_kernels.layer(state, rotary, cache, self.position, *layer.arrays)
@@ -323,13 +324,16 @@ def overlap(model: NoteModel) -> int:
 
 
 def sample_codes(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """Sample a code of each row, by inverse transform: (note, code) logits and (note,) uniforms -> (note,)."""
+    """Sample a code of each row, by inverse transform: (note, code) logits and (note,) uniforms -> (note,).
+
+    Sums have the dtype of the uniforms: float64 where the device has it.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probabilities = filter_logits(logits / sampling.temperature, sampling).softmax(-1)
-    cumulative = probabilities.double().cumsum(-1)
+    cumulative = probabilities.to(uniforms.dtype).cumsum(-1)
     total = cumulative[:, -1:]
-    sampled = torch.searchsorted(cumulative, uniforms[:, None].double() * total, right=True)
+    sampled = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
     last = (cumulative < total).sum(-1, keepdim=True)  # the last code that has any probability, against rounding
     return torch.minimum(sampled, last)[:, 0]
 

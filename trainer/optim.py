@@ -7,10 +7,11 @@ but it computes in bfloat16, matrix by matrix: many times slower on a CPU withou
 shape are updated together, in float32. Knows nothing of data and files.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer.config import TrainConfig
 from trainer.model import NoteModel
@@ -106,7 +107,8 @@ def update_ema(ema_model: nn.Module, model: nn.Module, decay: float, step: int) 
     The decay grows to `decay`, so that the first weights are soon forgotten.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(ema_model.parameters()), list(model.parameters()), 1 - decay)
+    update: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    update(list(ema_model.parameters()), list(model.parameters()), None)
 
 
 def state_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -114,11 +114,17 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, devices.resolve_precision(name, _has_bfloat16(device)))
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """The dtype of sums on this device: float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":  # without AMX or AVX512-BF16 bfloat16 is emulated, several times slower than float32
-        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, so they may go
+        return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
     return False
 
 

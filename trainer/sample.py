@@ -21,7 +21,7 @@ from trainer.conditioning import Draw, Labels, LengthRequest, fill_labels, parse
 from trainer.generate import Sampling, generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
-from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, resolve_dtype
+from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, resolve_dtype, widest_float
 from trainer.weights import load_model
 
 BATCH = 64  # notes at a time
@@ -143,7 +143,7 @@ def draw_notes(
     codes, likelihoods = generate(
         model,
         torch.tensor(labels, dtype=torch.long, device=device),
-        torch.from_numpy(numbers).to(device),
+        torch.tensor(numbers, dtype=widest_float(device), device=device),
         sampling,
         prompts.to(device) if len(prompt) else None,
         progress,

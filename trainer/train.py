@@ -42,7 +42,15 @@ from trainer.model import NoteModel
 from trainer.optim import expected_state, make_optimizers, restore_state, state_tensors, update_ema
 from trainer.order import Order, split_range
 from trainer.run import RUN_FILE, RunInfo, fit_config, lock_run, open_run
-from trainer.runtime import Ranks, join_ranks, name_lack_of_memory, peak_memory, resolve_device, resolve_dtype
+from trainer.runtime import (
+    Ranks,
+    join_ranks,
+    name_lack_of_memory,
+    peak_memory,
+    resolve_device,
+    resolve_dtype,
+    widest_float,
+)
 from trainer.schedule import StepEstimator, dropout_share, learning_rate, planned_steps
 from trainer.start import check_same_start, describe_start, load_start, read_start
 from trainer.vocabulary import Vocabulary
@@ -136,7 +144,7 @@ class Training:
         self.train_notes, self.valid_notes = train_notes, valid_notes
         self.order = Order(train_notes.counts, self.config.train.seed, self.config.data.batch)
         self.dtype = resolve_dtype(self.config.train.dtype, device)
-        self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sum_dtype = widest_float(device)
         torch.manual_seed(self.config.train.seed)
         self.model = NoteModel(self.config.model, info.vocabulary, info.window).to(device)
         self.ema_model = deepcopy(self.model) if self.config.train.ema else self.model  # for evaluation and samples
@@ -202,7 +210,7 @@ class Training:
             if is_evaluation and any(notes.shards for notes in self.valid_notes):
                 self._evaluate(metrics)
             if is_evaluation and metrics is not None and self.config.train.samples:
-                from trainer.preview import write_previews  # imports numba
+                from trainer.preview import write_previews
 
                 write_previews(self.run, self.info, self.ema_model, self.step, self.dtype)
             if is_evaluation or stop_signal or (checkpoint_every and self.step % checkpoint_every == 0):

@@ -65,5 +65,9 @@ def load_codec(
 
 
 def resolve_device(name: str) -> torch.device:
-    """Find the device that `--device` names on this machine. Raises UserError."""
-    return torch.device(devices.resolve_device(name, torch.cuda.device_count(), torch.backends.mps.is_available()))
+    """Find the device that `--device` names on this machine. Raises UserError.
+
+    auto is never MPS: before torch 2.13 the search for the nearest code was wrong there.
+    """
+    has_mps = name != "auto" and torch.backends.mps.is_available()
+    return torch.device(devices.resolve_device(name, torch.cuda.device_count(), has_mps))

@@ -150,7 +150,10 @@ class CodecTrainer:
         self.step, self.progress, self.stage = state["step"], state["progress"], state["stage"]
         self.model.load_state_dict(state["model"])
         self.ema_model.load_state_dict(state["average"])
-        self.codebooks = None if state["books"] is None else Codebooks(**state["books"])
+        books = state["books"]
+        if books is not None:
+            books = Codebooks(**{name: tensor.to(self.device) for name, tensor in books.items()})
+        self.codebooks = books
         self.optimizer = self._make_optimizer()
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())

@@ -246,6 +246,9 @@ def test_a_device_that_is_not_here_is_refused_auto_is_one_that_is_and_an_index_i
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto").type != "mps" and resolve_device("mps") == torch.device("mps")
+    monkeypatch.undo()
     for name in ("tpu", *([] if torch.cuda.is_available() else ["cuda"])):
         with pytest.raises(UserError, match="not on this machine"):
             resolve_device(name)
