@@ -91,14 +91,16 @@ class AudioDigests:
             return
         self._is_saved = True
         digests = self._read_cache() | self._digests
-        files = {
-            text: [file.size, file.version, digests[file.path]]
-            for text, file in self._by_text().items()
-            if file.path in digests and file.version
-        }
         try:
             with atomic_write(self._cache, writer) as cache:
-                cache.write(json.dumps({"source": path_text(self.root), "files": files}, indent=0).encode())
+                cache.write(f'{{"source": {json.dumps(path_text(self.root))}, "files": {{'.encode())
+                end = "\n"
+                for text, file in self._by_text().items():  # one at a time: there may be a million
+                    if file.path in digests and file.version:
+                        entry = json.dumps([file.size, file.version, digests[file.path]])
+                        cache.write(f"{end}{json.dumps(text)}: {entry}".encode())
+                        end = ",\n"
+                cache.write(b"\n}}\n")
         except StoppedError:
             raise
         except UserError:
