@@ -59,6 +59,24 @@ def test_links_of_the_documents_lead_to_files(document: str) -> None:
     assert [target for target in local if not (ROOT / document).parent.joinpath(target).exists()] == []
 
 
+def anchors_of(text: str) -> set[str]:
+    """The anchors that GitHub makes of a text's headings."""
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_into_documents_lead_to_headings(document: str) -> None:
+    links = re.findall(r"\]\(([^):#]*)#([^)]+)\)", (ROOT / document).read_text())
+    folder = (ROOT / document).parent
+    texts = {target: (folder / target if target else ROOT / document).read_text() for target, _ in links}
+    assert [link for link in links if link[1] not in anchors_of(texts[link[0]])] == []
+
+
+def test_an_anchor_is_a_heading_in_small_letters() -> None:
+    assert anchors_of("# A\n\ntext\n\n## To the Hub, `sample` it\n") == {"a", "to-the-hub-sample-it"}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_scripts_of_the_documents_exist(document: str) -> None:
     scripts = re.findall(r"python (\S+\.py)", (ROOT / document).read_text())

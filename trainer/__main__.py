@@ -200,7 +200,7 @@ def sample(
     Examples:
       python -m trainer sample --run runs/demo --out samples/demo/tokens --count 16 --temperature 0.9
       python -m trainer sample --run runs/demo --out samples/scale/tokens --label pitch=40:76:4 --label velocity=100
-      python -m trainer sample --run runs/demo --out samples/a/tokens --prompt shards/demo:guitar_acoustic_000-060-100
+      python -m trainer sample --run runs/demo --out samples/a/tokens --prompt shards/demo:guitar_acoustic_001-060-100
       python -m trainer sample --run runs/demo --out samples/long/tokens --seconds 30
       python -m trainer sample --run runs/demo --out instruments/demo/candidates --candidates 4 --label pitch=40:76
     """

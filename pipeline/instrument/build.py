@@ -203,7 +203,7 @@ def _recorded_notes(
 def _timbre_of_note(request: BuildRequest, codec: LoadedCodec) -> np.ndarray:
     folder, colon, key = (request.like or "").rpartition(":")
     if not colon:
-        raise UserError(f"--like {request.like}: is not SET:KEY, such as shards/demo:guitar_acoustic_000-060-100")
+        raise UserError(f"--like {request.like}: is not SET:KEY, such as shards/demo:guitar_acoustic_001-060-100")
     shard_set: ShardSet = open_shard_set(text_path(folder), request.weights, request.device, codec)
     for split in shard_set.splits:
         for _, waveform in shard_set.find([key], split):

@@ -66,8 +66,8 @@ def encode_in_this_process(make_encoder: partial[Any], batches: Iterable[Batch],
     """Replace `pipeline.encode.workers.encode_batches` by one process whose codec is loaded once:
     encodec_mini, or one of Hugging Face.
     """
-    settings, _, _, root = make_encoder.args
-    encoder = Encoder(_codec(settings.codec.name, settings.codec.bandwidth), settings, root)
+    settings, weights, _, root = make_encoder.args
+    encoder = Encoder(_codec(settings.codec.name, settings.codec.bandwidth, weights), settings, root)
     for batch in batches:
         if is_remote(root):
             yield encoder.encode(batch)
@@ -82,8 +82,8 @@ def encode_in_this_process(make_encoder: partial[Any], batches: Iterable[Batch],
 
 
 @cache
-def _codec(name: str, bandwidth: float | None) -> LoadedCodec:
-    return load_codec(name if is_hugging_face(name) else "encodec_mini", bandwidth)
+def _codec(name: str, bandwidth: float | None, weights: Path | None) -> LoadedCodec:
+    return load_codec(name, bandwidth, weights) if is_hugging_face(name) else load_codec("encodec_mini")
 
 
 class Silent:
