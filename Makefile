@@ -100,7 +100,7 @@ pytest: .venv/installed-dev
 	@$(PY) -m pytest --numprocesses auto --dist loadfile
 
 test-long: .venv/installed-dev
-	@$(PY) -m pytest -m long -rs
+	@$(PY) -m pytest -m long -rs --no-fold-skipped
 
 bench: .venv/installed-dev
 	@$(PY) -m tests.benchmarks
