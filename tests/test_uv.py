@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text, pins = re.subn(r'"torch==[^"]+"', f'"{TORCH}"', settings.read_text())
     assert pins == 1
     settings.write_text(text)
-    run("uv sync --quiet", folder)
+    run(f"uv sync --quiet --python {sys.version_info.major}.{sys.version_info.minor}", folder)
     return folder
 
 
