@@ -7,6 +7,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from tests.support.uv import TORCH, clone_checkout, environment_for_uv, find_uv
 
@@ -35,16 +36,11 @@ def run(command: str, folder: Path) -> str:
     return result.stdout
 
 
-def canonical(name: str) -> str:
-    """A package's name as uv writes it."""
-    return name.lower().replace("_", "-").replace(".", "-")
-
-
 def test_uv_installs_the_versions_that_make_installed_here(clone: Path) -> None:
-    pins = [pin.split("==") for pin in run("uv pip freeze --exclude-editable", clone).split()]
-    installed = {canonical(name): version for name, version in pins if name not in ("pip", "setuptools")}
+    pins = [pin.split("==") for pin in run("uv pip freeze --exclude-editable --python .venv", clone).split()]
+    installed = {canonicalize_name(name): version for name, version in pins if name not in ("pip", "setuptools")}
     assert {"numpy", "ray", "torch"} <= installed.keys()
-    here = {canonical(package.name): package.version for package in distributions()}
+    here = {canonicalize_name(package.name): package.version for package in distributions()}
     assert {name: here.get(name) for name in installed} == installed
 
 

@@ -24,7 +24,7 @@ def find_uv() -> str:
 
 def environment_for_uv() -> dict[str, str]:
     """This process's environment, in which uv finds the packages that pip finds in local folders."""
-    return {**os.environ, "UV_FIND_LINKS": ",".join(os.environ.get("PIP_FIND_LINKS", "").split())}
+    return {"UV_FIND_LINKS": ",".join(os.environ.get("PIP_FIND_LINKS", "").split()), **os.environ}
 
 
 def clone_checkout(folder: Path) -> None:
