@@ -15,6 +15,7 @@ MOST_CANDIDATES ?= 16
 
 # Folders are called shards, trainer, tests too: without this, make would find them up to date.
 .PHONY: help setup data shards train samples instrument demo test pytest test-long bench lint clean
+.DELETE_ON_ERROR:
 
 help:
 	@echo "make demo                         everything on this machine alone: plucked notes to samples you can hear"
@@ -26,23 +27,37 @@ help:
 	@echo "make test | test-long | bench | lint"
 
 # --- installation -----------------------------------------------------------------------------------------------------
-# Python compiles what it imports; compiling all of the packages at once takes longer than installing them.
-PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt --editable
-
 setup: .venv/installed
+
+ifneq ($(shell grep -s '^uv = ' .venv/pyvenv.cfg),)    # `uv sync` made .venv, so uv looks after it
+.PHONY: .venv/installed .venv/installed-dev
+
+.venv/installed:
+	@uv sync --quiet --inexact --no-dev
+
+.venv/installed-dev:
+	@uv sync --quiet --inexact
+
+else
+# Python compiles what it imports; compiling all of the packages at once takes longer than installing them.
+PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --constraint .venv/constraints.txt --editable
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "make: $(PYTHON) is Python %d.%d, but 3.11 or newer is needed; say make PYTHON=python3.11" % sys.version_info[:2])'
 	@echo "Installing into .venv; the first time takes a minute or two."
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+.venv/constraints.txt: pyproject.toml | .venv/bin/python
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["tool"]["uv"]["constraint-dependencies"], sep="\n")' > $@
+
+.venv/installed: .venv/constraints.txt
 	@$(PIP) .
 	@touch $@
 
-.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+.venv/installed-dev: .venv/constraints.txt
 	@$(PIP) '.[dev]'
 	@touch .venv/installed $@
+endif
 
 # --- the stages -------------------------------------------------------------------------------------------------------
 data: setup
@@ -85,7 +100,7 @@ pytest: .venv/installed-dev
 	@$(PY) -m pytest --numprocesses auto --dist loadfile
 
 test-long: .venv/installed-dev
-	@$(PY) -m pytest -m long
+	@$(PY) -m pytest -m long -rs --no-fold-skipped
 
 bench: .venv/installed-dev
 	@$(PY) -m tests.benchmarks

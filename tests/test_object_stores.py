@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from shards.storage import is_remote, parse_path
 from shards.summary import summarize
 from shards.verify import find_faults
 from tests.support.notes import Silent, files_of, nsynth_folder, options, write_note
-from tests.support.servers import Behaviour, forget_connections, s3_proxy, s3_server, web_server
+from tests.support.servers import Behaviour, s3_proxy, s3_server, web_server
 from tests.support.shard_sets import random_note, write_set
 from trainer.data import Batch, NoteReader, TrainStream, train_batches
 from trainer.order import Order, split_range
@@ -128,6 +129,13 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket: Path) -> None:
         read_manifest(parse_path("s3://no-such-bucket/set"))
     with pytest.raises(UserError, match="s3://no-such-bucket/audio: no audio in it"):
         scan_folder(parse_path("s3://no-such-bucket/audio"))
+
+
+def test_a_server_ends_with_its_block_also_where_that_fails(tokens: Path) -> None:
+    threads = threading.active_count()
+    with pytest.raises(KeyError), web_server(tokens, Behaviour()):
+        raise KeyError
+    assert threading.active_count() == threads
 
 
 # --- sets -------------------------------------------------------------------------------------------------------------
@@ -270,13 +278,11 @@ def test_audio_that_is_no_longer_what_was_listed_stops_the_run(audio: Path, tmp_
 
 @pytest.mark.usefixtures("without_workers")
 def test_a_finished_set_of_a_bucket_or_a_web_server_is_recognised_by_the_listing(
-    audio: Path, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    audio: Path, bucket: Path, tmp_path: Path
 ) -> None:
     put(audio, bucket / "audio")
     behaviour = Behaviour()
-    with s3_proxy(behaviour) as url, web_server(audio, behaviour) as web:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        forget_connections()
+    with s3_proxy(behaviour), web_server(audio, behaviour) as web:
         for source, out in ((bucket / "audio", tmp_path / "of-bucket"), (parse_path(web), tmp_path / "of-web")):
             behaviour.requests.clear()
             assert encode(source, out).tasks_run == 4
@@ -288,7 +294,6 @@ def test_a_finished_set_of_a_bucket_or_a_web_server_is_recognised_by_the_listing
             assert {path.rpartition("/")[2] for path in behaviour.requests if path.endswith(".mp3")} == {
                 path.name for path in audio.rglob("*.mp3")
             }
-    forget_connections()
 
 
 @pytest.mark.usefixtures("without_workers")
@@ -378,20 +383,15 @@ def test_training_from_a_bucket_or_a_web_server_sees_the_batches_on_disk(
     assert len(list(cache.rglob("*.tar"))) == 3
 
 
-def test_a_bucket_whose_connections_break_is_read_again_or_named(
-    tokens: Path, bucket: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bucket_whose_connections_break_is_read_again_or_named(tokens: Path, bucket: Path, cache: Path) -> None:
     put(tokens, bucket)
     breaks = iter([True, True, False, True, *itertools.repeat(False, 2), *itertools.repeat(True, 100)])
     behaviour = Behaviour(breaks=lambda path: path.endswith(".tar") and next(breaks))
-    with s3_proxy(behaviour) as url:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        forget_connections()
+    with s3_proxy(behaviour):
         assert same(batches(bucket), batches(tokens))
         shutil.rmtree(cache)
         with pytest.raises(UserError, match=r"s3://.*/train-0000.\.tar: cannot be read, in 3 tries"):
             batches(bucket)
-    forget_connections()
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 

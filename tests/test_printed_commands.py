@@ -148,13 +148,13 @@ class Shell:
 @contextmanager
 def open_shell(folder: Path) -> Iterator[Shell]:
     """A shell in a folder; its make finds the packages installed."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     python = folder / ".venv/bin/python"
     python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    for name in ("installed", "installed-dev"):
+    for name in ("constraints.txt", "installed", "installed-dev"):  # in the order in which make makes them
         (folder / ".venv" / name).touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -38,9 +38,11 @@ def s3_server() -> Iterator[str]:
         import s3fs
 
         s3fs.S3FileSystem().mkdir(BUCKET)
-        yield f"s3://{BUCKET}"
-        forget_connections()
-    server.stop()
+        try:
+            yield f"s3://{BUCKET}"
+        finally:
+            forget_connections()
+            server.stop()
 
 
 def forget_connections() -> None:
@@ -131,11 +133,16 @@ class _Proxy(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def s3_proxy(behaviour: Behaviour) -> Iterator[str]:
-    """The server of `s3_server`, behind one that breaks off; yields its URL."""
+def s3_proxy(behaviour: Behaviour) -> Iterator[None]:
+    """Put a server that breaks off before the one of `s3_server`, as long as the block."""
     behind = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
-    with _serving(partial(_Proxy, behaviour=behaviour, behind=behind)) as url:
-        yield url
+    with _serving(partial(_Proxy, behaviour=behaviour, behind=behind)) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        forget_connections()
+        try:
+            yield
+        finally:
+            forget_connections()
 
 
 @contextmanager
@@ -150,6 +157,8 @@ def _serving(handler: Any) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:  # a test that fails must not leave a thread that the process waits for at its end
+            server.shutdown()
+            thread.join()
