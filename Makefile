@@ -14,7 +14,7 @@ LIKE   ?=
 MOST_CANDIDATES ?= 16
 
 # Folders are called shards, trainer, tests too: without this, make would find them up to date.
-.PHONY: help setup data shards train samples instrument demo test pytest test-long bench lint clean
+.PHONY: help setup data shards train samples instrument demo test pytest test-long bench bench-scale lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,7 +24,7 @@ help:
 	@echo "make train   NAME=... RUN=...     train, or go on with, a run (PRESET=$(PRESET))"
 	@echo "make samples RUN=... N=16         sample notes, decode them, write the page to listen to them"
 	@echo "make instrument RUN=...           a playable instrument of a run (KEYS=40:76 TIMBRE=... LIKE=SET:KEY)"
-	@echo "make test | test-long | bench | lint"
+	@echo "make test | test-long | bench | bench-scale | lint"
 
 # --- installation -----------------------------------------------------------------------------------------------------
 setup: .venv/installed
@@ -104,6 +104,9 @@ test-long: .venv/installed-dev
 
 bench: .venv/installed-dev
 	@$(PY) -m tests.benchmarks
+
+bench-scale: .venv/installed-dev
+	@$(PY) -m tests.benchmarks.scale
 
 lint: .venv/installed-dev
 	@$(PY) -m ruff format --check

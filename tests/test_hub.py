@@ -188,7 +188,7 @@ def test_a_set_of_the_hub_is_read_as_a_folder_is(make_set: Callable[..., Path], 
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-@pytest.mark.parametrize("program", ["codec", "run"])
+@pytest.mark.parametrize("program", [pytest.param("codec", marks=pytest.mark.long), "run"])
 def test_a_model_of_the_hub_is_fetched_by_its_id(run: Path, tmp_path: Path, program: str) -> None:
     """In another process, as above: a codec of transformers, and an exported run."""
     programs = {

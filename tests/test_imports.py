@@ -205,14 +205,6 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     assert all("Options:" in text for text in report["helps"].values())
 
 
-def test_the_sampler_and_the_training_load_no_numba_which_a_gpu_does_without() -> None:
-    program = (
-        "import sys, trainer.sample, trainer.train, trainer.preview; print([*{'numba', 'llvmlite'} & {*sys.modules}])"
-    )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
-
-
 # Starts a program as if on Windows, whose Python lacks these modules. What looks at the system comes before.
 START_ON_WINDOWS = """
 import click, multiprocessing.reduction, runpy, sys

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from x_transformers import Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig
+from trainer.decoder import Decoder, TransformerWrapper
 from trainer.vocabulary import Vocabulary, parse_mixture
 
 LABEL_SCALE = 0.02  # standard deviation of new label embeddings: as large as those of codes they would hide them
