@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import random
 import signal
 import subprocess
@@ -327,7 +328,10 @@ def test_a_loader_process_that_is_killed_ends_the_training_with_one_line(
     os.kill(children[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
-    assert errors.startswith(f"Error: data.workers: DataLoader worker (pid {children[-1]}) is killed by signal: Killed")
+    # torch has two sentences for it, of which the one is said that its signal handler or its queue comes to first
+    assert re.match(
+        rf"Error: data\.workers: DataLoader worker \(pid(\(s\))? {children[-1]}\) (is killed|exited)", errors
+    )
     assert errors.count("\n") == 1 and saved_steps(run)
 
 
