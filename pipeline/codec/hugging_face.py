@@ -24,6 +24,7 @@ from shards.note import LARGEST_CODEBOOK, Codec
 from shards.parse import to_dataclass
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+IN_SEGMENTS = ("normalize", "chunk_length_s")  # fields of the config
 CURE = "download it again"
 CLASSES = {"encodec": "EncodecModel", "dac": "DacModel", "mimi": "MimiModel"}  # type in the config -> class
 
@@ -52,9 +53,8 @@ class HuggingFaceCodec(LoadedCodec):
     @torch.inference_mode()
     def latents(self, samples: Tensor) -> Tensor:
         output = self.model.encoder(self._waves(samples))
-        latents: Tensor = getattr(
-            output, "latents", output
-        )  # of Mimi, with earlier transformers at twice the frame rate
+        # Mimi's has several fields; with earlier transformers it is a tensor, at twice the frame rate.
+        latents: Tensor = getattr(output, "latents", output)
         return latents
 
     @torch.inference_mode()
@@ -82,10 +82,10 @@ def describe_hugging_face(name: str, bandwidth: float | None, weights: Path | No
     """
     folder = _find_folder(name, weights)
     config = _read_config(name, folder)
-    if getattr(config, "audio_channels", 1) != 1 or getattr(config, "normalize", False):
+    if getattr(config, "audio_channels", 1) != 1 or any(getattr(config, field, None) for field in IN_SEGMENTS):
         raise CodecError(
-            f"{name}: not supported, because it is stereo or keeps a loudness for each segment, which a flat sequence "
-            "of codes cannot carry"
+            f"{name}: not supported, because it is stereo, or encodes overlapping segments or keeps a loudness for "
+            "each, which a flat sequence of codes cannot carry"
         )
     if config.codebook_size > LARGEST_CODEBOOK:
         raise CodecError(

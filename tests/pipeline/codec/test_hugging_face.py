@@ -126,7 +126,8 @@ def change_config(folder: Path, out: Path, **changes: Any) -> Path:
     ("name", "changes", "says"),
     [
         ("encodec", {"audio_channels": 2}, "not supported, because it is stereo"),
-        ("encodec", {"normalize": True}, "keeps a loudness for each segment"),
+        ("encodec", {"normalize": True}, "keeps a loudness for each"),
+        ("encodec", {"chunk_length_s": 1.0, "overlap": 0.1}, "encodes overlapping segments"),
         ("dac", {"codebook_size": 1 << 16}, "its codes go up to 65535, and int16 ends at 32767"),
         ("dac", {"model_type": "bert"}, "is a model of type bert; codecs are encodec, dac, mimi"),
         ("dac", {"model_type": "nothing"}, DAMAGED),
