@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from shards.console import quote
-from shards.errors import UserError, first_line, writing
+from shards.errors import writing
 from shards.files import atomic_write
+from shards.hub import fetch_repository
 from shards.metrics import read_valid_losses
 from shards.sample_info import set_name
 from shards.scores import Scores, format_value, read_scores
@@ -83,16 +84,7 @@ def from_pretrained(name: str, device: str = "cpu") -> tuple[NoteModel, RunInfo]
     """
     folder = Path(name)
     if not folder.is_dir():
-        try:
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(name, allow_patterns=[EXPORTED_RUN, EXPORTED]))
-        except ImportError as error:
-            raise UserError(f"{name}: is no folder; for the Hub: pip install huggingface_hub") from error
-        except Exception as error:  # no network, no such repository, no name of one: each has its own kind
-            raise UserError(
-                f"{name}: is no folder, and cannot be fetched from the Hub ({first_line(error)})"
-            ) from error
+        folder = fetch_repository(name, (EXPORTED_RUN, EXPORTED))
     info = read_run(folder)
     model, _ = load_model(folder, info, LAST, torch.device(device))
     return model, info

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pipeline.codec.loaded import LoadedCodec
 from pipeline.codec.spec import HUGGING_FACE, CodecError
 from pipeline.codec.torchaudio import without_torchaudio
-from shards.errors import first_line
+from shards.errors import UserError, first_line
 from shards.files import sha256_of
+from shards.hub import fetch_repository
 from shards.note import LARGEST_CODEBOOK, Codec
 from shards.parse import to_dataclass
 
@@ -143,15 +144,11 @@ def _find_folder(name: str, weights: Path | None) -> Path:
         return folder
     if weights is not None:
         raise CodecError(f"{weights}: no such folder; {name} wants one with {CONFIG} and {WEIGHTS}")
-    import_transformers(name)
-    from huggingface_hub import snapshot_download
-
     try:
-        folder = Path(snapshot_download(source, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # no network, no such repository, no name of one: each has its own kind
+        folder = fetch_repository(source, (CONFIG, WEIGHTS))
+    except UserError as error:
         raise CodecError(
-            f"{name}: {source} is no folder, and cannot be fetched from the Hub ({first_line(error)}); name the folder "
-            "of its files with --weights FOLDER"
+            f"{HUGGING_FACE}{error.message}; name the folder of its files with --weights FOLDER"
         ) from error
     return _find_folder(name, folder)
 

@@ -1,4 +1,4 @@
-"""On MPS, which has no float64, training and sampling make no tensor of it. Another claim than a run on a Mac."""
+"""On MPS, which has no float64, training and sampling make no tensor of it. Nothing is run on a Mac here."""
 
 from pathlib import Path
 

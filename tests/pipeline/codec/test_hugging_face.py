@@ -1,11 +1,12 @@
 """pipeline.codec.hugging_face: codecs of transformers have the geometry of their configs, and their models' codes.
 
 Models of a few channels, saved as `save_pretrained` saves them. transformers leaves EnCodec's and Mimi's codebooks at
-zero, which would give one code for everything, so codebooks are entries of random latents.
+zero, which would give one code for everything, so codebooks are filled with latents of notes.
 """
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.codec.spec import CodecError, codec_spec, weights_file
 from shards.errors import UserError
 from shards.files import sha256_of
 from tests.support.hugging_face import SMALL, save_small, transformers_module
+from tests.support.notes import tone
 
 GEOMETRIES = {  # sample rate, hop, codebooks, codebook size, bandwidth
     "encodec": (32_000, 640, 4, 64, 1.2),
@@ -80,8 +82,6 @@ def test_an_encodec_with_the_weights_of_encodec_mini_gives_its_codes(tmp_path: P
     assert theirs.spec.identity() == {
         **ours.spec.identity(), "name": theirs.spec.name, "weights_sha256": theirs.spec.weights_sha256
     }  # fmt: skip
-    from tests.support.notes import tone
-
     samples = torch.stack([torch.from_numpy(tone(pitch, 1.0, 24_000)) for pitch in range(40, 72, 4)])
     codes = ours.encode(samples)
     assert [len(book.unique()) > 60 for book in codes.transpose(0, 1)] == [True, True]
@@ -205,8 +205,6 @@ def test_a_name_that_is_nothing_is_refused_in_one_line(tmp_path: Path, monkeypat
 
 
 def test_the_extra_that_is_missing_is_named(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(CodecError, match=r"needs transformers \(.*\); pip install '\.\[codecs\]'"):
         codec_spec(f"hf:{folders['dac']}")
