@@ -68,12 +68,12 @@ def _run_layers(layers: list[Any], x: Tensor, history: dict[nn.Module, Tensor]) 
             x = x.float()
         with torch.autocast("cpu", enabled=False) if is_float32 else nullcontext():
             if hasattr(layer, "shortcut"):  # a residual block, whose branches both end in a kernel of size 1
-                hidden = elu_(_convolve(layer.block[1], elu(x), history))
+                hidden = _elu_in_place(_convolve(layer.block[1], _elu(x), history))
                 last, shortcut = layer.block[3].conv.conv, layer.shortcut.conv.conv
                 x = torch.addmm((last.bias + shortcut.bias)[:, None], shortcut.weight[..., 0], x[0])
                 x = torch.addmm(x, last.weight[..., 0], hidden[0])[None]
             else:
-                x = elu_(x) if isinstance(layer, nn.ELU) else _convolve(layer, x, history)
+                x = _elu_in_place(x) if isinstance(layer, nn.ELU) else _convolve(layer, x, history)
     return x
 
 
@@ -88,6 +88,20 @@ def _convolve(layer: Any, x: Tensor, history: dict[nn.Module, Tensor]) -> Tensor
         x = pad1d(x, (length - stride, right), "reflect")
     history[layer] = x[..., x.shape[2] - (length - stride) :]
     return conv1d(x, convolution.weight, convolution.bias, stride)
+
+
+def _elu(x: Tensor) -> Tensor:
+    return _elu_table(x, torch.empty_like(x)) if x.dtype == torch.bfloat16 else elu(x)
+
+
+def _elu_in_place(x: Tensor) -> Tensor:
+    return _elu_table(x, x) if x.dtype == torch.bfloat16 else elu_(x)
+
+
+def _elu_table(x: Tensor, out: Tensor) -> Tensor:
+    from pipeline.codec.bfloat16_elu import fast_elu  # imports numba
+
+    return fast_elu(x, out)
 
 
 def _largest_kernel(layer: nn.Module) -> int:

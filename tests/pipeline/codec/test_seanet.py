@@ -41,3 +41,19 @@ def test_notes_beside_each_other_do_not_mix(encoder: Any) -> None:
     for note, latents in zip(samples.split(1), together.split(1), strict=True):
         assert torch.allclose(encode_in_pieces(encoder, note), latents, atol=1e-5 * float(latents.abs().max()))
     assert torch.equal(samples, 0.3 * torch.randn(3, 1, 5 * HOP, generator=torch.Generator().manual_seed(0)))
+
+
+@torch.inference_mode()
+def test_bfloat16_latents_are_those_that_torchs_elu_gives(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = 0.3 * torch.randn(2, 1, 50 * HOP, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = encode_in_pieces(encoder, samples)
+        calls: list[torch.dtype] = []
+
+        def plain(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+            calls.append(x.dtype)
+            return out.copy_(torch.nn.functional.elu(x))
+
+        monkeypatch.setattr("pipeline.codec.bfloat16_elu.fast_elu", plain)
+        assert torch.equal(encode_in_pieces(encoder, samples), latents)
+    assert calls and set(calls) == {torch.bfloat16}
