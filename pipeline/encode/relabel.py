@@ -40,7 +40,7 @@ class Relabelled:
         """Report to print; the last line says the next command."""
         yield from self.matched.lines()
         how = f"the codes of {self.folder}" if self.is_new else "finished before: nothing to do"
-        yield f"{self.out}: {self.manifest.ledger.encoded} notes, {how}. Labels: {', '.join(self.manifest.labels)}."
+        yield f"{self.out}: {self.manifest.ledger.notes} notes, {how}. Labels: {', '.join(self.manifest.labels)}."
         yield f"Next: python -m shards inspect {quote(self.out)}"
 
 
@@ -56,8 +56,6 @@ def relabel_set(folder: Path, labels: Sequence[Path], out: Path, progress: Progr
         raise UserError("relabel: name a file of labels, with --labels FILE")
     state = read_set_state(folder)
     manifest = state.manifest or read_manifest(folder)  # raises an error, as there is none
-    if manifest.audio.get("segment") is not None:
-        raise UserError(f"{folder}: is a set of segments; encode the folder under a new name, with --labels")
     _check_records(state, manifest)
     records = state.finished()
     inputs = [path for record in records for path in record.inputs]
@@ -68,7 +66,7 @@ def relabel_set(folder: Path, labels: Sequence[Path], out: Path, progress: Progr
     new = replace(manifest, labels_sha256=hash_rows(rows.items()))
     with lock_set(out, shared=False):
         if is_new := not _is_finished(out, new, records):
-            progress.start(manifest.ledger.encoded, 0)
+            progress.start(manifest.ledger.notes, 0)
             before = list_files(out)
             try:
                 new = _write_set(state, new, records, rows, out, progress)
@@ -81,9 +79,10 @@ def relabel_set(folder: Path, labels: Sequence[Path], out: Path, progress: Progr
 
 def _check_records(state: SetState, manifest: Manifest) -> None:
     """Refuse a set whose records are not those of its tars, or do not say the files that it was made of."""
+    are_segments = manifest.audio.get("segment") is not None  # several notes are of one file
     for shard in manifest.shards:
         record = state.records.get(shard.name)
-        if record is None or record.shard != shard or len(record.inputs) < shard.notes:
+        if record is None or record.shard != shard or len(record.inputs) < (1 if are_segments else shard.notes):
             raise ShardError(
                 f"{state.out / shard.record_name}: is missing, or does not say what {shard.name} was made of; encode "
                 "the folder under a new name, with --labels"

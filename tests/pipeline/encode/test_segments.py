@@ -12,6 +12,7 @@ from pipeline.__main__ import main
 from pipeline.encode.estimate import estimate_set
 from pipeline.encode.ranks import Rank
 from pipeline.encode.reencode import reencode
+from pipeline.encode.relabel import relabel_set
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from pipeline.notes.key import LONGEST, MOST_BYTES, parse_path_name, segment_key, segment_number
 from pipeline.score.references import open_shard_set
@@ -31,11 +32,21 @@ RINGING = 200  # samples before and after a sound to which resampling spreads it
 
 
 def encode(
-    audio: Path, out: Path, extend: bool = False, rank: Rank | None = None, max_rejected: float = 1.0, **changes: Any
+    audio: Path,
+    out: Path,
+    extend: bool = False,
+    rank: Rank | None = None,
+    max_rejected: float = 1.0,
+    labels: tuple[Path, ...] = (),
+    **changes: Any,
 ) -> EncodeOutcome:
     changes = {"duration": None, "segment": SEGMENT, "notes_per_shard": 2, **changes}
-    request = EncodeRequest(audio, out, options(**changes), 2, extend, max_rejected=max_rejected, rank=rank or Rank())
-    return encode_folder(request, Silent())
+    return encode_folder(
+        EncodeRequest(
+            audio, out, options(**changes), 2, extend, max_rejected=max_rejected, rank=rank or Rank(), labels=labels
+        ),
+        Silent(),
+    )
 
 
 def sound(pitch: float, seconds: float, silent: range = range(0)) -> np.ndarray:
@@ -326,3 +337,15 @@ def test_the_next_command_of_plan_has_the_segment(audio: Path) -> None:
     result = CliRunner().invoke(main, ["plan", str(audio), "--codec", "encodec_mini", "--segment", "0.2"])
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1].endswith("--codec encodec_mini --segment 0.2")
+
+
+def test_a_relabelled_set_is_what_encoding_with_these_labels_makes(audio: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,mood,pitch\na.wav,calm,50\nlive-valid/c.mp3,wild,54\nguitar_acoustic_000-060-100,calm,60\n")
+    plain, named, new = tmp_path / "plain", tmp_path / "named", tmp_path / "new"
+    encode(audio, plain)
+    encode(audio, named, labels=(labels,))
+    outcome = relabel_set(plain, [labels], new, Silent())
+    assert files_of(new) == files_of(named) != files_of(plain)
+    assert f"{read_manifest(new).ledger.notes} notes" in "\n".join(outcome.lines())
+    assert encode(audio, new, labels=(labels,)).tasks_run == 0
