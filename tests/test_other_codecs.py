@@ -52,7 +52,9 @@ def test_precisions_and_files_of_encodecs_own_are_refused(tmp_path: Path, refuse
     words = ("encode", audio, "--out", tmp_path / "set", "--codec", codec)
     assert f"precision bfloat16: {codec} has float32 alone" in refused(*words, "--precision", "bfloat16")
     assert not (tmp_path / "set").exists()
-    run("pipeline", *words)
+    run("pipeline", *words, "--bandwidth", 1.38)
+    block = json.loads((tmp_path / "set" / "manifest.json").read_text())["codec"]
+    assert (block["codebooks"], block["bandwidth"]) == (2, 1.38)  # of three
     says = refused("decode", tmp_path / "set", "--out", tmp_path / "wav", "--ecdc")
     assert f"{codec}: the encodec package reads .ecdc files of encodec_24khz only" in says
     (tmp_path / "codec").rename(tmp_path / "moved")

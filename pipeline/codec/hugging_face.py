@@ -28,6 +28,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IN_SEGMENTS = ("normalize", "chunk_length_s")  # fields of the config
 CURE = "download it again"
 CLASSES = {"encodec": "EncodecModel", "dac": "DacModel", "mimi": "MimiModel"}  # type in the config -> class
+CODEBOOKS = {"dac": "n_quantizers", "mimi": "num_quantizers"}  # type -> argument of `encode`
 
 
 @dataclass(eq=False)
@@ -48,7 +49,7 @@ class HuggingFaceCodec(LoadedCodec):
         if self.kind == "encodec":
             [codes] = self.model.encode(waves, bandwidth=self.spec.bandwidth).audio_codes  # of chunks, but it has one
         else:
-            codes = self.model.encode(waves).audio_codes
+            codes = self.model.encode(waves, **{CODEBOOKS[self.kind]: self.spec.codebooks}).audio_codes
         return codes
 
     @torch.inference_mode()
@@ -97,7 +98,7 @@ def describe_hugging_face(name: str, bandwidth: float | None, weights: Path | No
         rate = config.sampling_rate
         hop = round(rate / config.frame_rate) if config.model_type == "mimi" else config.hop_length
         bandwidth, codebooks = _choose_bandwidth(name, config, rate / hop, bandwidth)
-    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+    except (ArithmeticError, StopIteration, TypeError, ValueError) as error:
         raise CodecError(f"{folder / CONFIG}: is damaged ({first_line(error)}); {CURE}") from error
     block = {
         "name": name,
@@ -166,23 +167,28 @@ def _read_config(name: str, folder: Path) -> Any:
 
 
 def _choose_bandwidth(name: str, config: Any, frame_rate: float, bandwidth: float | None) -> tuple[float | None, int]:
-    """(bandwidth, codebooks): the lowest bandwidth where none is asked for; None where the codec has only one.
+    """(bandwidth, codebooks) of the bandwidth that is asked for.
+
+    EnCodec has those of its config, and the lowest by default. DAC and Mimi have one for each number of codebooks, to
+    three digits; all codebooks are the default, and then the bandwidth is None.
 
     Raises:
         CodecError: a bandwidth that it does not have.
     """
-    if config.model_type != "encodec":
-        codebooks = config.n_codebooks if config.model_type == "dac" else config.num_quantizers
-        if bandwidth is not None:
-            raise CodecError(
-                f"bandwidth {bandwidth:g}: {name} has one only, with all {codebooks} codebooks; leave it out"
-            )
-        return None, codebooks
-    bandwidths = [float(choice) for choice in config.target_bandwidths]
-    bandwidth = bandwidths[0] if bandwidth is None else bandwidth
-    if bandwidth not in bandwidths:
-        raise CodecError(f"bandwidth {bandwidth:g}: {name} has {', '.join(f'{each:g}' for each in bandwidths)} kbps")
-    return bandwidth, max(1, math.floor(1000 * bandwidth / (frame_rate * math.log2(config.codebook_size))))
+    bits = frame_rate * math.log2(config.codebook_size)  # a second, of one codebook
+    is_encodec = config.model_type == "encodec"
+    if is_encodec:
+        choices = {float(each): max(1, math.floor(1000 * each / bits)) for each in config.target_bandwidths}
+        default = next(iter(choices))
+    else:
+        is_dac = config.model_type == "dac"
+        first, last = (1, config.n_codebooks) if is_dac else (config.num_semantic_quantizers, config.num_quantizers)
+        choices = {float(f"{bits * codebooks / 1000:.3g}"): codebooks for codebooks in range(first, last + 1)}
+        default = max(choices)
+    bandwidth = default if bandwidth is None else bandwidth
+    if bandwidth not in choices:
+        raise CodecError(f"bandwidth {bandwidth:g}: {name} has {', '.join(f'{each:g}' for each in choices)} kbps")
+    return bandwidth if is_encodec or bandwidth != default else None, choices[bandwidth]
 
 
 def import_transformers(name: str) -> Any:

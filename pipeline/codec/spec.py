@@ -36,7 +36,8 @@ class CodecError(UserError):
 def codec_spec(name: str, bandwidth: float | None = None, weights: Path | None = None) -> Codec:
     """Describe a codec for manifests and token files; its weights file is hashed.
 
-    `bandwidth`: None is the codec's lowest. `weights`: as in `weights_file`, or the folder of a codec of Hugging Face.
+    `bandwidth`: None is EnCodec's lowest, and the highest of DAC and Mimi. `weights`: as in `weights_file`, or the
+    folder of a codec of Hugging Face.
 
     Raises:
         CodecError: an unknown name or bandwidth, or weights that are missing or damaged.

@@ -32,7 +32,11 @@ LABELS = click.option(
 )
 ENCODING_OPTIONS = (
     option("--codec", default="encodec_24khz", help="encodec_24khz, encodec_mini, or hf: and a Hub id or folder."),
-    click.option("--bandwidth", type=float, help="kbps; of EnCodec 1.5, 3, 6, 12 or 24.  [default: the lowest]"),
+    click.option(
+        "--bandwidth",
+        type=float,
+        help="kbps; of EnCodec 1.5, 3, 6, 12 or 24.  [default: the lowest; of DAC and Mimi the highest]",
+    ),
     click.option(
         "--duration", help=f"Seconds of each note, padded or cut; `full` keeps lengths.  [default: {NSYNTH_SECONDS}]"
     ),

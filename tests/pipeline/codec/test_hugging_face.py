@@ -156,8 +156,29 @@ def test_bandwidths_are_those_of_the_config(folders: dict[str, Path], tmp_path: 
     assert codec_spec(f"hf:{folder}", 1.2).codebooks == 4
     with pytest.raises(CodecError, match=r"bandwidth 3: hf:.* has 0\.6, 1\.2 kbps"):
         codec_spec(f"hf:{folder}", 3)
-    with pytest.raises(CodecError, match=r"bandwidth 3: hf:.* has one only, with all 4 codebooks; leave it out"):
-        codec_spec(f"hf:{folders['mimi']}", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kbps"), [("dac", [0.689, 1.38]), ("dac of an odd stride", [0.4, 0.8]), ("mimi", [0.0875, 0.175, 0.263])]
+)
+def test_of_dac_and_mimi_a_lower_bandwidth_is_the_first_codebooks(
+    folders: dict[str, Path], name: str, kbps: list[float]
+) -> None:
+    codec = f"hf:{folders[name]}"
+    whole = load_codec(codec)
+    assert codec_spec(codec, float(f"{whole.spec.kbps:.3g}")) == whole.spec and whole.spec.bandwidth is None
+    samples = torch.randn(2, 20 * whole.spec.hop, generator=torch.Generator().manual_seed(0))
+    codes = whole.encode(samples)
+    sounds = [whole.decode(codes)]
+    for codebooks, bandwidth in enumerate(kbps, start=1):
+        part = load_codec(codec, bandwidth)
+        assert (part.spec.codebooks, part.spec.bandwidth) == (codebooks, bandwidth)
+        assert part.spec.kbps == pytest.approx(bandwidth, rel=0.01)
+        assert torch.equal(part.encode(samples), codes[:, :codebooks])
+        sounds.append(part.decode(codes[:, :codebooks]))
+    assert all(sound.shape == sounds[0].shape and not torch.equal(sound, sounds[0]) for sound in sounds[1:])
+    with pytest.raises(CodecError, match=f"bandwidth 9: hf:.* has {kbps[0]:g}, {kbps[1]:g}, .* kbps"):
+        codec_spec(codec, 9)
 
 
 def load(folder: Path) -> HuggingFaceCodec:
