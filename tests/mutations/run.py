@@ -262,7 +262,7 @@ def run_in_folder(format: Format, indices: Sequence[int]) -> list[Result]:
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="FORMAT...")
+@click.argument("names", nargs=-1, type=click.Choice([*FORMATS]), metavar="FORMAT...")
 @click.option("--count", default=COUNT, show_default=True, help="Inputs of each format.")
 @click.option("--first", default=0, help="Number of the first input.")
 @click.option("--show", is_flag=True, help="Print the output of the first crash.")
