@@ -12,8 +12,11 @@ class Progress(Protocol):
     def start(self, total: int, done: int, unit: str = "notes") -> None:
         """Start with the number of all notes, or of other units, and of those that an earlier run has done."""
 
-    def step(self, notes: int, seconds: float, segments: int | None = None) -> None:
-        """Add notes that are done, and the seconds of audio that took work; or files, with their segments."""
+    def step(self, notes: int, seconds: float, segments: int | None = None, data_wait: float | None = None) -> None:
+        """Add notes that are done, and the seconds of audio that took work; or files, with their segments.
+
+        `data_wait`: share of the time so far in which the codecs of GPUs waited for audio.
+        """
 
 
 class NoteBar:
@@ -32,13 +35,15 @@ class NoteBar:
         )
         self._began = time.monotonic()
 
-    def step(self, notes: int, seconds: float, segments: int | None = None) -> None:
+    def step(self, notes: int, seconds: float, segments: int | None = None, data_wait: float | None = None) -> None:
         assert self._bar is not None, "start comes first"
         self._audio += seconds
         text = f"{self._audio / max(time.monotonic() - self._began, 1e-9):.0f}x real time"
         if segments is not None:
             self._segments += segments
             text = f"{self._segments} notes, {text}"
+        if data_wait is not None:
+            text += f", data wait {data_wait:.1%}"
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(notes)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from pipeline.encode.settings import FILES_PER_SHARD, RECORDINGS_PER_SHARD
+from pipeline.encode.settings import CPU_BATCH, FILES_PER_SHARD, GPU_BATCH, RECORDINGS_PER_SHARD
 from pipeline.notes.nsynth import NSYNTH_SECONDS
 from pipeline.options import DEVICE, WEIGHTS
 from shards.console import echo, quote
@@ -68,6 +68,11 @@ ENCODING_OPTIONS = (
         help="Quieter notes are rejected as silent, and segments left out; 0: none.",
     ),
     click.option("--trim", is_flag=True, help="Leave out the silence before each note."),
+    click.option(
+        "--batch",
+        type=click.IntRange(1),
+        help=f"Notes in a call of the codec; a set keeps its own.  [default: {CPU_BATCH}; {GPU_BATCH} on a GPU]",
+    ),
 )
 
 
@@ -83,7 +88,11 @@ def encoding_options(command: Callable[..., None]) -> Callable[..., None]:
 @option("--out", type=parse_path, required=True, metavar="SET", help="Shard set: shards/NAME or s3://BUCKET/NAME.")
 @encoding_options
 @LABELS
-@option("--workers", type=click.IntRange(1), help="Processes, one thread each.  [default: one a core; 1 on a GPU]")
+@option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes, one thread each; with GPUs they read.  [default: one a core; with GPUs a core less]",
+)
 @click.option("--extend", is_flag=True, help="Add the notes that a finished set does not have, as new shards.")
 @click.option("--check-audio", is_flag=True, help="Read all audio again, also files whose size and time are the same.")
 @option(
@@ -130,6 +139,9 @@ def encode(
     notes KEY-0000, KEY-0001 ... with the labels of the file: KEY-0003 begins at three times SECONDS. They are in one
     shard. Silent segments are left out, and counted in the manifest. Recordings may have up to 10,000 segments and 12
     hours.
+
+    --device cuda uses all GPUs of the machine: the workers read, and a process for each GPU encodes. A set has the same
+    bytes for any number of them.
 
     A finished set is returned at once: only the names, sizes and times of AUDIO are compared with SET.inputs.json, a
     cache that can be deleted at any time; --check-audio also finds changes that keep a file's size and time. Whatever

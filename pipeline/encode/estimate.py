@@ -12,9 +12,11 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.audio import AudioError, stated_seconds
-from pipeline.encode.encoder import Encoder, fetch_audio, load_encoder
+from pipeline.encode.encoder import Encoder, load_encoder
 from pipeline.encode.plan import Plan, PlannedNote, Task, make_plan
-from pipeline.encode.run import rejection_lines
+from pipeline.encode.reader import fetch_audio
+from pipeline.encode.reencode import equal_shares
+from pipeline.encode.run import format_shares, rejection_lines
 from pipeline.encode.settings import EncodingOptions, Settings, default_batch, default_workers
 from pipeline.notes.folder import scan_folder
 from pipeline.notes.metadata import read_metadata
@@ -23,6 +25,7 @@ from shards.note import Note
 from shards.writer import estimate_bytes
 
 MEASURED = 8  # notes that are encoded to measure
+MEASURED_BATCHES = 4  # for a GPU, whose batches are larger
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,20 @@ class Estimate:
     shards: Counter[str]  # split -> shards
     hours: float  # of sound, as it would be encoded
     bytes: int  # of the shards
-    speed: float  # seconds of sound that one worker encodes in a second
+    speed: float  # seconds of sound that one worker encodes in a second, or reads for GPUs
     measured: int  # notes
     workers: int
+    gpus: int = 0  # that encode what the workers read
+    gpu_speed: float = 0.0  # seconds of sound that one of them encodes in a second
+    equal_codes: tuple[float, ...] = ()  # share of codes that are float32's, by codebook; for another precision
 
     @property
     def minutes(self) -> float:
         """Duration of the run, without its start of a few seconds."""
-        return self.hours * 60 / self.speed / self.workers if self.measured else 0.0
+        if not self.measured:
+            return 0.0
+        reading = self.hours * 60 / self.speed / self.workers
+        return max(reading, self.hours * 60 / self.gpu_speed / self.gpus) if self.gpus else reading
 
     def lines(self) -> Iterator[str]:
         """Report to print."""
@@ -59,10 +68,15 @@ class Estimate:
         yield from (f"  rejected  {line}" for line in rejection_lines(self.plan.rejected))
         yield from (f"  {notice}" for notice in self.notices)
         yield f"  size      about {self.bytes / 1e6:.1f} MB"
-        yield (
-            f"  time      about {self.minutes:.1f} minutes with {self.workers} workers "
-            f"({self.speed:.0f}x real time each, measured on {self.measured} notes)"
-        )
+        read = f"{self.workers} workers ({self.speed:.0f}x real time each"
+        if self.gpus:
+            read = (
+                f"{self.workers} readers ({self.speed:.0f}x real time each) and {self.gpus} GPUs ({self.gpu_speed:.0f}x"
+            )
+        yield f"  time      about {self.minutes:.1f} minutes with {read}, measured on {self.measured} notes)"
+        if self.equal_codes:
+            shares = format_shares(self.equal_codes)
+            yield f"  {self.settings.precision:<9} codes equal to float32's, by codebook: {shares}"
         yield "Nothing was written."
 
 
@@ -76,20 +90,28 @@ def estimate_set(
     """
     metadata = read_metadata(labels)
     folder = scan_folder(audio)
-    device = options.find_device()
+    devices = options.find_devices()
     settings = options.settings()
-    settings = replace(settings, batch=default_batch(settings, device), ffmpeg=folder.needs_ffmpeg)
+    batch = options.batch or default_batch(settings, devices[0])
+    settings = replace(settings, batch=batch, ffmpeg=folder.needs_ffmpeg)
     plan = make_plan(folder.inputs, settings, folder.examples, metadata=metadata or folder.metadata())
     planned = [note for task in plan.tasks for note in task.notes]
     measured = _Measured([], [])
+    equal_codes: tuple[float, ...] = ()
+    gpus = 0 if devices == ("cpu",) else len(devices)
     if planned:
-        encoder = load_encoder(settings, options.weights, device, folder.root)
-        few = planned[:: -(-len(planned) // MEASURED)]
-        measured = _measure(few, encoder) if settings.segment is None else _measure_segments(few, encoder)
+        few = planned[:: -(-len(planned) // (max(MEASURED, MEASURED_BATCHES * batch) if gpus else MEASURED))]
+        measure = _measure if settings.segment is None else _measure_segments
+        measured = measure(few, load_encoder(settings, options.weights, devices[0], folder.root))
+        if settings.precision != "float32":
+            reference = replace(settings, precision="float32")
+            in_float32 = measure(few, load_encoder(reference, options.weights, devices[0], folder.root))
+            equal_codes = _mean_shares(measured, in_float32, settings.codec.codebooks)
     notes = len(planned)
     if settings.segment is not None:
         notes = round(notes * _mean([math.ceil(length / settings.segment) for length in measured.lengths]))
     sizes = [len(note.tokens) for note in measured.notes]
+    seconds = sum(sizes) / settings.codec.tokens_per_second  # of sound that was measured
     files: Counter[str] = Counter()
     for task in plan.tasks:
         files[task.split] += len(task.notes)
@@ -103,9 +125,12 @@ def estimate_set(
         shards=Counter(task.split for task in plan.tasks),
         hours=len(planned) * _mean(measured.lengths) / 3600,
         bytes=estimate_bytes(notes, _mean(sizes), measured.notes[0].labels) if sizes else 0,
-        speed=sum(sizes) / settings.codec.tokens_per_second / measured.elapsed if sizes else 0.0,
+        speed=seconds / (measured.reading + (0.0 if gpus else measured.encoding)) if sizes else 0.0,
         measured=len(sizes),
-        workers=workers or default_workers(device),
+        workers=workers or default_workers(devices),
+        gpus=gpus,
+        gpu_speed=seconds / measured.encoding if sizes else 0.0,
+        equal_codes=equal_codes,
     )
 
 
@@ -115,7 +140,8 @@ class _Measured:
 
     notes: list[Note]  # those that could be encoded
     lengths: list[float]  # seconds of each file
-    elapsed: float = 0.0  # seconds that encoding took
+    reading: float = 0.0  # seconds
+    encoding: float = 0.0  # seconds
 
 
 def _measure(notes: list[PlannedNote], encoder: Encoder) -> _Measured:
@@ -123,10 +149,19 @@ def _measure(notes: list[PlannedNote], encoder: Encoder) -> _Measured:
     batches = list(Task("", 0, tuple(notes)).batches(encoder.settings.batch))
     encoder.encode(batches[0])
     started = time.perf_counter()
-    encoded = [note for batch in batches for note in encoder.encode(batch).notes if isinstance(note, Note)]
-    elapsed = time.perf_counter() - started
+    audio = [part for batch in batches for part in encoder.reader.read(batch)]
+    read = time.perf_counter()
+    encoded = [note for part in audio for note in encoder.launch(part)().notes if isinstance(note, Note)]
     rate = encoder.settings.codec.tokens_per_second
-    return _Measured(encoded, [len(note.tokens) / rate for note in encoded], elapsed)
+    lengths = [len(note.tokens) / rate for note in encoded]
+    return _Measured(encoded, lengths, read - started, time.perf_counter() - read)
+
+
+def _mean_shares(measured: "_Measured", reference: "_Measured", codebooks: int) -> tuple[float, ...]:
+    """The share of equal codes by codebook of the same notes in two precisions."""
+    pairs = zip(measured.notes, reference.notes, strict=True)
+    shares = [equal_shares(note, other, codebooks) for note, other in pairs]
+    return tuple(_mean(column) for column in zip(*shares, strict=True))
 
 
 def _measure_segments(recordings: list[PlannedNote], encoder: Encoder) -> _Measured:
@@ -136,15 +171,20 @@ def _measure_segments(recordings: list[PlannedNote], encoder: Encoder) -> _Measu
     for index, recording in enumerate([recordings[0], *recordings]):
         started = time.perf_counter()
         try:
-            with fetch_audio(encoder.root, recording) as path:
-                notes = encoder.encode_segments(recording, 0, list(islice(encoder.segments(path), batch)))
-                elapsed = time.perf_counter() - started
+            with fetch_audio(encoder.reader.root, recording) as path:
+                segments = list(islice(encoder.reader.segments(path), batch))
+                read = time.perf_counter()
+                notes = [
+                    note for note in encoder.encode_segments(recording, 0, segments).notes if isinstance(note, Note)
+                ]
+                encoded = time.perf_counter()
                 length = min(stated_seconds(path), LONGEST_RECORDING)
         except AudioError:
             continue
         if index:
             measured.notes += notes
-            measured.elapsed += elapsed
+            measured.reading += read - started
+            measured.encoding += encoded - read
             measured.lengths.append(max(length, sum(len(note.tokens) for note in notes) / rate))
     return measured
 

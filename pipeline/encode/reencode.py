@@ -13,8 +13,9 @@ import numpy as np
 
 from pipeline.audio import AudioError
 from pipeline.codec.spec import CodecError, codec_spec
-from pipeline.encode.encoder import Encoder, fetch_audio, load_encoder
+from pipeline.encode.encoder import Encoder, load_encoder
 from pipeline.encode.plan import Batch, PlannedNote, make_plan
+from pipeline.encode.reader import fetch_audio
 from pipeline.encode.run import format_shares
 from pipeline.encode.settings import Settings, blocks_of, check_backend
 from pipeline.notes.folder import scan_folder
@@ -117,6 +118,12 @@ def reencode(
         yield _compare(note, shard, planned, encoder)
 
 
+def equal_shares(note: Note, other: Note, codebooks: int) -> tuple[float, ...]:
+    """The share of equal codes of two notes of one length, by codebook."""
+    equal = (note.tokens == other.tokens).reshape(-1, codebooks)  # (frame, codebook)
+    return tuple(equal.mean(axis=0).tolist())
+
+
 def mean_shares(comparisons: Sequence[Comparison]) -> list[float]:
     """The share of equal codes by codebook, over notes that could be compared."""
     shares = [comparison.shares for comparison in comparisons if comparison.shares]
@@ -151,13 +158,13 @@ def _encode_again(key: str, planned: PlannedNote, encoder: Encoder) -> Note | Re
         return again
     try:
         number = segment_number(key)
-        with fetch_audio(encoder.root, planned) as path:
+        with fetch_audio(encoder.reader.root, planned) as path:
             samples = load_segment(path, settings.codec.sample_rate, settings.segment, number)
     except AudioError as error:
         return Rejection(file, error.reason, error.detail)
     except ValueError as error:
         return Rejection(file, "without this segment", str(error))
-    notes = encoder.encode_segments(planned, number, [samples])
+    notes = encoder.encode_segments(planned, number, [samples]).notes
     return notes[0] if notes else Rejection(file, "silent", f"segment {number}")
 
 
@@ -173,9 +180,8 @@ def _compare(note: Note, shard: str, planned: Mapping[str, PlannedNote], encoder
         return result(f"its audio is now {again.reason} ({again.detail})")
     if len(again.tokens) != len(note.tokens):
         return result(f"{len(note.tokens)} codes, and {len(again.tokens)} now")
-    equal = (again.tokens == note.tokens).reshape(-1, encoder.settings.codec.codebooks)  # (frame, codebook)
-    shares = tuple(equal.mean(axis=0).tolist())
-    share = float(equal.mean())
+    shares = equal_shares(again, note, encoder.settings.codec.codebooks)
+    share = sum(shares) / len(shares)
     if not again.labels.items() <= note.labels.items():  # those of a metadata file, which may be gone, are not compared
         return result("its labels are others now", shares)
     return result(f"only {share:.1%} of its codes are what its audio gives" if share < ALIKE else None, shares)

@@ -11,7 +11,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +21,7 @@ from pipeline.audio import has_ffmpeg
 from pipeline.encode.digests import AudioDigests
 from pipeline.encode.plan import Plan, Task, fingerprint, hash_inputs
 from pipeline.encode.ranks import Rank, lock_set, stop_on_signals
+from pipeline.encode.reader import Reader
 from pipeline.encode.settings import RULES, EncodingOptions, Settings, default_batch, default_workers
 from pipeline.encode.state import (
     check_earlier_set,
@@ -31,7 +32,7 @@ from pipeline.encode.state import (
     settings_for,
     unused_labels,
 )
-from pipeline.encode.workers import BatchEncoder, BatchResult, encode_batches
+from pipeline.encode.workers import AudioEncoder, BatchEncoder, BatchResult, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.notes.metadata import Metadata, read_metadata
 from pipeline.progress import Progress
@@ -56,12 +57,30 @@ class EncodeRequest:
     audio: Path
     out: Path
     options: EncodingOptions
-    workers: int | None = None  # None: as many as the device can use
+    workers: int | None = None  # None: as many as the devices can use
     extend: bool = False
     check_audio: bool = False  # hash all files again, also those whose digest is in the cache
     max_rejected: float = 1.0  # share of the files
     labels: tuple[Path, ...] = ()  # metadata files
     rank: Rank = field(default_factory=Rank)
+    codecs: tuple[str, ...] | None = None  # devices of codecs in processes apart from the readers; None: all GPUs
+
+
+@dataclass
+class DataWait:
+    """Time in which codecs that have processes of their own waited for audio."""
+
+    waited: float = 0.0  # seconds
+    elapsed: float = 0.0
+
+    def add(self, result: BatchResult) -> None:
+        self.waited += result.waited
+        self.elapsed += result.elapsed
+
+    @property
+    def share(self) -> float | None:
+        """Share of the time; None while there is none, as where each worker reads and encodes."""
+        return self.waited / self.elapsed if self.elapsed else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class EncodeOutcome:
     tasks_run: int  # 0 if there was nothing left to do
     tasks_left: int = 0  # for other ranks
     speed: float = 0.0  # seconds of sound encoded in a second
+    data_wait: float | None = None  # share of the time in which the codecs of GPUs waited for audio
     finished_by: str = ""  # such as "4 ranks on Ray"
     equal_codes: tuple[float, ...] = ()  # share of codes that are float32's, by codebook; for another precision
 
@@ -98,6 +118,7 @@ class EncodeOutcome:
             yield f"Rejected {ledger.rejected} of {ledger.inputs} files ({_format_reasons(self.rejected)}):"
             yield from (f"  {line}" for line in rejection_lines(self.rejected, f" in {out / REJECTED}"))
         how = f" at {self.speed:.0f}x real time" if self.tasks_run else ", finished before: nothing to do"
+        how += "" if self.data_wait is None else f", data wait {self.data_wait:.1%}"
         how = f", finished by {self.finished_by}" if self.finished_by else how
         if ledger.silent:
             yield f"Left out {ledger.silent} of {ledger.segments} segments as silent."
@@ -151,7 +172,7 @@ def _encode(
 ) -> EncodeOutcome:
     out, rank, options = request.out, request.rank, request.options
     state = read_set_state(out)
-    settings = settings_for(state, settings)
+    settings = settings_for(state, settings, has_batch=options.batch is not None)
     folder = folder if settings.ffmpeg else folder.without_ffmpeg()
     folder = replace(folder, inputs=digests.find_faults(folder.inputs))
     metadata = metadata_for(state, folder, requested)
@@ -170,9 +191,9 @@ def _encode(
 
     if settings.ffmpeg and not has_ffmpeg():
         raise UserError(f"{out}: has notes that only FFmpeg reads; pip install '.[audio]' and run again")
-    device = options.find_device()
+    devices = options.find_devices()
     if state.manifest is None and not state.records:
-        settings = replace(settings, batch=default_batch(settings, device))
+        settings = replace(settings, batch=options.batch or default_batch(settings, devices[0]))
     own = rank.tasks(plan.tasks)
     todo = [task for task in own if task.shard_name in undone]
     rank.remove_parts(out, own)
@@ -180,11 +201,10 @@ def _encode(
     total = sum(len(task.notes) for task in own)
     progress.start(total, total - sum(len(task.notes) for task in todo), plan.unit)
     started = time.monotonic()
-    batches = (batch for task in todo for batch in task.batches(settings.files_a_batch))
-    encoder = partial(make_encoder, settings, options.weights, device, folder.root)
-    with closing(encode_batches(encoder, batches, request.workers or default_workers(device))) as results:
+    data_wait = DataWait()
+    with closing(_start_encoding(request, settings, devices, folder.root, todo)) as results:
         for task in todo:
-            done[task.shard_name] = _run_task(out, task, settings, results, digests, progress, rank.writer)
+            done[task.shard_name] = _run_task(out, task, settings, results, digests, progress, data_wait, rank.writer)
     tokens = sum(done[task.shard_name].shard.tokens for task in todo)
     speed = tokens / settings.codec.tokens_per_second / max(time.monotonic() - started, 1e-9)
 
@@ -194,8 +214,22 @@ def _encode(
         return EncodeOutcome(request, None, (), notices, len(todo), left, speed)
     records = [done[task.shard_name] for task in plan.tasks]
     rejected = _rejected(plan, records)
-    manifest = _finish(request, folder, settings, device, plan, _hash_inputs(plan, records, digests), records, rejected)
-    return EncodeOutcome(request, manifest, rejected, notices, len(todo), speed=speed)
+    kind = devices[0].partition(":")[0]
+    manifest = _finish(request, folder, settings, kind, plan, _hash_inputs(plan, records, digests), records, rejected)
+    return EncodeOutcome(request, manifest, rejected, notices, len(todo), speed=speed, data_wait=data_wait.share)
+
+
+def _start_encoding(
+    request: EncodeRequest, settings: Settings, devices: tuple[str, ...], root: Path, tasks: Sequence[Task]
+) -> Generator[BatchResult, None, None]:
+    """Results of all batches of the tasks, from workers; on GPUs from readers and a codec for each device."""
+    batches = (batch for task in tasks for batch in task.batches(settings.files_a_batch))
+    workers, weights = request.workers or default_workers(devices), request.options.weights
+    codecs = request.codecs if request.codecs is not None else () if devices == ("cpu",) else devices
+    if not codecs:
+        return encode_batches(partial(make_encoder, settings, weights, devices[0], root), batches, workers)
+    make_codecs = [partial(make_codec, settings, weights, device) for device in codecs]
+    return encode_batches(partial(Reader, settings, root), batches, workers, make_codecs=make_codecs)
 
 
 def make_encoder(settings: Settings, weights: Path | None, device: str, root: Path) -> BatchEncoder:
@@ -205,6 +239,13 @@ def make_encoder(settings: Settings, weights: Path | None, device: str, root: Pa
     return load_encoder(settings, weights, device, root)
 
 
+def make_codec(settings: Settings, weights: Path | None, device: str) -> AudioEncoder:
+    """Load the codec, in a process of its own."""
+    from pipeline.encode.encoder import load_audio_encoder  # imports torch
+
+    return load_audio_encoder(settings, weights, device)
+
+
 def _run_task(
     out: Path,
     task: Task,
@@ -212,6 +253,7 @@ def _run_task(
     results: Iterator[BatchResult],
     digests: AudioDigests,
     progress: Progress,
+    data_wait: DataWait,
     writer: str,
 ) -> ShardRecord:
     """Collect the task's notes, write its tar, then the record that declares it done."""
@@ -227,7 +269,8 @@ def _run_task(
             digests.add(batch.notes[index].file, digest)
         silent += result.silent
         seconds = sum(len(note.tokens) for note in encoded) / settings.codec.tokens_per_second
-        progress.step(len(batch.notes), seconds, None if settings.segment is None else len(encoded))
+        data_wait.add(result)
+        progress.step(len(batch.notes), seconds, None if settings.segment is None else len(encoded), data_wait.share)
     digests.hash_files(task.files)  # under a URL: those that no worker has read, because they crash it
     file_digests = digests.of(task.files, {})
     no_tar = Shard(task.shard_name, notes=0, tokens=0, bytes=0, sha256=hashlib.sha256().hexdigest())
@@ -254,7 +297,7 @@ def _finish(
     request: EncodeRequest,
     folder: AudioFolder,
     settings: Settings,
-    device: str,
+    device_kind: str,
     plan: Plan,
     inputs_sha256: str,
     records: Sequence[ShardRecord],
@@ -295,7 +338,7 @@ def _finish(
         splits={split: tuple(shards) for split, shards in splits.items()},
         labels=tuple(sorted({label for record in records for label in record.labels})),
         ledger=ledger,
-        versions={**_versions(), "device": device.partition(":")[0]},
+        versions={**_versions(), "device": device_kind},
         labels_sha256=plan.labels_sha256,
     )
     write_manifest(out, manifest, request.rank.writer)

@@ -4,7 +4,7 @@ Loads no codec: its weights file is hashed, and torch is imported only to find a
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,10 @@ class EncodingOptions:
     seed: int
     trim: bool = False
     segment: float | None = None  # seconds; None: each file is a note
+    batch: int | None = None  # notes in one call of the codec; None: as suits the device
 
     def settings(self) -> Settings:
-        """Settings of a set, but for the batch, which depends on the device.
+        """Settings of a set, but for the default of the batch, which depends on the device.
 
         Raises:
             UserError: a value that makes no sense.
@@ -160,12 +161,17 @@ class EncodingOptions:
         if self.segment is not None and self.duration is not None:
             raise UserError("--segment and --duration: give one of them; segments have the length of --segment")
         duration = None if self.segment is not None else _seconds(self.duration or str(NSYNTH_SECONDS))
+        if duration is None and self.segment is None and self.batch not in (None, 1):
+            raise UserError(
+                "--batch and --duration full: give one of them; notes of several lengths are encoded one by one"
+            )
         files_per_shard = FILES_PER_SHARD if self.segment is None else RECORDINGS_PER_SHARD
         return Settings(
             codec=codec_spec(self.codec, self.bandwidth, self.weights),
             duration=duration,
             min_peak=self.min_peak,
             precision=self.precision,
+            batch=self.batch or 1,
             notes_per_shard=files_per_shard if self.notes_per_shard is None else self.notes_per_shard,
             valid_fraction=self.valid_fraction,
             seed=self.seed,
@@ -173,13 +179,18 @@ class EncodingOptions:
             segment=self.segment,
         )
 
-    def find_device(self) -> str:
-        """The device on which the codec runs. Raises UserError."""
+    def find_devices(self) -> tuple[str, ...]:
+        """The devices on which the codec runs: the CPU, or all GPUs, or the GPU that is named. Raises UserError."""
         if self.device == "cpu":
-            return self.device
-        from pipeline.codec.loaded import resolve_device  # imports torch
+            return (self.device,)
+        import torch
 
-        return str(resolve_device(self.device))
+        from pipeline.codec.loaded import resolve_device
+
+        device = resolve_device(self.device)
+        if device.type == "cuda" and device.index is None:
+            return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        return (str(device),)
 
 
 def default_batch(settings: Settings, device: str) -> int:
@@ -189,11 +200,14 @@ def default_batch(settings: Settings, device: str) -> int:
     return CPU_BATCH if device == "cpu" else GPU_BATCH
 
 
-def default_workers(device: str) -> int:
-    """A process a core; a GPU has one."""
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+def default_workers(devices: Sequence[str]) -> int:
+    """A process a core; beside GPUs a core is left to the codecs, and each GPU of the machine has its share."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    if devices[0] == "cpu":
+        return cores
+    import torch
+
+    return max(1, (cores - 1) * len(devices) // max(torch.cuda.device_count(), 1))
 
 
 def _seconds(duration: str) -> float | None:

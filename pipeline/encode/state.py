@@ -55,8 +55,10 @@ def read_set_state(out: Path) -> SetState:
     return SetState(out, manifest, read_shard_records(out, files), files)
 
 
-def settings_for(state: SetState, requested: Settings) -> Settings:
+def settings_for(state: SetState, requested: Settings, has_batch: bool = False) -> Settings:
     """The settings to go on with: those requested, with the batch, the decoders and the rules of the set.
+
+    `has_batch`: the batch was requested too, so it is compared as other settings are.
 
     Raises:
         UserError: the set was made with other settings; names the first field that differs. Or it is unfinished and
@@ -72,7 +74,8 @@ def settings_for(state: SetState, requested: Settings) -> Settings:
         return requested
     check_backend(made_with["audio"], file)
     audio = {**EARLIER, "batch": requested.batch, **made_with["audio"]}
-    settings = replace(requested, **{name: audio[name] for name in ("batch", "ffmpeg", "rules")})
+    taken_over = ("ffmpeg", "rules") if has_batch else ("batch", "ffmpeg", "rules")
+    settings = replace(requested, **{name: audio[name] for name in taken_over})
     if settings.rules != RULES and state.manifest is None:
         raise UserError(
             f"{file}: is part of an unfinished set that was begun under rules {settings.rules} of reading audio, and "

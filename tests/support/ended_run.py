@@ -1,6 +1,7 @@
 """Run `python -m pipeline encode`, and send this process a signal at the N-th step: `python ended_run.py N SIGNAL ...`.
 
-Steps are what leaves a trace: before and after each fsync and each rename, and after each encoded note.
+Steps are what leaves a trace: before and after each fsync and each rename, and after each encoded note. CODECS
+in the environment: devices of codecs in processes apart from the readers, such as cpu,cpu.
 """
 
 import itertools
@@ -8,9 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pipeline.encode.run
 from pipeline.__main__ import main
 from pipeline.progress import NoteBar
 
@@ -34,4 +37,7 @@ if __name__ == "__main__":
     os.fsync = stepped(os.fsync)
     Path.replace = stepped(Path.replace)  # type: ignore[method-assign]
     NoteBar.step = stepped(NoteBar.step)  # type: ignore[method-assign]
+    if codecs := os.environ.get("CODECS"):
+        request = partial(pipeline.encode.run.EncodeRequest, codecs=tuple(codecs.split(",")))
+        pipeline.encode.run.EncodeRequest = request  # type: ignore[misc]
     main(["encode", *sys.argv[3:]])

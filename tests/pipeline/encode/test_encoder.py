@@ -12,10 +12,11 @@ import torch
 from pipeline.audio import load
 from pipeline.codec.loaded import load_codec
 from pipeline.codec.model import EnCodec
-from pipeline.encode.encoder import Encoder
+from pipeline.encode.encoder import Encoder, load_encoder
 from pipeline.encode.plan import Batch, PlannedNote, make_plan
 from pipeline.encode.settings import Settings
 from pipeline.notes.folder import scan_folder
+from shards.errors import UserError
 from shards.note import Note, unflatten
 from shards.record import Rejection
 from tests.support.notes import nsynth_folder, tone, write_note
@@ -99,6 +100,66 @@ def test_without_a_duration_each_note_keeps_its_length(tmp_path: Path) -> None:
         if isinstance(outcome, Note)
     }
     assert frames == {"a": 15, "b": 30}
+
+
+@pytest.mark.parametrize(
+    ("batch", "cure"),
+    [(4, "try --batch 2, under a new --out if"), (1, "make the notes shorter by --duration or --segment")],
+)
+def test_a_full_gpu_is_one_line_with_the_batch_to_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, cure: str
+) -> None:
+    root = nsynth_folder(tmp_path, train=1, valid=0)
+    ours = encoder(root, batch=batch)
+
+    def fill(samples: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    monkeypatch.setattr(ours.codec, "encode", fill)
+    with pytest.raises(UserError, match=rf"^cpu: not enough memory \(CUDA out .* GiB\.\); .*{cure}") as caught:
+        ours.encode(Batch(tuple(planned(root, ours.settings))))
+    assert "\n" not in caught.value.message
+
+
+def test_a_gpu_without_room_for_the_codec_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nmore lines")
+
+    monkeypatch.setattr("pipeline.encode.encoder.load_codec", fill)
+    with pytest.raises(UserError, match=r"^cpu: not enough memory \(CUDA error: out of memory\); .*--device$"):
+        load_encoder(Settings(codec().spec), None, "cpu", tmp_path)
+
+
+def test_codes_of_a_gpu_are_read_when_they_have_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = nsynth_folder(tmp_path, train=3, valid=0)
+    ours = encoder(root, batch=4)
+    batch = Batch(tuple(planned(root, ours.settings)))
+    expected = [codes_of(note) for note in ours.encode(batch).notes]
+    arriving: list[torch.Tensor] = []  # codes on the CPU, which hold nothing yet
+
+    class Event:
+        """An event of a stream that copies codes only when somebody waits for it."""
+
+        def __init__(self, blocking: bool) -> None: ...
+
+        def record(self) -> None:
+            [self.codes] = arriving
+            self.copied = self.codes.clone()
+            self.codes.zero_()
+
+        def synchronize(self) -> None:
+            self.codes.copy_(self.copied)
+
+    call = codec().encode
+    monkeypatch.setattr(ours, "_is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda samples: samples)
+    monkeypatch.setattr(ours.codec, "encode", lambda samples: arriving.append(call(samples).clone()) or arriving[0])
+    [audio] = ours.reader.read(batch)
+    finish = ours.launch(audio)
+    assert not arriving[0].any()
+    for note, codes in zip(finish().notes, expected, strict=True):
+        assert np.array_equal(codes_of(note), codes) and codes.any()
 
 
 def test_a_silent_note_is_rejected_unless_silence_is_wanted(tmp_path: Path) -> None:

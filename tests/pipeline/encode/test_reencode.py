@@ -53,7 +53,7 @@ def test_only_the_audio_of_the_sampled_notes_is_read(made: Path, monkeypatch: py
         names.append(path.stem)
         return load(path, *arguments)
 
-    monkeypatch.setattr("pipeline.encode.encoder.load", load_and_count)
+    monkeypatch.setattr("pipeline.encode.reader.load", load_and_count)
     monkeypatch.setattr("pipeline.encode.digests.open", None, raising=False)  # nothing is hashed
     assert [note.key for note in again(made / "set", 3)] == names
 

@@ -102,6 +102,7 @@ def test_a_finished_set_is_returned_as_it_is(audio: Path, out: Path) -> None:
         ({"notes_per_shard": 5}, "notes per shard 3, and this is 5"),
         ({"seed": 1}, "seed 0, and this is 1"),
         ({"min_peak": 0.5}, "min peak"),
+        ({"batch": 3}, "batch 4, and this is 3"),
     ],
 )
 @pytest.mark.parametrize("is_finished", [True, False])
@@ -182,6 +183,14 @@ def test_a_set_goes_on_with_the_batch_it_was_begun_with(
         (out / name).unlink()
     assert encode(audio, out).tasks_run == 1
     assert files_of(out) == whole
+
+
+def test_a_new_set_has_the_batch_that_is_requested_and_is_found_with_and_without_it(audio: Path, out: Path) -> None:
+    outcome = encode(audio, out, batch=3)
+    assert outcome.manifest is not None and outcome.manifest.audio["batch"] == 3
+    assert encode(audio, out, batch=3).tasks_run == encode(audio, out).tasks_run == 0
+    with pytest.raises(UserError, match=r"--batch and --duration full: give one of them"):
+        encode(audio, out, batch=3, duration="full")
 
 
 OPTIONS = ["--codec", "encodec_mini", "--duration", "0.2", "--notes-per-shard", "3", "--device", "cpu"]
