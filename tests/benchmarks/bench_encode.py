@@ -2,8 +2,8 @@
 
 The tutorial's loop is written out plainly: one file at a time through the `encodec` package as it comes, with torch's
 own choice of threads. Both resample by soxr, so that their codes can be compared. EnCodec has the official shapes,
-layers that keep the scale of the notes, and codebooks fitted to them: equal codes say nothing where all are 0.
-What takes time once (loading, starting workers) is left out.
+layers that keep the scale of the notes, and codebooks fitted to them: equal codes say nothing where all are 0. bfloat16
+is measured where the processor has units for it. What takes time once (loading, starting workers) is left out.
 
 Where there is a GPU, also the whole of `encode` on all of them, from MP3 files and with what takes time once, and the
 codec alone, on notes in memory.
@@ -12,7 +12,7 @@ codec alone, on notes in memory.
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -33,11 +33,12 @@ from pipeline.encode.encoder import load_audio_encoder
 from pipeline.encode.plan import Batch, Task, make_plan
 from pipeline.encode.reader import Reader
 from pipeline.encode.run import EncodeRequest, encode_folder, make_encoder
-from pipeline.encode.settings import EncodingOptions, default_batch, default_workers
+from pipeline.encode.settings import PRECISIONS, EncodingOptions, default_batch, default_workers
 from pipeline.encode.workers import BatchEncoder, encode_batches
 from pipeline.notes.folder import scan_folder
 from shards.note import Note
 from tests.support.notes import Silent
+from trainer.runtime import resolve_dtype
 
 ROUNDS = 4
 NOTES_A_ROUND = 16
@@ -118,37 +119,47 @@ def compare(home: Path) -> None:
     folder = scan_folder(home / "notes")
     [task] = make_plan(folder.inputs, settings).tasks
     workers = default_workers(["cpu"])
-    encoder = partial(make_encoder, settings, weights, "cpu", folder.root)
+    has_bfloat16 = resolve_dtype("auto", torch.device("cpu")) == torch.bfloat16
+    encoders = {
+        precision: partial(make_encoder, replace(settings, precision=precision), weights, "cpu", folder.root)
+        for precision in (PRECISIONS if has_bfloat16 else PRECISIONS[:1])
+    }
     tutorial(model, folder.root / task.notes[0].file.path)  # the first call allocates
 
-    elapsed = dict.fromkeys([TUTORIAL, OURS], 0.0)  # seconds
-    peak = 0  # MB
-    equal: list[np.ndarray] = []  # (token,) of each note
-    tokens: list[np.ndarray] = []
+    tutorial_seconds, expected = 0.0, dict[str, np.ndarray]()  # key -> (token,)
+    seconds, peaks = dict.fromkeys(encoders, 0.0), dict.fromkeys(encoders, 0)  # by precision; peaks in MB
+    encoded: dict[str, dict[str, np.ndarray]] = {precision: {} for precision in encoders}
     for start in range(0, len(task.notes), NOTES_A_ROUND):
         part = replace(task, notes=task.notes[start : start + NOTES_A_ROUND])
         started = time.perf_counter()
-        expected = {note.key: tutorial(model, folder.root / note.file.path) for note in part.notes}
-        elapsed[TUTORIAL] += time.perf_counter() - started
-        encoded, seconds, memory = encode(encoder, part, settings.batch, workers)
-        elapsed[OURS] += seconds
-        peak = max(peak, memory)
-        equal += [encoded[key] == codes for key, codes in expected.items()]
-        tokens += expected.values()
+        expected |= {note.key: tutorial(model, folder.root / note.file.path) for note in part.notes}
+        tutorial_seconds += time.perf_counter() - started
+        for precision, encoder in encoders.items():
+            tokens, elapsed, peak = encode(encoder, part, settings.batch, workers)
+            encoded[precision] |= tokens
+            seconds[precision] += elapsed
+            peaks[precision] = max(peaks[precision], peak)
 
     audio = len(task.notes) * SECONDS
-    shares = np.concatenate(equal).reshape(-1, settings.codec.codebooks).mean(axis=0)  # (codebook,)
-    codes = np.concatenate(tokens).reshape(-1, settings.codec.codebooks)  # (frame, codebook), of the tutorial's loop
-    used = [len(np.unique(column)) for column in codes.T]
+    used = [len(np.unique(column)) for column in frames(expected, [*expected], settings.codec.codebooks).T]
     assert min(used) >= LEAST_USED, f"codes used of each codebook: {used}"
     click.echo(f"encoding {len(task.notes)} notes of {SECONDS:g} s with full-size EnCodec at {BANDWIDTH:g} kbps")
-    click.echo(f"  {TUTORIAL:<16}{audio / elapsed[TUTORIAL]:6.1f} x real time")
-    click.echo(
-        f"  {OURS:<16}{audio / elapsed[OURS]:6.1f} x real time, ratio {elapsed[TUTORIAL] / elapsed[OURS]:.2f}, "
-        f"{workers} workers of {peak} MB"
-    )
-    for codebook, (share, count) in enumerate(zip(shares, used, strict=True)):
-        click.echo(f"  codebook {codebook}: {share:.3%} of the codes are equal, {count} different ones are used")
+    click.echo(f"  {TUTORIAL:<26}{audio / tutorial_seconds:6.1f} x real time, codes used of each codebook: {used}")
+    for precision, tokens in encoded.items():
+        ours, theirs = (frames(codes, [*expected], settings.codec.codebooks) for codes in (tokens, expected))
+        shares = ", ".join(f"{share:.3%}" for share in (ours == theirs).mean(axis=0))
+        click.echo(
+            f"  {OURS + ', ' + precision:<26}{audio / seconds[precision]:6.1f} x real time, ratio "
+            f"{tutorial_seconds / seconds[precision]:.2f}, {workers} workers of {peaks[precision]} MB, equal codes of "
+            f"each codebook: {shares}"
+        )
+    if not has_bfloat16:
+        click.echo("  bfloat16: not run, this processor has no units for it")
+
+
+def frames(tokens: Mapping[str, np.ndarray], keys: Sequence[str], codebooks: int) -> np.ndarray:
+    """The codes of these notes, one after the other: (frame, codebook)."""
+    return np.concatenate([tokens[key] for key in keys]).reshape(-1, codebooks)
 
 
 def options(weights: Path, device: str) -> EncodingOptions:
