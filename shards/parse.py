@@ -5,7 +5,6 @@ Knows no file format: what a field may be is said by the type of its dataclass.
 
 import json
 import math
-import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,8 @@ DEEPEST = 64  # lists and objects inside each other; Python itself ends at about
 LARGEST_INT = (1 << 64) - 1
 FEW = 1 << 20  # lists and objects that any file may hold; each takes up to 200 bytes of memory
 BYTES_EACH = 16  # of a file that holds more
-LONG_NUMBER = re.compile(rb"[0-9]{20}")
+DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))  # `bytes.translate`: all are 0
+LONG_NUMBER = b"0" * 20  # by that table: a whole number that may have more than 64 bits
 
 T = TypeVar("T")
 
@@ -46,13 +46,12 @@ def json_object(
     Raises:
         error: no JSON, JSON that is no object, too large, too deep, or with a number that is no 64-bit one.
     """
-    end = f"; {cure}" if cure else ""
     try:
         value = _parse_json(data.encode() if isinstance(data, str) else data, has_nan)
     except (ValueError, RecursionError) as fault:
-        raise error(f"{name}: is not JSON ({_reason(fault)}){end}") from fault
+        raise error(f"{name}: is not JSON ({_reason(fault)}){'; ' if cure else ''}{cure}") from fault
     if not isinstance(value, dict):
-        raise error(f"{name}: holds JSON that is not an object{end}")
+        raise error(f"{name}: holds JSON that is not an object{'; ' if cure else ''}{cure}")
     return value
 
 
@@ -92,7 +91,8 @@ def _parse_json(data: bytes, has_nan: bool) -> Any:
         raise ValueError(f"{brackets} lists and objects in {len(data)} bytes")
     # msgspec refuses lone surrogates, NaN and numbers beyond float, and has no way to read NaN.
     value = json.loads(data) if has_nan else msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"))
-    if has_nan or brackets > DEEPEST or LONG_NUMBER.search(data):  # the labels of a note need no second look
+    has_long_number = LONG_NUMBER in data.translate(DIGITS)  # which takes a tenth of the time of a regular expression
+    if has_nan or brackets > DEEPEST or has_long_number:  # the labels of a note need no second look
         _check_values(value, has_nan)
     return value
 

@@ -5,19 +5,23 @@ missing. Nothing in a tar can run code: members are plain files, arrays are npy 
 """
 
 import os
+import struct
+from array import array
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from shards.errors import ShardError
-from shards.note import MOST_TOKENS, NPY_HEADER, Note, npy_length
+from shards.note import MOST_TOKENS, NPY_HEADER, Note, npy_length, npy_tokens
 from shards.parse import json_object
 from shards.storage import local_copy
 from shards.writer import BLOCK
 
 NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)  # fields of a member's header (POSIX ustar)
 TYPE, PREFIX = 156, 345  # the first byte of: the member's type, the folder of its name
+HEADER = struct.Struct("100s 24x 12s 20x B 188x B 166x")  # name, size, type, prefix of a header, at once
 PLAIN_FILE = b"0\0"  # types
 PAX_HEADER, GNU_NAME = ord("x"), ord("L")  # types of members that hold the name of the one behind them
 MOST_NAME = 8_192  # bytes of such a member, far more than a key needs
@@ -25,9 +29,11 @@ FORBIDDEN = ("size", "linkpath", "GNU.sparse")  # PAX records that make another 
 MOST_BYTES = 2 * MOST_TOKENS + (1 << 20)  # of a note's two members
 END_OF_TAR = bytes(2 * BLOCK)  # without it a tar was cut short
 PADDING = 1 << 16  # bytes, all 0, that may follow the last note: writers fill up their blocks
+SCAN = 1 << 14  # bytes that a scan reads at once where notes are shorter
 READ_WHOLE = 1 << 15  # bytes of a note up to which a crop of it is not worth reads of its own
 
 Crop = Callable[[int], slice]  # the tokens to read of a note, by their number; start and stop are in its range
+CURE = "encode this set again"
 
 
 def read_shard(path: Path) -> Iterator[Note]:
@@ -42,11 +48,11 @@ def read_shard(path: Path) -> Iterator[Note]:
         with local_copy(path) as copy:
             for note in NoteFile(copy, display_path=path, check_headers=True):
                 if note.key in keys:
-                    raise ShardError(f"{path}: holds two notes of the key {note.key}; encode this set again")
+                    raise ShardError(f"{path}: holds two notes of the key {note.key}; {CURE}")
                 keys.add(note.key)
                 yield note
     except FileNotFoundError as error:
-        raise ShardError(f"{path}: missing; encode this set again") from error
+        raise ShardError(f"{path}: missing; {CURE}") from error
 
 
 class NoteFile:
@@ -66,6 +72,8 @@ class NoteFile:
         """
         self.path = path
         self.display_path = display_path or path
+        self._file_name, self._display_name = str(path), str(self.display_path)  # once, because each note needs them
+        self._file: int | None = None  # descriptor, between `open` and `close`
         self.offsets = self._scan(check_headers)  # (note + 1,) int64: bytes before each note and after the last
         if notes is not None and len(self) != notes:
             raise ShardError(
@@ -73,59 +81,94 @@ class NoteFile:
                 "`python -m shards verify` says what is wrong with the set"
             )
 
+    def open(self) -> None:
+        """Open the file for the reads until `close`. Without it each read opens and closes it, which takes as long as
+        the read itself. Raises OSError."""
+        self._file = os.open(self._file_name, os.O_RDONLY)  # a file object costs more
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
+
+    def close(self) -> None:
+        """Undo `open`."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __iter__(self) -> Iterator[Note]:
         return map(self.read, range(len(self)))
 
-    def read(self, row: int, crop: Crop | None = None) -> Note:
-        """Read one note, or a crop of its tokens; the rest of a long note's tokens stays unread.
+    def read(self, row: int) -> Note:
+        """Read one note.
+
+        Raises:
+            ShardError: as `read_crop`.
+        """
+        note, _ = self.read_crop(row, None)
+        return note
+
+    def read_crop(self, row: int, crop: Crop | None) -> tuple[Note, int]:
+        """Read one note with a crop of its tokens, and the number of all of them. The rest of a long note's tokens
+        stays unread.
 
         Raises:
             ShardError: not a plain KEY.npy + KEY.json pair of flat int16 codes and a JSON object.
         """
-        start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
+        start, stop = self.offsets[row], self.offsets[row + 1]
         if stop - start > MOST_BYTES:
             raise self._error(f"note {row} has {stop - start} bytes, more than any note; do not use this tar")
-        file = os.open(self.path, os.O_RDONLY)  # per note; a file object costs more
+        file = os.open(self._file_name, os.O_RDONLY) if self._file is None else self._file
         try:
             is_whole = crop is None or stop - start <= READ_WHOLE
-            whole = os.pread(file, stop - start, start) if is_whole else b""
-
-            def read(position: int, size: int) -> bytes:
-                end = position + size
-                data = whole[position:end] if is_whole else os.pread(file, size, start + position)
-                if len(data) < size:
-                    raise ValueError("it is cut short")
-                return data
-
-            return self._read_pair(read, stop - start, crop)
+            whole = os.pread(file, stop - start, start) if is_whole else None
+            if whole is not None and len(whole) == stop - start and (pair := _plain_pair(whole)) is not None:
+                return self._plain_note(*pair, crop)
+            return self._read_pair(file, start, stop, whole, crop)
         except ValueError as error:
-            raise self._error(f"note {row} is not a whole pair ({error}); encode this set again") from error
+            raise self._error(f"note {row} is not a whole pair ({error}); {CURE}") from error
         finally:
-            os.close(file)
+            if file != self._file:
+                os.close(file)
 
-    def _read_pair(self, read: Callable[[int, int], bytes], end: int, crop: Crop | None) -> Note:
-        """The note whose members take `end` bytes. read: called with an offset in them and a number of bytes.
+    def _plain_note(self, key: str, npy: bytes, labels: bytes, crop: Crop | None) -> tuple[Note, int]:
+        """`_read_pair` of the contents of a plain pair's members."""
+        name = f"{self._display_name}: {key}"
+        tokens = npy_tokens(npy, f"{name}.npy")
+        part = tokens[crop(len(tokens))] if crop else tokens
+        return Note(key, part, json_object(labels, f"{name}.json", cure=CURE)), len(tokens)
+
+    def _read_pair(self, file: int, start: int, stop: int, whole: bytes | None, crop: Crop | None) -> tuple[Note, int]:
+        """`read_crop` of a note whose members are of any kind. file: descriptor; start, stop: offsets in it; whole: the
+        bytes there, if they have been read.
 
         Raises:
-            ShardError: as `read`.
+            ShardError: as `read_crop`.
             ValueError: headers that make no sense, or bytes that are missing.
         """
-        members = self._members(read, end)
+
+        def read(position: int, size: int) -> bytes:
+            data = os.pread(file, size, start + position) if whole is None else whole[position : position + size]
+            if len(data) < size:
+                raise ValueError("it is cut short")
+            return data
+
+        members = self._members(read, stop - start)
         key, kind, position, size = members[0]
         if kind != "npy":
-            raise self._error(f"{key}.{kind} is where a KEY.npy should be; encode this set again")
-        name = f"{self.display_path}: {key}"
+            raise self._error(f"{key}.{kind} is where a KEY.npy should be; {CURE}")
+        name = f"{self._display_name}: {key}"
         length = npy_length(read(position, min(size, NPY_HEADER)), size, f"{name}.npy")
         part = crop(length) if crop else slice(0, length)
         first = position + NPY_HEADER + 2 * part.start
         tokens = np.frombuffer(read(first, 2 * (part.stop - part.start)), "<i2")
         if [member[:2] for member in members[1:]] != [(key, "json")]:
-            raise self._error(f"{key}.npy has no {key}.json behind it; encode this set again")
+            raise self._error(f"{key}.npy has no {key}.json behind it; {CURE}")
         labels = read(*members[1][2:])
-        return Note(key, tokens, json_object(labels, f"{name}.json", cure="encode this set again"))
+        return Note(key, tokens, json_object(labels, f"{name}.json", cure=CURE)), length
 
     def _members(self, read: Callable[[int, int], bytes], end: int) -> list[tuple[str, str, int, int]]:
         """(key, ending, offset of its content, bytes of it) of a note's members."""
@@ -178,15 +221,21 @@ class NoteFile:
             raise self._foreign(name)
         return key, kind
 
-    def _scan(self, check_headers: bool) -> np.ndarray:
-        offsets, members, position = [], 0, 0
+    def _scan(self, check_headers: bool) -> "array[int]":
+        offsets, members, position = array("q"), 0, 0
         if self.path.exists() and not self.path.is_file():  # a named pipe would wait for a writer
-            raise self._error("is not a file; encode this set again")
+            raise self._error(f"is not a file; {CURE}")
         try:
             with self.path.open("rb") as file:
+                block, first, ahead = b"", 0, SCAN  # bytes of the file, their offset, and how many are read at once
 
                 def read(start: int, size: int) -> bytes:
-                    return os.pread(file.fileno(), size, start)
+                    nonlocal block, first
+                    data = block[start - first : start - first + size]  # offsets only grow
+                    if len(data) < size:
+                        block, first = os.pread(file.fileno(), max(size, ahead), start), start
+                        data = block[:size]
+                    return data
 
                 while any(header := read(position, BLOCK)):
                     if check_headers:
@@ -198,16 +247,18 @@ class NoteFile:
                         header = read(position, BLOCK)
                     members += 1
                     position += BLOCK + _padded(_octal(header[SIZE]))
+                    ahead = SCAN if position - offsets[-1] < SCAN else 0  # of long notes the headers alone
                 end, size = read(position, PADDING), os.fstat(file.fileno()).st_size
                 if not end.startswith(END_OF_TAR):
-                    raise self._error(f"is cut short after {size} bytes; encode this set again")
+                    raise self._error(f"is cut short after {size} bytes; {CURE}")
                 if any(end) or position + len(end) != size:
-                    raise self._error(f"goes on behind its end at byte {position}; encode this set again")
+                    raise self._error(f"goes on behind its end at byte {position}; {CURE}")
         except FileNotFoundError as error:
-            raise ShardError(f"{self.display_path}: missing; encode this set again") from error
+            raise ShardError(f"{self.display_path}: missing; {CURE}") from error
         except (OSError, OverflowError, ValueError, IndexError) as error:
-            raise self._error(f"is not a whole tar ({error}); encode this set again") from error
-        return np.array([*offsets, position], np.int64)
+            raise self._error(f"is not a whole tar ({error}); {CURE}") from error
+        offsets.append(position)
+        return offsets
 
     def _foreign(self, name: str) -> ShardError:
         return self._error(f"member {name!r} is not a plain file of a note; do not use this tar")
@@ -216,6 +267,33 @@ class NoteFile:
         return ShardError(f"{self.display_path}: {fact}")
 
 
+def _plain_pair(data: bytes) -> tuple[str, bytes, bytes] | None:
+    """Key, npy and JSON of a note whose members are `data`, if they are as `shards.writer` writes all but those with
+    long and foreign names. None: `NoteFile._members` reads them, or says what is wrong.
+
+    Raises:
+        ValueError: a size that is no number.
+    """
+    if len(data) < 2 * BLOCK:
+        return None
+    name, digits, kind, prefix = HEADER.unpack_from(data)
+    if prefix or kind not in PLAIN_FILE:
+        return None
+    key, _, ending = name.rstrip(b"\0").partition(b".")
+    npy_end = BLOCK + _octal(digits)
+    header = _padded(npy_end)
+    if ending != b"npy" or not key or not key.isascii() or b"/" in key or b"\0" in key or header > len(data) - BLOCK:
+        return None
+    name, digits, kind, prefix = HEADER.unpack_from(data, header)
+    if prefix or kind not in PLAIN_FILE or name.rstrip(b"\0") != key + b".json":
+        return None
+    json_end = header + BLOCK + _octal(digits)
+    if _padded(json_end) != len(data):
+        return None
+    return key.decode(), data[BLOCK:npy_end], data[header + BLOCK : json_end]
+
+
+@lru_cache(maxsize=1024)  # notes of a set have few sizes
 def _octal(field: bytes) -> int:
     """A number of a header. Only plain octal digits: Python would take a minus sign too."""
     digits = field.strip(b" \0")

@@ -224,12 +224,18 @@ def read_rejections(folder: Path) -> tuple[Rejection, ...]:
     return tuple(to_dataclass(Rejection, json_object(line, str(path), cure=cure), f"{path}:", cure) for line in lines)
 
 
-def read_shard_records(folder: Path, names: Iterable[str]) -> dict[str, ShardRecord]:
-    """Read those of the files `names` in `folder` that are records: shard name -> record."""
+def read_shard_records(
+    folder: Path, names: Iterable[str], known: Mapping[str, ShardRecord] | None = None, has_counts: bool = True
+) -> dict[str, ShardRecord]:
+    """Read those of the files `names` in `folder` that are records: shard name -> record.
+
+    `known`: records that are taken as they are. `has_counts`: with the label counts, which take the most memory.
+    """
     records = {}
     for name in sorted(names):
         if shard := shard_of_record(name):
-            records[shard] = read_shard_record(folder / name)
+            record = (known or {}).get(shard) or read_shard_record(folder / name)
+            records[shard] = record if has_counts else replace(record, label_counts=None)
     return records
 
 

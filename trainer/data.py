@@ -8,7 +8,7 @@ import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from trainer.vocabulary import Combinations, Vocabulary, label_value, stored_lab
 log = logging.getLogger(__name__)
 
 PREFETCH = 4  # batches that a worker reads ahead
+MOST_OPEN = 64  # tars at a time: some systems allow a process 256 files
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class NoteSource(Protocol):
 
     def read(self, shard: int, row: int, crop: Crop | None = None) -> Note: ...
 
+    def keep_open(self) -> AbstractContextManager[None]:
+        """Tars that are read in the block are opened once, and closed at its end."""
+
 
 class NoteReader:
     """Random access to the notes of a split by (shard, row). A tar is fetched, if it is remote, and its headers are
@@ -79,6 +83,8 @@ class NoteReader:
         self.manifest = manifest
         self.shards = manifest.splits.get(split, ())
         self._files: dict[int, NoteFile] = {}
+        self._seconds: dict[int, float] = {}  # tokens of a note -> its length
+        self._opened: list[NoteFile] | None = None  # in a block of `keep_open`
 
     @property
     def source(self) -> str:
@@ -103,20 +109,32 @@ class NoteReader:
         if file is None:
             entry = self.shards[shard]
             file = self._files[shard] = NoteFile(cached_shard(self.folder, entry), entry.notes)
-        length = 0
-
-        def choose(tokens: int) -> slice:
-            nonlocal length
-            length = tokens
-            return crop(tokens) if crop else slice(0, tokens)
-
         try:
-            note = file.read(row, choose)
+            if self._opened is not None and not file.is_open and len(self._opened) < MOST_OPEN:
+                file.open()
+                self._opened.append(file)
+            note, length = file.read_crop(row, crop)
         except OSError as error:
             raise ShardError(
                 f"{file.path}: cannot be read any more ({error.strerror}); bring it back, and the same command goes on"
             ) from error
-        return replace(note, labels={**note.labels, SECONDS: self.manifest.codec.seconds(length)})
+        seconds = self._seconds.get(length)
+        if seconds is None:
+            seconds = self._seconds[length] = self.manifest.codec.seconds(length)
+        note.labels[SECONDS] = seconds
+        return note
+
+    @contextmanager
+    def keep_open(self) -> Iterator[None]:
+        """Tars that are read in the block are opened once, and closed at its end, so that a tar that goes away is
+        missed by the next batch."""
+        self._opened = []
+        try:
+            yield
+        finally:
+            for file in self._opened:
+                file.close()
+            self._opened = None
 
     def read_all(self) -> Iterator[Note]:
         """Read all notes, in the order of the tars."""
@@ -222,7 +240,8 @@ class TrainStream:
             for step, indices in steps:
                 lanes, key = [index.lane for index in indices], (self.order.seed, step)
                 crops = choose_crops(self.crop, self.window, self.vocabulary.codebooks, lanes, key)
-                notes = [self.reader.read(at.shard, at.row, crop) for at, crop in zip(indices, crops, strict=True)]
+                with self.reader.keep_open():
+                    notes = [self.reader.read(at.shard, at.row, crop) for at, crop in zip(indices, crops, strict=True)]
                 batch = collate(notes, self.vocabulary, self.window, self.reader.source)
                 yield hide_labels(batch, self.vocabulary, lanes, self.label_dropout, key)
         except UserError as error:
@@ -288,7 +307,8 @@ def valid_batches(
     size = data.micro_batch or -(-data.batch // world)
     positions = list(reader.positions())
     for first in range(rank * size, len(positions), world * size):
-        notes = [reader.read(shard, row, crop) for shard, row in positions[first : first + size]]
+        with reader.keep_open():
+            notes = [reader.read(shard, row, crop) for shard, row in positions[first : first + size]]
         yield collate(notes, vocabulary, window, reader.source)
 
 

@@ -9,7 +9,8 @@ nothing of models.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ class SetReader(NoteReader):
 
     def read(self, shard: int, row: int, crop: Crop | None = None) -> Note:
         note = super().read(shard, row, crop)
-        return replace(note, labels={**note.labels, SET_LABEL: self.name})
+        note.labels[SET_LABEL] = self.name
+        return note
 
     def stats(self, labels: tuple[str, ...]) -> SplitStats:
         stats = super().stats(labels)
@@ -158,6 +160,14 @@ class Mixture:
         """Read a note, or a crop of it. Raises UserError, as `NoteReader.read`."""
         reader, index = self._shards[shard]
         return reader.read(index, row, crop)
+
+    @contextmanager
+    def keep_open(self) -> Iterator[None]:
+        """As `NoteReader.keep_open`, of all sets."""
+        with ExitStack() as stack:
+            for reader in self.readers:
+                stack.enter_context(reader.keep_open())
+            yield
 
     def stats(self, labels: tuple[str, ...]) -> SplitStats:
         """The statistics of all sets together, each note once, whatever its set's weight."""

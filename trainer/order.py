@@ -9,6 +9,7 @@ arithmetic. Knows nothing of files.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -54,16 +55,15 @@ class Order:
     def lane(self, epoch: int, lane: int, skip: int = 0) -> Iterator[NoteIndex]:
         """Yield the lane's notes in the order of the epoch's steps, without the first `skip`."""
         start, stop = self.lane_start(lane), self.lane_start(lane + 1)
-        shards, ends, shift = _epoch_sequence(self.notes, self.seed, epoch)
+        shards, starts, ends, shift = _epoch_sequence(self.notes, self.seed, epoch)
         for window in range(skip // WINDOW, -(-(stop - start) // WINDOW)):
             first = start + window * WINDOW
             length = min(WINDOW, stop - first)
             shuffled = permutation(length, self.seed, epoch, lane, window)[max(0, skip - window * WINDOW) :]
             positions = (first + shuffled + shift) % self.total
             slots = np.searchsorted(ends, positions, side="right")  # of their shards in this epoch's order
-            for slot, position in zip(slots.tolist(), positions.tolist(), strict=True):
-                shard = shards[slot]
-                yield NoteIndex(lane, shard, position - (int(ends[slot]) - self.notes[shard]))
+            rows = positions - starts[slots]
+            yield from map(NoteIndex, repeat(lane), shards[slots].tolist(), rows.tolist())
 
     def steps(self, first_step: int, lanes: range) -> Iterator[list[NoteIndex]]:
         """Yield the notes of these lanes for each step from `first_step` on, without end."""
@@ -71,8 +71,7 @@ class Order:
         while True:
             streams = [self.lane(epoch, lane, skip) for lane in lanes]
             for _ in range(skip, self.steps_per_epoch):
-                indices = (next(stream, None) for stream in streams)
-                yield [index for index in indices if index is not None]
+                yield [index for stream in streams if (index := next(stream, None)) is not None]
             epoch, skip = epoch + 1, 0
 
 
@@ -90,12 +89,13 @@ def permutation(length: int, *key: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _epoch_sequence(notes: tuple[int, ...], seed: int, epoch: int) -> tuple[list[int], np.ndarray, int]:
-    """An epoch's order of shards, the position after each one's last note, and the position of the first note.
+def _epoch_sequence(notes: tuple[int, ...], seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """An epoch's order of shards, the positions of each one's first note and after its last, and the first note's.
 
     Starting in the middle moves the lanes' borders from epoch to epoch even if there is only one shard.
     """
-    shards = permutation(len(notes), seed, epoch).tolist()
-    ends = np.cumsum([notes[shard] for shard in shards])
+    shards = permutation(len(notes), seed, epoch)
+    counts = np.array(notes)[shards]
+    ends = np.cumsum(counts)
     shift = int(np.random.Philox(np.random.SeedSequence((seed, epoch, 0))).random_raw() % sum(notes))
-    return shards, ends, shift
+    return shards, ends - counts, ends, shift

@@ -22,6 +22,7 @@ MIXTURE = "mix:"  # begins a mixture of a label's values, as mix:A=0.7,B=0.3
 WEIGHT = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,6})?")
 BINS = 16  # of a label of numbers with a decimal point
 
+SCALARS = (str, int, float)  # types of values of labels; bool is an int
 LabelValue = str | bool | int | float
 Combinations = list[tuple[tuple[Any, ...], int]]  # values of labels, and how many train notes have them
 
@@ -68,9 +69,16 @@ class Vocabulary:
     def label_ids(self, labels: Mapping[str, Any]) -> list[int]:
         """An id for each label; a value that training never saw becomes "none"."""
         return [
-            ids.get(self.frames(labels) if self.is_length(name) else self.trained_value(labels, name), none)
-            for name, none, ids in self._label_ids
+            ids.get(
+                value if is_plain and isinstance(value := labels.get(name), SCALARS) else self._value(labels, name),
+                none,
+            )
+            for name, none, ids, is_plain in self._label_ids
         ]
+
+    def _value(self, labels: Mapping[str, Any], name: str) -> Any:
+        """The value of a note's label that has an id."""
+        return self.frames(labels) if self.is_length(name) else self.trained_value(labels, name)
 
     def is_length(self, name: str) -> bool:
         """True for the label SECONDS of notes that end."""
@@ -88,7 +96,7 @@ class Vocabulary:
     def length_ids(self) -> range:
         """The ids of the label SECONDS but "none": of the frames that are left until a note's length, from
         -window_frames, after it, to window_frames; empty without the label."""
-        for name, none, ids in self._label_ids:
+        for name, none, ids, _ in self._label_ids:
             if self.is_length(name):
                 return range(none + 1, none + 1 + len(ids))
         return range(0)
@@ -112,14 +120,15 @@ class Vocabulary:
         return self.label_ids({})
 
     @cached_property
-    def _label_ids(self) -> list[tuple[str, int, dict[Any, int]]]:
-        """(name, the id of "none", the ids of the values) of each label; the values of a length are frames that are
-        left until there, negative after it."""
+    def _label_ids(self) -> list[tuple[str, int, dict[Any, int], bool]]:
+        """(name, the id of "none", the ids of the values, True if these are the notes' own) of each label; the values
+        of a length are frames that are left until there, negative after it."""
         ids = []
         none = self.first_label
         for name, _ in self.labels:
             values = self._values(name)
-            ids.append((name, none, {value: none + 1 + index for index, value in enumerate(values)}))
+            is_plain = name not in self.bins and not self.is_length(name)
+            ids.append((name, none, {value: none + 1 + index for index, value in enumerate(values)}, is_plain))
             none += 1 + len(values)
         return ids
 
@@ -163,7 +172,7 @@ def label_value(labels: Mapping[str, Any], name: str) -> Any:
         label, word = split_word(name)
         words = labels.get(label)
         return int(word in words) if isinstance(words, list | tuple) else NONE
-    return value if isinstance(value, str | int | float) else NONE
+    return value if isinstance(value, SCALARS) else NONE
 
 
 def split_word(name: str) -> tuple[str, str]:

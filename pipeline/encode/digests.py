@@ -27,6 +27,7 @@ EDGE = 1 << 19  # bytes at each end of a file; most notes are smaller than two o
 BLOCK = 1 << 22  # bytes of a large file in memory
 DIGEST = 32  # hexadecimal digits of the hash of a small file; of a large one, two hashes of as many
 HASHERS = 8  # threads: they wait for the disk, not for each other
+QUEUED = 1024  # files that wait for them; each takes two kilobytes
 
 
 class AudioDigests:
@@ -75,11 +76,13 @@ class AudioDigests:
         faults: dict[str, tuple[str, str]] = {}
         if unknown:
             with ThreadPoolExecutor(HASHERS) as hashers:
-                for file, result in zip(unknown, hashers.map(self._hash, unknown), strict=True):
-                    if isinstance(result, AudioError):
-                        faults[file.path] = (result.reason, result.detail)
-                    else:
-                        self.add(file, result)
+                for start in range(0, len(unknown), QUEUED):
+                    queued = unknown[start : start + QUEUED]
+                    for file, result in zip(queued, hashers.map(self._hash, queued), strict=True):
+                        if isinstance(result, AudioError):
+                            faults[file.path] = (result.reason, result.detail)
+                        else:
+                            self.add(file, result)
         return faults
 
     def save(self, writer: str = "") -> None:

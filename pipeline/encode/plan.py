@@ -20,6 +20,7 @@ from shards.errors import UserError
 from shards.record import Rejection
 from shards.storage import path_text, text_path
 
+JSON = json.JSONEncoder(sort_keys=True)  # of what digests are made of
 FOLDERS_SHOWN = 6  # folders whose split is printed
 
 
@@ -177,7 +178,10 @@ def hash_inputs(plan: Plan, digests: Sequence[Sequence[str]]) -> str:
         for task, task_digests in zip(plan.tasks, digests, strict=True)
         for identity in _identities(task, task_digests)
     )
-    return _sha256([identities, [vars(rejection) for rejection in plan.rejected]])
+    digest = hashlib.sha256()  # that of `_sha256`, without the whole text in memory
+    for part in JSON.iterencode([identities, [vars(rejection) for rejection in plan.rejected]]):
+        digest.update(part.encode())
+    return digest.hexdigest()
 
 
 def fingerprint(settings: Settings, inputs_sha256: str) -> str:
@@ -288,4 +292,4 @@ def _hash(text: str) -> bytes:
 
 
 def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(JSON.encode(value).encode()).hexdigest()

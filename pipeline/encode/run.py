@@ -171,7 +171,7 @@ def _encode(
     progress: Progress,
 ) -> EncodeOutcome:
     out, rank, options = request.out, request.rank, request.options
-    state = read_set_state(out)
+    state = read_set_state(out, has_counts=False)
     settings = settings_for(state, settings, has_batch=options.batch is not None)
     folder = folder if settings.ffmpeg else folder.without_ffmpeg()
     folder = replace(folder, inputs=digests.find_faults(folder.inputs))
@@ -208,7 +208,7 @@ def _encode(
     tokens = sum(done[task.shard_name].shard.tokens for task in todo)
     speed = tokens / settings.codec.tokens_per_second / max(time.monotonic() - started, 1e-9)
 
-    state = read_set_state(out)  # other ranks may have done more meanwhile
+    state = read_set_state(out, known=done, has_counts=False)  # other ranks may have done more meanwhile
     done = match_records(plan, state, settings, digests, rank, done)
     if left := len(state.undone(plan, done)):
         return EncodeOutcome(request, None, (), notices, len(todo), left, speed)
@@ -290,7 +290,7 @@ def _run_task(
         row_labels=task.row_labels,
     )
     write_shard_record(out, record, writer)
-    return record
+    return replace(record, label_counts=None)  # the largest part of it, which only a trainer needs
 
 
 def _finish(

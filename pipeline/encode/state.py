@@ -48,11 +48,11 @@ class SetState:
         return [record for name, record in sorted(self.records.items()) if name in names or not record.shard.notes]
 
 
-def read_set_state(out: Path) -> SetState:
-    """Read the manifest, if there is one, and all records."""
+def read_set_state(out: Path, known: Mapping[str, ShardRecord] | None = None, has_counts: bool = True) -> SetState:
+    """Read the manifest, if there is one, and all records. `known`, `has_counts`: as `read_shard_records`."""
     files = list_files(out)
     manifest = read_manifest(out) if MANIFEST in files else None
-    return SetState(out, manifest, read_shard_records(out, files), files)
+    return SetState(out, manifest, read_shard_records(out, files, known, has_counts), files)
 
 
 def settings_for(state: SetState, requested: Settings, has_batch: bool = False) -> Settings:

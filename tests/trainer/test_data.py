@@ -135,6 +135,24 @@ def test_a_stream_that_starts_later_reads_nothing_before(
     assert len(read) == 4
 
 
+@pytest.mark.parametrize(("most_open", "opens"), [(64, 3), (1, 1 + 20)])
+def test_a_batch_opens_each_of_its_tars_once_up_to_a_limit_and_closes_them(
+    make_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, most_open: int, opens: int
+) -> None:
+    monkeypatch.setattr("trainer.data.MOST_OPEN", most_open)
+    batches = train_batches(stream(make_set(train=[10, 10, 10]), 30, range(2)), 0)
+    next(batches)  # scans the tars
+    opened: list[int] = []
+    closed: list[int] = []
+    original_open, original_close = os.open, os.close
+    monkeypatch.setattr(os, "open", lambda *arguments: opened.append(original_open(*arguments)) or opened[-1])
+    monkeypatch.setattr(os, "close", lambda file: closed.append(file) or original_close(file))
+    next(batches)
+    monkeypatch.undo()
+    assert len(opened) == opens
+    assert sorted(closed) == sorted(opened)
+
+
 def test_hidden_labels_are_a_function_of_seed_step_and_lane() -> None:
     labels = {"pitch": 60, "velocity": 100}
     batch = collate([Note(str(lane), np.zeros(2, np.int16), labels) for lane in range(20)], VOCABULARY, 600, "")

@@ -16,7 +16,7 @@ from pipeline.audio import AudioError
 from pipeline.encode.digests import EDGE, AudioDigests, cache_file, hash_file
 from pipeline.encode.plan import Task
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
-from pipeline.notes.folder import scan_folder
+from pipeline.notes.folder import AudioFile, scan_folder
 from shards.errors import UserError
 from tests.support import ROOT
 from tests.support.notes import Silent, files_of, nsynth_folder, options, tone, write_note
@@ -56,6 +56,21 @@ def test_names_that_are_not_utf_8_are_in_the_cache_too(audio: Path, tmp_path: Pa
         digests.save()
         assert len(hashed) == read
         hashed.clear()
+
+
+def test_files_are_hashed_and_their_faults_found_however_many_are_queued_at_once(
+    audio: Path, tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.encode.digests.QUEUED", 4)
+    (audio / NOTE).unlink()
+    (audio / NOTE).mkdir()
+    folder = scan_folder(audio)
+    listed = [*folder.inputs, AudioFile(NOTE, 1, "1")]  # listed before it became a folder
+    digests = AudioDigests(folder, tmp_path / "set")
+    faults = digests.hash_files(listed)
+    assert faults.keys() == {NOTE}
+    assert sorted(hashed) == sorted(Path(file.path).name for file in listed)
+    assert digests.of(folder.inputs, {}) == [hash_file(audio / file.path) for file in folder.inputs]
 
 
 @pytest.mark.parametrize("size", [5, EDGE, 2 * EDGE - 1, 2 * EDGE, 3 * EDGE, 20 * EDGE])
