@@ -4,7 +4,7 @@ Muon updates a matrix along the nearest orthogonal one, so that all its directio
 al., 2024, https://kellerjordan.github.io/posts/muon; scaled so that a step has the root mean square of one of Adam's
 and both share a learning rate and a decay (Liu et al., 2025, https://arxiv.org/abs/2502.16982). torch has a Muon too,
 but it computes in bfloat16, matrix by matrix: many times slower on a CPU without units for that. Here matrices of one
-shape are updated together, in float32.
+shape are updated together, in float32, or on a GPU with units for bfloat16 in that.
 
 A loss or a gradient that is not finite must stop an update, and a GPU must not be waited for to know it. So the update
 takes `found_inf`, a tensor () on the device, and changes nothing while that is 1: torch's fused optimizers have it for
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.config import TrainConfig
 from trainer.model import NoteModel
+from trainer.runtime import resolve_dtype
 
 BETA1 = 0.9
 MOMENTUM = 0.95
@@ -41,7 +42,9 @@ def make_optimizers(model: NoteModel, config: TrainConfig) -> list[torch.optim.O
     fused = rest[0].device.type in FUSED
     optimizers: list[torch.optim.Optimizer] = [kind(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=fused)]
     if matrices:
-        optimizers.append(Muon(matrices, config.lr, config.weight_decay))
+        device = matrices[0].device
+        dtype = resolve_dtype(config.dtype, device) if device.type == "cuda" else torch.float32
+        optimizers.append(Muon(matrices, config.lr, config.weight_decay, dtype))
     return optimizers
 
 
@@ -61,8 +64,12 @@ def update_weights(optimizers: Sequence[torch.optim.Optimizer], lr: float, found
 class Muon(torch.optim.Optimizer):
     """Muon, for matrices only."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """dtype: as in `orthogonalize`."""
         matrices = list(matrices)
+        self.dtype = dtype
         super().__init__([{"params": matrices}], {"lr": lr, "weight_decay": weight_decay})
         self.found_inf = torch.zeros((), device=matrices[0].device)
 
@@ -76,7 +83,7 @@ class Muon(torch.optim.Optimizer):
             decay = _unless(self.found_inf, 1 - group["lr"] * group["weight_decay"], otherwise=1)
             for shape, weights in by_shape.items():
                 size = ADAM_RMS * max(shape) ** 0.5
-                directions = orthogonalize(self._momenta(weights)).masked_fill_(self.found_inf.bool(), 0)
+                directions = orthogonalize(self._momenta(weights), self.dtype).masked_fill_(self.found_inf.bool(), 0)
                 torch._foreach_mul_(weights, decay)
                 torch._foreach_sub_(weights, directions.unbind(), alpha=group["lr"] * size)
 
@@ -93,23 +100,38 @@ class Muon(torch.optim.Optimizer):
         return gradients
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Approximate U V^T of each matrix U S V^T by a Newton-Schulz iteration: (matrix, row, column) -> the same shape.
 
-    Each round multiplies a matrix by a polynomial of its Gram matrix. Only the Gram matrix and the product of the
-    polynomials go from round to round: they are square and small, and the matrix is long.
+    Each round multiplies a matrix by a polynomial of its Gram matrix. dtype: of these products. In float32 only the
+    Gram matrix and the product of the polynomials go from round to round: they are square and small, and the matrix is
+    long. In bfloat16 that would lose the small singular values, so there the matrix goes through all rounds.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = _iterate_gram(x) if dtype == torch.float32 else _iterate(x.to(dtype)).to(x.dtype)
+    return x.mT if is_tall else x
+
+
+def _iterate(x: Tensor) -> Tensor:
+    """The rounds on the matrices themselves, as they are published."""
+    first, third, fifth = QUINTIC
+    for _ in range(ROUNDS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
+    return x
+
+
+def _iterate_gram(x: Tensor) -> Tensor:
+    """The rounds on the Gram matrices, with the same result."""
     gram = x @ x.mT
     product = polynomial = _polynomial(gram)
     for _ in range(ROUNDS - 1):
         gram = polynomial @ gram @ polynomial
         polynomial = _polynomial(gram)
         product = polynomial @ product
-    x = product @ x
-    return x.mT if is_tall else x
+    return product @ x
 
 
 def _polynomial(gram: Tensor) -> Tensor:
