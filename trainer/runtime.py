@@ -76,8 +76,10 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         reason = f"rank {os.environ['RANK']}: cannot join the other ranks ({first_line(error)})"
         raise TrainError(f"{reason}; start torchrun again") from error
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield ranks
+        ranks.barrier()  # a rank that exits while gloo's thread frees its last tensor is aborted
     finally:
         dist.destroy_process_group()
 
