@@ -4,23 +4,28 @@ Muon updates a matrix along the nearest orthogonal one, so that all its directio
 al., 2024, https://kellerjordan.github.io/posts/muon; scaled so that a step has the root mean square of one of Adam's
 and both share a learning rate and a decay (Liu et al., 2025, https://arxiv.org/abs/2502.16982). torch has a Muon too,
 but it computes in bfloat16, matrix by matrix: many times slower on a CPU without units for that. Here matrices of one
-shape are updated together, in float32. Knows nothing of data and files.
+shape are updated together, in float32, or on a GPU with units for bfloat16 in that.
+
+A loss or a gradient that is not finite must stop an update, and a GPU must not be waited for to know it. So the update
+takes `found_inf`, a tensor () on the device, and changes nothing while that is 1: torch's fused optimizers have it for
+their gradient scaler. Knows nothing of data and files.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trainer.config import TrainConfig
 from trainer.model import NoteModel
+from trainer.runtime import resolve_dtype
 
 BETA1 = 0.9
 MOMENTUM = 0.95
 ADAM_RMS = 0.2  # root mean square of a step of Adam, as a share of the learning rate
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: singular values go to about 1 in five rounds
 ROUNDS = 5
+FUSED = ("cpu", "cuda")  # devices of which torch's fused optimizers take `found_inf`; that of MPS ignores it
 
 
 def make_optimizers(model: NoteModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -34,62 +39,99 @@ def make_optimizers(model: NoteModel, config: TrainConfig) -> list[torch.optim.O
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    fused = rest[0].device.type in ("cpu", "cuda")
+    fused = rest[0].device.type in FUSED
     optimizers: list[torch.optim.Optimizer] = [kind(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=fused)]
     if matrices:
-        optimizers.append(Muon(matrices, config.lr, config.weight_decay))
+        device = matrices[0].device
+        dtype = resolve_dtype(config.dtype, device) if device.type == "cuda" else torch.float32
+        optimizers.append(Muon(matrices, config.lr, config.weight_decay, dtype))
     return optimizers
+
+
+def update_weights(optimizers: Sequence[torch.optim.Optimizer], lr: float, found_inf: Tensor) -> None:
+    """Make the optimizers' update with this learning rate, unless `found_inf`, float32 (), is 1."""
+    is_fused = found_inf.device.type in FUSED
+    if not is_fused and found_inf.item():
+        return
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        if is_fused:
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # where torch's gradient scaler sets it
+        optimizer.step()
 
 
 class Muon(torch.optim.Optimizer):
     """Muon, for matrices only."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
-        super().__init__([{"params": list(matrices)}], {"lr": lr, "weight_decay": weight_decay})
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """dtype: as in `orthogonalize`."""
+        matrices = list(matrices)
+        self.dtype = dtype
+        super().__init__([{"params": matrices}], {"lr": lr, "weight_decay": weight_decay})
+        self.found_inf = torch.zeros((), device=matrices[0].device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            by_shape: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
                     by_shape.setdefault(weight.shape, []).append(weight)
+            decay = _unless(self.found_inf, 1 - group["lr"] * group["weight_decay"], otherwise=1)
             for shape, weights in by_shape.items():
                 size = ADAM_RMS * max(shape) ** 0.5
-                for weight, direction in zip(weights, orthogonalize(self._momenta(weights)), strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.sub_(direction, alpha=group["lr"] * size)
+                directions = orthogonalize(self._momenta(weights), self.dtype).masked_fill_(self.found_inf.bool(), 0)
+                torch._foreach_mul_(weights, decay)
+                torch._foreach_sub_(weights, directions.unbind(), alpha=group["lr"] * size)
 
-    def _momenta(self, weights: list[nn.Parameter]) -> Tensor:
+    def _momenta(self, weights: list[Tensor]) -> Tensor:
         """Nesterov's momentum of each gradient: (matrix, row, column)."""
-        momenta = []
         for weight in weights:
-            state = self.state[weight]
-            if not state:
-                state["momentum"] = torch.zeros_like(weight)
-            assert weight.grad is not None
-            state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-            momenta.append(torch.lerp(weight.grad, state["momentum"], MOMENTUM))
-        return torch.stack(momenta)
+            if not self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
+        gradients.masked_fill_(self.found_inf.bool(), 0)  # a momentum moves by no share of it, but 0 times NaN is NaN
+        _move(momenta, gradients.unbind(), _unless(self.found_inf, 1 - MOMENTUM, otherwise=0))
+        torch._foreach_lerp_(gradients.unbind(), momenta, MOMENTUM)
+        return gradients
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Approximate U V^T of each matrix U S V^T by a Newton-Schulz iteration: (matrix, row, column) -> the same shape.
 
-    Each round multiplies a matrix by a polynomial of its Gram matrix. Only the Gram matrix and the product of the
-    polynomials go from round to round: they are square and small, and the matrix is long.
+    Each round multiplies a matrix by a polynomial of its Gram matrix. dtype: of these products. In float32 only the
+    Gram matrix and the product of the polynomials go from round to round: they are square and small, and the matrix is
+    long. In bfloat16 that would lose the small singular values, so there the matrix goes through all rounds.
     """
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = _iterate_gram(x) if dtype == torch.float32 else _iterate(x.to(dtype)).to(x.dtype)
+    return x.mT if is_tall else x
+
+
+def _iterate(x: Tensor) -> Tensor:
+    """The rounds on the matrices themselves, as they are published."""
+    first, third, fifth = QUINTIC
+    for _ in range(ROUNDS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
+    return x
+
+
+def _iterate_gram(x: Tensor) -> Tensor:
+    """The rounds on the Gram matrices, with the same result."""
     gram = x @ x.mT
     product = polynomial = _polynomial(gram)
     for _ in range(ROUNDS - 1):
         gram = polynomial @ gram @ polynomial
         polynomial = _polynomial(gram)
         product = polynomial @ product
-    x = product @ x
-    return x.mT if is_tall else x
+    return product @ x
 
 
 def _polynomial(gram: Tensor) -> Tensor:
@@ -101,14 +143,29 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def update_ema(ema_model: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the exponential moving average of the weights towards them, after `step` other updates.
+def update_ema(
+    ema_model: nn.Module, model: nn.Module, decay: float, step: int, found_inf: Tensor | None = None
+) -> None:
+    """Move the exponential moving average of the weights towards them, after `step` other updates; not at all if
+    `found_inf` is 1.
 
     The decay grows to `decay`, so that the first weights are soon forgotten.
     """
-    decay = min(decay, (1 + step) / (10 + step))
-    update: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    update(list(ema_model.parameters()), list(model.parameters()), None)
+    weights = list(model.parameters())
+    if found_inf is None:
+        found_inf = torch.zeros((), device=weights[0].device)
+    share = _unless(found_inf, 1 - min(decay, (1 + step) / (10 + step)), otherwise=0)
+    _move(list(ema_model.parameters()), weights, share)
+
+
+def _move(tensors: Sequence[Tensor], targets: Sequence[Tensor], share: Tensor) -> None:
+    """Move each tensor towards its target by this share of the way, in place."""
+    torch._foreach_lerp_(list(tensors), list(targets), [share] * len(tensors))
+
+
+def _unless(found_inf: Tensor, value: float, otherwise: float) -> Tensor:
+    """One of two numbers, as a tensor on the device, float32 ()."""
+    return torch.full_like(found_inf, value).masked_fill_(found_inf.bool(), otherwise)
 
 
 def state_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

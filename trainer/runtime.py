@@ -1,4 +1,4 @@
-"""Runtime of a process: its device, its precision, its memory, and the other ranks that `torchrun` started.
+"""Runtime of a process: its device, copies to it, its precision, its memory, and the ranks that `torchrun` started.
 
 Knows nothing of what is computed.
 """
@@ -6,11 +6,12 @@ Knows nothing of what is computed.
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -38,6 +39,10 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def sum(self, numbers: Sequence[int]) -> list[int]:
+        """Sum each of some numbers over all ranks. No GPU takes part, so none is waited for."""
+        return list(numbers) if self.world == 1 else self.all_reduce(torch.tensor(numbers)).tolist()
 
     def all_gather(self, value: Any) -> list[Any]:
         """The value of each rank."""
@@ -67,12 +72,14 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         reason = f"rank {os.environ['RANK']}: cannot join the other ranks ({first_line(error)})"
         raise TrainError(f"{reason}; start torchrun again") from error
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield ranks
+        ranks.barrier()  # a rank that exits while gloo's thread frees its last tensor is aborted
     finally:
         dist.destroy_process_group()
 
@@ -86,6 +93,14 @@ def resolve_device(name: str) -> torch.device:
     local_rank = _whole_number("LOCAL_RANK")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return torch.device(devices.resolve_device(name, gpus, torch.backends.mps.is_available(), local_rank))
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy an array to the device. A GPU copies from pinned memory while this process goes on."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

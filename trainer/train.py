@@ -1,7 +1,11 @@
 """Training loop: shard set -> run. It can stop at any step and go on exactly.
 
 The state at a step is the weights and the optimizer's moments; the rest (the notes of each step, the labels hidden,
-the learning rate, the noise of dropout) is a function of the settings and the step. Knows no codec and no audio.
+the learning rate, the noise of dropout) is a function of the settings and the step.
+
+A GPU works through a queue of kernels, which runs dry whenever this process waits for a number from it. So losses and
+norms are read from a GPU every READ_EVERY steps only, and until then the device itself guards the weights: the first
+loss or norm that is not finite sets `found_inf`, and no update is made any more. Knows no codec and no audio.
 """
 
 import math
@@ -36,10 +40,18 @@ from trainer.checkpoint import (
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches, valid_batches
 from trainer.errors import TrainError
+from trainer.flops import measure_peak, train_flops
 from trainer.metrics import MetricsWriter
 from trainer.mixture import Mixture, open_split, read_sets
 from trainer.model import NoteModel
-from trainer.optim import expected_state, make_optimizers, restore_state, state_tensors, update_ema
+from trainer.optim import (
+    expected_state,
+    make_optimizers,
+    restore_state,
+    state_tensors,
+    update_ema,
+    update_weights,
+)
 from trainer.order import Order, split_range
 from trainer.run import RUN_FILE, RunInfo, fit_config, lock_run, open_run
 from trainer.runtime import (
@@ -49,6 +61,7 @@ from trainer.runtime import (
     peak_memory,
     resolve_device,
     resolve_dtype,
+    to_device,
     widest_float,
 )
 from trainer.schedule import StepEstimator, dropout_share, learning_rate, planned_steps
@@ -58,6 +71,7 @@ from trainer.vocabulary import Vocabulary
 TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
 EVALUATIONS = 5  # of a run whose settings do not say how often
 NAMED_NOTES = 8  # notes of a batch that an error names
+READ_EVERY = {"cpu": 1, "mps": 1, "cuda": 16}  # steps between readings of losses and norms from a device
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,19 @@ def train(
             return Training(info, run, train_notes, valid_notes, target, ranks).fit(wandb_project)
 
 
+@dataclass(frozen=True)
+class UnreadStep:
+    """A step whose losses are still on the device."""
+
+    step: int  # updates with this one
+    keys: list[str]  # of its notes on this rank
+    tokens: int  # over all ranks
+    rate: float  # learning rate
+    flops: float  # of this rank
+    waited: float  # seconds for the batch
+    sums: Tensor  # (codebook + 1,) nll of each codebook over all ranks, then the gradient's norm
+
+
 class Training:
     """A run in memory: the model, its optimizers, and the step that they have reached."""
 
@@ -145,10 +172,13 @@ class Training:
         self.order = Order(train_notes.counts, self.config.train.seed, self.config.data.batch)
         self.dtype = resolve_dtype(self.config.train.dtype, device)
         self.sum_dtype = widest_float(device)
+        self.peak = measure_peak(device, self.dtype)  # before loader processes take the CPU
         torch.manual_seed(self.config.train.seed)
         self.model = NoteModel(self.config.model, info.vocabulary, info.window).to(device)
         self.ema_model = deepcopy(self.model) if self.config.train.ema else self.model  # for evaluation and samples
         self.optimizers = make_optimizers(self.model, self.config.train)
+        self.found_inf = torch.zeros((), device=device)  # 1 from the first loss or norm on that is not finite
+        self.unread: list[UnreadStep] = []
         self.step = 0
         self.seconds = 0.0  # of training, over all starts
         self.best: Best | None = None
@@ -188,34 +218,32 @@ class Training:
         batches = train_batches(self._stream(), self.config.data.workers)
         estimator = StepEstimator(self.config.train.minutes, self.step, self.seconds)
         stop_signal = 0
-        clock = time.perf_counter()
+        start = clock = time.perf_counter()  # of the unread steps, and of this one
         while self._has_steps_left() and not stop_signal:
             batch = next(batches)
             waited = time.perf_counter() - clock
-            steps = estimator.propose(self.info.plans, self.step, self.seconds) if self.ranks.is_main else 0
+            is_planner = self.ranks.is_main and not self.unread  # whose steps are all timed
+            steps = estimator.propose(self.info.plans, self.step, self.seconds) if is_planner else 0
             tokens, stop_signal, steps = self._agree(batch.tokens, signals, steps)
             if steps:
                 self._plan(steps)
                 bar.total = steps
-            values = self._update(batch, tokens)
-            now = time.perf_counter()
-            elapsed, clock = now - clock, now
-            self.seconds += elapsed
-            values |= {"tokens_per_second": tokens / elapsed, "data_wait": waited / elapsed}
-            if metrics is not None:
-                metrics.write("train", self.step, values)
-                bar.set_postfix_str(self._bar_text(values), refresh=False)
-                bar.update()
+            self._update(batch, tokens, waited)
             is_evaluation = self._is_time_to_evaluate()
+            is_saved = is_evaluation or stop_signal or (checkpoint_every and self.step % checkpoint_every == 0)
+            if is_saved or self._is_time_to_read():
+                self._read(metrics, bar, start)
             if is_evaluation and any(notes.shards for notes in self.valid_notes):
                 self._evaluate(metrics)
             if is_evaluation and metrics is not None and self.config.train.samples:
                 from trainer.preview import write_previews
 
                 write_previews(self.run, self.info, self.ema_model, self.step, self.dtype)
-            if is_evaluation or stop_signal or (checkpoint_every and self.step % checkpoint_every == 0):
+            if is_saved:
                 self._save(metrics)
             clock = time.perf_counter()
+            if not self.unread:
+                start = clock
         return self._outcome(stop_signal)
 
     def _plan(self, steps: int) -> None:
@@ -233,27 +261,58 @@ class Training:
             return bool(every) and self.step % every == 0
         return self.step * EVALUATIONS // self._steps > (self.step - 1) * EVALUATIONS // self._steps
 
-    def _update(self, batch: Batch, tokens: int) -> dict[str, float]:
-        """Make one step on this rank's part of a batch of `tokens` over all ranks."""
+    def _is_time_to_read(self) -> bool:
+        """True every READ_EVERY steps, and before the last step, where a run of minutes may get more steps."""
+        is_ending = self._steps is not None and self.step + 1 >= self._steps
+        return is_ending or len(self.unread) >= READ_EVERY.get(self.device.type, 1)
+
+    def _update(self, batch: Batch, tokens: int, waited: float) -> None:
+        """Make one step on this rank's part of a batch of `tokens` over all ranks, for which it has `waited` seconds.
+        Its losses are left unread; the update is not made once a loss or norm was not finite."""
         config = self.config.train
         share = dropout_share(self.config.model.dropout_epochs, self.order.steps_per_epoch, self._steps)
         self.model.scale_dropout(share)
         nll = self._backward(batch, tokens)
-        loss = float(nll.sum()) / tokens
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._raise_not_finite(batch, loss, norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf)
+        sums = torch.cat([nll, norm.to(nll.dtype)[None]])
+        self.found_inf.masked_fill_(~sums.isfinite().all(), 1)
         rate = learning_rate(config, self.step, self._steps)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
+        update_weights(self.optimizers, rate, self.found_inf)
         if self.ema_model is not self.model:
-            update_ema(self.ema_model, self.model, config.ema, self.step)
+            update_ema(self.ema_model, self.model, config.ema, self.step, self.found_inf)
         self.step += 1
-        codebook_tokens = tokens / len(nll)
-        by_codebook = {f"loss_codebook_{index}": float(value) / codebook_tokens for index, value in enumerate(nll)}
-        return {"loss": loss, **by_codebook, "lr": rate, "gradient_norm": norm}
+        flops = train_flops(self.model, self.config.model, batch.lengths)
+        self.unread.append(UnreadStep(self.step, batch.keys, tokens, rate, flops, waited, sums))
+
+    def _read(self, metrics: MetricsWriter | None, bar: Any, start: float) -> None:
+        """Read the losses and norms of the unread steps, which began at `start`, and write all their numbers.
+
+        Raises TrainError at a step whose loss or norm is not finite; the weights are those before it.
+        """
+        unread, self.unread = self.unread, []
+        rows = torch.stack([step.sums for step in unread]).cpu()
+        elapsed = time.perf_counter() - start
+        self.seconds += elapsed
+        speeds = {
+            "tokens_per_second": sum(step.tokens for step in unread) / elapsed,
+            "data_wait": sum(step.waited for step in unread) / elapsed,
+        }
+        if metrics is not None:
+            flops = sum(step.flops for step in unread)
+            speeds["mfu"] = flops / elapsed / self.peak
+        for step, row in zip(unread, rows, strict=True):
+            nll, norm = row[:-1], float(row[-1])
+            loss = float(nll.sum()) / step.tokens
+            if not row.isfinite().all():
+                self.step = step.step - 1
+                self._raise_not_finite(step, loss, norm)
+            codebook_tokens = step.tokens / len(nll)
+            by_codebook = {f"loss_codebook_{index}": float(value) / codebook_tokens for index, value in enumerate(nll)}
+            values = {"loss": loss, **by_codebook, "lr": step.rate, "gradient_norm": norm, **speeds}
+            if metrics is not None:
+                metrics.write("train", step.step, values)
+                bar.set_postfix_str(self._bar_text(values), refresh=False)
+                bar.update()
 
     def _backward(self, batch: Batch, tokens: int) -> Tensor:
         """Add the gradient of the mean over the `tokens` of the global batch, from this rank's part of it, to the
@@ -321,18 +380,15 @@ class Training:
 
     def _bar_text(self, values: dict[str, float]) -> str:
         """The text of the progress bar beside the steps and the time."""
-        text = f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, "
+        text = f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s, {values['mfu']:.0%} of peak, "
         text += f"data wait {values['data_wait']:.1%}, {peak_memory(self.device) / 1e6:,.0f} MB"
         return text + (f", valid {self.valid['loss']:.3f}" if self.valid else "")
 
     def _agree(self, tokens: int, signals: list[int], steps: int) -> tuple[int, int, int]:
         """(tokens over all ranks, the signal that any rank has got or 0, the main rank's estimate of steps), the same
         on all ranks, so that they stop after the same step and change the plan at the same step."""
-        sums = torch.tensor([tokens, 0, 0, steps], device=self.device)
-        for number in signals[:1]:
-            sums[1] = number
-            sums[2] = 1
-        total, number, ranks, steps = self.ranks.all_reduce(sums).tolist()
+        number = signals[0] if signals else 0
+        total, number, ranks, steps = self.ranks.sum([tokens, number, bool(number), steps])
         return total, number // ranks if ranks else 0, steps
 
     def _stream(self) -> TrainStream:
@@ -393,11 +449,11 @@ class Training:
             weights |= _with_prefix("average", self.ema_model.state_dict())
         return weights
 
-    def _raise_not_finite(self, batch: Batch, loss: float, norm: float) -> None:
-        keys = [key for part in self.ranks.all_gather(batch.keys) for key in part]
+    def _raise_not_finite(self, step: UnreadStep, loss: float, norm: float) -> None:
+        keys = [key for part in self.ranks.all_gather(step.keys) for key in part]
         more = f" and {len(keys) - NAMED_NOTES} more" if len(keys) > NAMED_NOTES else ""
         raise TrainError(
-            f"{self.run}: step {self.step + 1}: the loss is {loss} and the gradient's norm {norm}, so the step was "
+            f"{self.run}: step {step.step}: the loss is {loss} and the gradient's norm {norm}, so the step was "
             f"not made; its notes: {', '.join(keys[:NAMED_NOTES])}{more}; try a lower train.lr or a longer train.warmup"
         )
 
@@ -422,8 +478,7 @@ def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batc
 
 def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """(labels, codes, lengths) on the device."""
-    labels, codes, lengths = (torch.from_numpy(array) for array in (batch.labels, batch.codes, batch.lengths))
-    return labels.to(device), codes.to(device), lengths.to(device)
+    return to_device(batch.labels, device), to_device(batch.codes, device), to_device(batch.lengths, device)
 
 
 def _step_seed(*key: int) -> int:

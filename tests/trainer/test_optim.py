@@ -37,6 +37,16 @@ def test_many_matrices_at_once_become_what_each_becomes_alone(shape: tuple[int, 
         assert torch.allclose(fast, slow_orthogonal(matrix), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (48, 160), (160, 48)])
+def test_small_directions_of_a_matrix_survive_bfloat16(shape: tuple[int, int]) -> None:
+    random = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(3, side, min(shape), generator=random)).Q for side in shape)
+    matrices = left * torch.logspace(0, -2, min(shape)) @ right.mT  # singular values from 1 to 0.01
+    wide, narrow = orthogonalize(matrices), orthogonalize(matrices, torch.bfloat16)
+    assert narrow.dtype == torch.float32
+    assert (narrow - wide).norm() < 0.05 * wide.norm()
+
+
 def test_all_directions_of_an_orthogonal_matrix_are_alike() -> None:
     matrices = (
         torch.randn(4, 16, 48, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 4)[:, None, None]
