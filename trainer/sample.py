@@ -18,10 +18,11 @@ from shards.storage import path_text
 from trainer.candidates import CandidateRequest, candidate_draws
 from trainer.checkpoint import LAST, checkpoint_path, find_checkpoint
 from trainer.conditioning import Draw, Labels, LengthRequest, fill_labels, parse_labels, read_prompt, sample_length
-from trainer.generate import Sampling, generate, prepare
+from trainer.generate import generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
 from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, resolve_dtype, widest_float
+from trainer.sampling import Sampling
 from trainer.weights import load_model
 
 BATCH = 64  # notes at a time

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig
-from trainer.generate import Sampling, generate, prepare
+from trainer.generate import generate, prepare
 from trainer.model import NoteModel
 from trainer.runtime import resolve_device
+from trainer.sampling import Sampling
 from trainer.vocabulary import Vocabulary
 
 NOTES, TOKENS = 64, 600

@@ -5,8 +5,8 @@ import pytest
 import torch
 from numba import njit
 
+from trainer.cached_decoder import to_numpy
 from trainer.cpu_kernels import add_product, attend, exp_shifted, gelu, to_dtype_of, to_float32
-from trainer.generate import to_numpy
 
 WIDTH, HEADS, POSITIONS = 12, 2, 7  # not multiples of four or eight
 

@@ -24,9 +24,10 @@ from trainer.checkpoint import find_checkpoint
 from trainer.config import load_config
 from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
-from trainer.generate import Sampling, generate
+from trainer.generate import generate
 from trainer.run import read_run
 from trainer.sample import SampleRequest, sample, uniforms
+from trainer.sampling import Sampling
 from trainer.train import train
 
 TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2"]
