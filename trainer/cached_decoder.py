@@ -34,9 +34,13 @@ class Layer:
         self.cache_dtype = qkv_proj.dtype
         self.heads = attn.heads
         self.head_width = len(attn.to_k.weight) // self.heads
-        on_cpu = qkv_proj.device.type == "cpu"
-        self.weights = [weight.float() if on_cpu else weight for weight in weights]
-        self.arrays = [to_numpy(weight.contiguous()) for weight in weights] if on_cpu else []  # for cpu_kernels.layer
+        self.weights = weights
+        self.arrays: list[np.ndarray] = []  # for cpu_kernels.layer
+        if qkv_proj.device.type == "cpu":
+            from trainer.cpu_kernels import pack  # imports numba, which a GPU does without
+
+            self.weights = [weight.float() for weight in weights]
+            self.arrays = [to_numpy(weight) if weight.ndim == 1 else pack(to_numpy(weight)) for weight in weights]
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, rotary: Tensor) -> Tensor:
         """Compute what attention adds to x, (note, position, width), the positions `new`; their keys and values go into
@@ -122,7 +126,7 @@ class CachedDecoder:
     def _feed_cpu(self, x: Tensor) -> None:
         """All layers at one position; changes x, (note, 1, width)."""
         rotary = torch.view_as_real(self.rotary[self.position]).numpy()
-        from trainer import cpu_kernels  # imports numba, which a GPU does without
+        from trainer import cpu_kernels
 
         caches, state = to_numpy(self.cache), x[:, 0].numpy()
         for layer, cache in zip(self.layers, caches, strict=True):
