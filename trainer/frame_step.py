@@ -6,6 +6,7 @@ that is read, of which each has a graph of its own. Knows no prompts and no wind
 """
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from shards.errors import first_line
 from trainer.cached_decoder import CachedDecoder, Layer
 from trainer.model import NoteModel
 from trainer.sampling import Sampling, sample_codes
+
+log = logging.getLogger(__name__)
 
 SPAN = 128  # positions: spans are multiples of it
 TOGETHER = 64  # rows that are fed several positions at once: the memory for them does not grow with the batch
@@ -158,15 +162,28 @@ class CudaGraphs:
         self.runs: Counter[int] = Counter()  # by span
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.pool = torch.cuda.graph_pool_handle()  # the graphs run one after the other, in the same memory
+        self.can_capture = True
 
     def __call__(self, span: int) -> None:
-        if self.runs[span] < WARM_UPS:
-            self.runs[span] += 1
+        if self.can_capture and self.runs[span] == WARM_UPS:
+            self._capture(span)
+        self.runs[span] += 1
+        if span in self.graphs:
+            self.graphs[span].replay()
+        else:
             self.step(span)
-            return
-        if span not in self.graphs:
-            self.graphs[span] = graph = torch.cuda.CUDAGraph()
+
+    def _capture(self, span: int) -> None:
+        """Record a frame without running it. Where that fails, the frames are run as they are from then on."""
+        graph = torch.cuda.CUDAGraph()
+        try:
             # "thread_local": a loader's thread may allocate meanwhile, as in a training that samples
             with torch.cuda.graph(graph, self.pool, torch.cuda.current_stream(), capture_error_mode="thread_local"):
-                self.step(span)  # is recorded, not run
-        self.graphs[span].replay()
+                self.step(span)
+        except RuntimeError as error:  # of the driver or a kernel; the buffers are as before
+            log.warning(
+                "a CUDA graph cannot be captured (%s): sampling goes on without, more slowly", first_line(error)
+            )
+            self.can_capture = False
+        else:
+            self.graphs[span] = graph

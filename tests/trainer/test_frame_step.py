@@ -162,6 +162,21 @@ def test_all_notes_that_end_early_end_the_work(monkeypatch: pytest.MonkeyPatch) 
     assert len(frames) < FRAMES
 
 
+def test_without_a_capture_sampling_goes_on(
+    graphs: type[Graph], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = make_case("frame")
+
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nMore lines")
+
+    monkeypatch.setattr("torch.cuda.graph", refuse)
+    assert_same(case.by_frames(Sampling()), case.plainly(Sampling()))
+    (record,) = caplog.records
+    assert "operation not permitted when stream is capturing): sampling goes on" in record.getMessage()
+    assert graphs.replays == 0
+
+
 @POSITIONS
 def test_a_frame_never_waits_for_the_device(position: str) -> None:
     case, sampling = make_case(position, has_end=True), Sampling(0.9, top_k=9, top_p=0.9, min_p=0.01, guidance=2.0)
