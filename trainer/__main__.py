@@ -206,9 +206,9 @@ def sample(
     """
     from trainer.candidates import CandidateRequest
     from trainer.conditioning import LengthRequest
-    from trainer.generate import Sampling
     from trainer.sample import SampleRequest
     from trainer.sample import sample as run_sampling
+    from trainer.sampling import Sampling
 
     request = CandidateRequest(candidates, wanted) if candidates or wanted else None
     if settings["guidance"] is None:

@@ -18,6 +18,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from shards.numba_cache import tolerate_unwritable_cache
+from trainer.lanes import LANES, PAIR, broadcast, load_first, load_second, multiply_add, store
 
 tolerate_unwritable_cache()
 EPSILON = np.float32(1e-5)  # LayerNorm's
@@ -35,6 +36,7 @@ ERF_P = np.float32(0.3275911 * math.sqrt(0.5))
 ERF_1, ERF_2, ERF_3, ERF_4, ERF_5 = (
     np.float32(number) for number in (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 )
+ZERO = np.float32(0)
 ONE, HALF, THIRD, FOURTH, FIFTH, SIXTH = (np.float32(1 / math.factorial(n)) for n in range(1, 7))  # of exp's series
 
 
@@ -83,13 +85,16 @@ def layer(
     down_proj: np.ndarray,
     down_bias: np.ndarray,
 ) -> None:
-    """Attention and feed-forward of one layer at one position; changes x, (note, feature), and `cache`, as `attend`."""
+    """Attention and feed-forward of one layer at one position; changes x, (note, feature), and `cache`, as `attend`.
+
+    The matrices are in the order of `pack`.
+    """
     notes, width = x.shape
     heads, head_width = cache.shape[2], cache.shape[4]
     normed = np.empty((notes, width), np.float32)
-    qkv = np.zeros((notes, len(qkv_proj)), np.float32)
+    qkv = np.zeros((notes, 3 * heads * head_width), np.float32)
     attn = np.empty((notes, heads * head_width), np.float32)
-    hidden = np.empty((notes, len(up_proj)), np.float32)
+    hidden = np.empty((notes, len(up_bias)), np.float32)
     layer_norm(x, attn_norm, normed)
     add_product(normed, qkv_proj, qkv)
     attend(qkv.reshape(notes, 3, heads, head_width), rotary, cache, position, attn.reshape(notes, heads, head_width))
@@ -237,33 +242,83 @@ def layer_norm(x: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
         out[note] = (x[note] - mean) / deviation * scale
 
 
+def pack(matrix: np.ndarray) -> np.ndarray:
+    """Order a matrix as `add_product` reads it: (out, in) -> (block, in * PAIR).
+
+    A block has PAIR outputs, the last of them zeros where there are no more: for each input, the weights of two
+    vectors, one after the other or, of bfloat16, as the lower and upper halves of words.
+    """
+    out, width = matrix.shape
+    padded = np.zeros((-(-out // PAIR) * PAIR, width), matrix.dtype)
+    padded[:out] = matrix
+    pairs = padded.reshape(-1, 2, LANES, width)  # (block, vector of a pair, lane, in)
+    order = (0, 3, 1, 2) if matrix.dtype == np.float32 else (0, 3, 2, 1)
+    return np.ascontiguousarray(pairs.transpose(order)).reshape(len(pairs), -1)
+
+
 @compiled
-def add_product(x: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
-    """Add x @ matrix.T: (note, in), (out, in) -> (note, out). Eight notes at a time, whose sums stay in registers."""
-    eights = len(x) // 8 * 8
-    for row in range(len(matrix) if eights else 0):
-        weights = matrix[row]
-        for note in range(0, eights, 8):
+def add_product(x: np.ndarray, packed: np.ndarray, out: np.ndarray) -> None:
+    """Add x @ matrix.T for a matrix in the order of `pack`: (note, in), (out, in) -> (note, out).
+
+    Four notes at a time, whose sums stay in registers. Each sum is in the order of the inputs, in any batch.
+    """
+    fours = len(x) // 4 * 4
+    sums = np.empty((4, PAIR), np.float32)
+    for block in range(len(packed) if fours else 0):
+        weights = packed[block]
+        for note in range(0, fours, 4):
             x0, x1, x2, x3 = x[note], x[note + 1], x[note + 2], x[note + 3]
-            x4, x5, x6, x7 = x[note + 4], x[note + 5], x[note + 6], x[note + 7]
-            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = np.float32(0)
-            for column in range(len(weights)):
-                weight = to_float32(weights[column])
-                a0 += x0[column] * weight
-                a1 += x1[column] * weight
-                a2 += x2[column] * weight
-                a3 += x3[column] * weight
-                a4 += x4[column] * weight
-                a5 += x5[column] * weight
-                a6 += x6[column] * weight
-                a7 += x7[column] * weight
-            out[note, row] += a0
-            out[note + 1, row] += a1
-            out[note + 2, row] += a2
-            out[note + 3, row] += a3
-            out[note + 4, row] += a4
-            out[note + 5, row] += a5
-            out[note + 6, row] += a6
-            out[note + 7, row] += a7
-    for note in range(eights, len(x)):
-        add_rows(x[note], matrix, out[note])
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = broadcast(ZERO)
+            for column in range(x.shape[1]):
+                a, b = load_first(weights, PAIR * column), load_second(weights, PAIR * column)
+                number = broadcast(x0[column])
+                a0, b0 = multiply_add(number, a, a0), multiply_add(number, b, b0)
+                number = broadcast(x1[column])
+                a1, b1 = multiply_add(number, a, a1), multiply_add(number, b, b1)
+                number = broadcast(x2[column])
+                a2, b2 = multiply_add(number, a, a2), multiply_add(number, b, b2)
+                number = broadcast(x3[column])
+                a3, b3 = multiply_add(number, a, a3), multiply_add(number, b, b3)
+            store_pair(sums[0], a0, b0)
+            store_pair(sums[1], a1, b1)
+            store_pair(sums[2], a2, b2)
+            store_pair(sums[3], a3, b3)
+            for index in range(4):
+                add_block(sums[index], block, out[note + index])
+    for note in range(fours, len(x)):
+        add_vector_product(x[note], packed, sums, out[note])
+
+
+@compiled
+def add_vector_product(x: np.ndarray, packed: np.ndarray, sums: np.ndarray, out: np.ndarray) -> None:
+    """`add_product` of one note: two blocks at a time, so that a sum need not wait for the one before it."""
+    last = len(packed) - 1
+    for block in range(0, len(packed), 2):
+        weights, others = packed[block], packed[min(block + 1, last)]
+        a0 = b0 = a1 = b1 = broadcast(ZERO)
+        for column in range(len(x)):
+            number = broadcast(x[column])
+            a0 = multiply_add(number, load_first(weights, PAIR * column), a0)
+            b0 = multiply_add(number, load_second(weights, PAIR * column), b0)
+            a1 = multiply_add(number, load_first(others, PAIR * column), a1)
+            b1 = multiply_add(number, load_second(others, PAIR * column), b1)
+        store_pair(sums[0], a0, b0)
+        store_pair(sums[1], a1, b1)
+        add_block(sums[0], block, out)
+        if block < last:
+            add_block(sums[1], block + 1, out)
+
+
+@compiled
+def store_pair(sums: np.ndarray, first: Any, second: Any) -> None:
+    """Write the sums of a block, (PAIR,)."""
+    store(sums, 0, first)
+    store(sums, LANES, second)
+
+
+@compiled
+def add_block(sums: np.ndarray, block: int, out: np.ndarray) -> None:
+    """Add the sums of a block, (PAIR,), to its outputs, (out,): to as many as there are."""
+    first = block * PAIR
+    for index in range(min(PAIR, len(out) - first)):
+        out[first + index] += sums[index]

@@ -158,19 +158,19 @@ class NoteModel(nn.Module):
         start = torch.cat([start, self._label_ids(labels, first, 1)], dim=2)
         return torch.cat([start, self.ids(labels, codes, first)], dim=1)
 
-    def ids(self, labels: Tensor, codes: Tensor, first: int) -> Tensor:
+    def ids(self, labels: Tensor, codes: Tensor, first: int | Tensor) -> Tensor:
         """The ids of positions with `codes`, (note, token) raw, the first of them a note's token `first`."""
-        codebooks = torch.arange(first, first + codes.shape[1], device=codes.device) % len(self.offsets)
+        codebooks = (first + torch.arange(codes.shape[1], device=codes.device)) % len(self.offsets)
         ids = (codes.long() + self.offsets[codebooks]).view(len(codes), -1, self.group)
         return torch.cat([ids, self._label_ids(labels, first + self.group, ids.shape[1])], dim=2)
 
-    def _label_ids(self, labels: Tensor, token: int, positions: int) -> Tensor:
+    def _label_ids(self, labels: Tensor, token: int | Tensor, positions: int) -> Tensor:
         """The labels at positions of which the first predicts a note's `token`: (note, position, label) ids."""
         repeated = labels[:, None].expand(-1, positions, -1)
         lengths = self.vocabulary.length_ids
         if not lengths:
             return repeated
-        tokens = torch.arange(token, token + positions * self.group, self.group, device=labels.device)
+        tokens = token + torch.arange(0, positions * self.group, self.group, device=labels.device)
         left = repeated - (tokens // len(self.offsets))[:, None]
         is_length = (labels >= lengths.start) & (labels < lengths.stop)
         return left.clamp(min=lengths.start).where(is_length[:, None], repeated)

@@ -12,10 +12,11 @@ import torch
 from shards.note import write_token_file
 from shards.sample_info import PREVIEWS
 from trainer.conditioning import Draw
-from trainer.generate import Sampling, prepare
+from trainer.generate import prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo
 from trainer.sample import draw_notes, sample_origin
+from trainer.sampling import Sampling
 
 SAMPLING = Sampling(temperature=0.9, guidance=3.5)  # as `sample` does by default
 

@@ -15,16 +15,19 @@ from shards.note import Note, write_token_file
 from shards.sample_info import TOKENS, SampleInfo
 from shards.sample_list import SampleList, select_last_call
 from shards.storage import path_text
+from trainer.batch_size import notes_at_once
 from trainer.candidates import CandidateRequest, candidate_draws
 from trainer.checkpoint import LAST, checkpoint_path, find_checkpoint
 from trainer.conditioning import Draw, Labels, LengthRequest, fill_labels, parse_labels, read_prompt, sample_length
-from trainer.generate import Sampling, generate, prepare
+from trainer.generate import generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
 from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, resolve_dtype, widest_float
+from trainer.sampling import Sampling
 from trainer.weights import load_model
 
-BATCH = 64  # notes at a time
+BATCH = 64  # notes at a time, at most
+BATCH_ON_GPU = 1024  # more gain nothing, and the files of a batch are written after it
 NO_PROMPT = np.zeros(0)
 COUNT = 16  # samples, if neither `count` nor `labels` says how many
 
@@ -71,7 +74,7 @@ class Outcome:
         ]
 
 
-@name_lack_of_memory("sample fewer notes at once by a smaller --count")
+@name_lack_of_memory("free some that other programs use, or take another --device")
 def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -> Outcome:
     """Write token files, KEY.npy and KEY.json, into `out`, and the list of them.
 
@@ -104,9 +107,11 @@ def sample(run: Path, out: Path, request: SampleRequest, device: str = "auto") -
     keys = [*earlier, *(draw.key for draw in draws)]
     total = len(draws) * (length - prompt_length)
     can_end = request.length.seconds is None
+    most = BATCH_ON_GPU if target.type == "cuda" else BATCH
+    at_once = notes_at_once(model, length, request.sampling.guidance != 1, most)
     with progress_bar(total=total, unit="token", unit_scale=True, leave=False) as bar:
-        for first in range(0, len(draws), BATCH):
-            batch = draws[first : first + BATCH]
+        for first in range(0, len(draws), at_once):
+            batch = draws[first : first + at_once]
             notes = draw_notes(model, batch, request.sampling, length, can_end, prompt.tokens, bar.update)
             if not files:  # before files are replaced: after an interruption, the list names none of another call
                 SampleList(len(keys), tuple(earlier)).write(out)

@@ -16,9 +16,10 @@ from pipeline.codec.loaded import load_codec
 from pipeline.notes.demo import INSTRUMENTS, PITCHES, DemoNote, render
 from pipeline.notes.nsynth import NSYNTH_RATE, VELOCITIES
 from trainer.config import ModelConfig, TrainConfig
-from trainer.generate import Sampling, generate, overlap, prepare
+from trainer.generate import generate, overlap, prepare
 from trainer.model import NoteModel
 from trainer.optim import make_optimizers
+from trainer.sampling import Sampling
 from trainer.vocabulary import Vocabulary
 
 RECORDINGS, NOTES, NOTE_SECONDS = 24, 20, 0.5

@@ -5,8 +5,8 @@ import pytest
 import torch
 from numba import njit
 
-from trainer.cpu_kernels import add_product, attend, exp_shifted, gelu, to_dtype_of, to_float32
-from trainer.generate import to_numpy
+from trainer.cached_decoder import to_numpy
+from trainer.cpu_kernels import add_product, attend, exp_shifted, gelu, pack, to_dtype_of, to_float32
 
 WIDTH, HEADS, POSITIONS = 12, 2, 7  # not multiples of four or eight
 
@@ -79,7 +79,7 @@ def test_products_are_torch_s(dtype: torch.dtype, notes: int) -> None:
     torch.manual_seed(0)
     x, matrix, out = torch.randn(notes, 13), torch.randn(7, 13).to(dtype), torch.randn(notes, 7)
     expected = out + x @ matrix.float().T
-    add_product(x.numpy(), to_numpy(matrix), out.numpy())
+    add_product(x.numpy(), pack(to_numpy(matrix)), out.numpy())
     assert torch.allclose(out, expected, atol=1e-5)
 
 
@@ -88,3 +88,15 @@ def test_gelu_is_torch_s() -> None:
     expected = torch.nn.functional.gelu(numbers.double())
     gelu(numbers.numpy())
     assert torch.allclose(numbers.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_of_a_note_is_the_same_in_any_batch(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, packed = torch.randn(7, 300), pack(to_numpy(torch.randn(90, 300).to(dtype)))
+    together = np.zeros((7, 90), np.float32)
+    add_product(x.numpy(), packed, together)
+    for note in range(7):
+        alone = np.zeros((1, 90), np.float32)
+        add_product(x[note : note + 1].numpy(), packed, alone)
+        assert np.array_equal(alone[0], together[note])

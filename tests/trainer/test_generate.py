@@ -9,19 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from trainer.cached_decoder import CachedDecoder, layers_of
 from trainer.config import ModelConfig, load_config
 from trainer.errors import ConfigError
-from trainer.generate import (
-    NOTES_PER_THREAD,
-    CachedDecoder,
-    Sampling,
-    filter_logits,
-    generate,
-    layers_of,
-    prepare,
-    sample_codes,
-)
+from trainer.generate import NOTES_PER_THREAD, generate, prepare
 from trainer.model import NoteModel
+from trainer.sampling import Sampling, filter_logits, sample_codes
 from trainer.vocabulary import Vocabulary
 
 LABELS = (("pitch", (40, 41, 42)), ("velocity", (25, 100)))

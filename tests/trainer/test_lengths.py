@@ -18,10 +18,11 @@ from trainer.candidates import CandidateRequest
 from trainer.conditioning import LengthRequest
 from trainer.config import ModelConfig, load_config
 from trainer.errors import ConfigError
-from trainer.generate import NOTES_PER_THREAD, Sampling, generate, overlap, prepare
+from trainer.generate import NOTES_PER_THREAD, generate, overlap, prepare
 from trainer.model import NoteModel
 from trainer.run import read_run
 from trainer.sample import SampleRequest, sample
+from trainer.sampling import Sampling
 from trainer.start import EMBEDDINGS, fit_embeddings
 from trainer.train import train
 from trainer.vocabulary import Vocabulary

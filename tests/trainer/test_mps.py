@@ -9,8 +9,8 @@ from shards.note import read_token_file
 from tests.support.mps import as_if_on_mps
 from tests.support.shard_sets import random_note, write_set
 from trainer.config import load_config
-from trainer.generate import Sampling
 from trainer.sample import SampleRequest, sample
+from trainer.sampling import Sampling
 from trainer.train import train
 
 TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2", "samples=1"]

@@ -19,14 +19,18 @@ from shards.manifest import read_manifest
 from shards.note import read_token_file
 from shards.sample_list import SampleList, read_sample_list
 from tests.support.shard_sets import CODEC, random_note, write_set
+from trainer import batch_size
 from trainer import sample as sample_module
+from trainer.cached_decoder import CachedDecoder, layers_of
 from trainer.checkpoint import find_checkpoint
 from trainer.config import load_config
 from trainer.data import NoteReader
 from trainer.errors import ConfigError, TrainError
-from trainer.generate import Sampling, generate
+from trainer.generate import generate
+from trainer.model import NoteModel
 from trainer.run import read_run
 from trainer.sample import SampleRequest, sample, uniforms
+from trainer.sampling import Sampling
 from trainer.train import train
 
 TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2"]
@@ -262,6 +266,65 @@ def test_a_call_that_is_interrupted_lists_what_it_has_written(
     monkeypatch.setattr(sample_module, "generate", generate)
     monkeypatch.setattr(sample_module, "write_token_file", interrupt_at(1))
     assert read_list_after(lambda: sample(run, tmp_path, SampleRequest(5, seed=2)), tmp_path) == SampleList(5, ())
+
+
+def test_notes_at_once_are_as_many_as_fit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = read_run(run)
+    model, _ = sample_module.load_model(run, info, "last", torch.device("cpu"))
+    cache, window = batch_size.cache_bytes(model), batch_size.window_bytes(model)
+    assert cache == CachedDecoder(model, layers_of(model), 1).cache.nbytes
+    note = 2 * (cache + window + 1_024 * batch_size.BYTES_A_LOGIT) + 12 * batch_size.BYTES_A_TOKEN
+
+    def at_once(free: float, is_guided: bool = True) -> int:
+        monkeypatch.setattr(batch_size, "free_memory", lambda device: int(free / batch_size.SHARE) + 1)
+        return batch_size.notes_at_once(model, 12, is_guided, 64)
+
+    assert [at_once(notes * note) for notes in (0, 0.5, 1, 1.5, 7, 63.9, 64, 1e6)] == [1, 1, 1, 1, 7, 63, 64, 64]
+    assert at_once(7 * note, is_guided=False) in (13, 14)
+    monkeypatch.setattr(batch_size, "free_memory", lambda device: None)
+    assert batch_size.notes_at_once(model, 12, True, 64) == 64
+
+
+def test_the_free_memory_of_a_gpu_counts_what_torch_has_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (5_000, 10_000))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 900)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 200)
+    assert batch_size.free_memory(torch.device("cuda")) == 5_700
+
+
+def test_the_free_memory_of_a_cpu_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "MEMINFO", tmp_path / "meminfo")
+    assert batch_size.free_memory(torch.device("cpu")) is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemFree:  1 kB\nMemAvailable:     7000 kB\n")
+    assert batch_size.free_memory(torch.device("cpu")) == 7_000 * 1024
+    assert batch_size.free_memory(torch.device("mps")) is None
+
+
+def test_little_memory_changes_no_sample(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = sample(run, tmp_path / "many", SampleRequest(5, seed=3, dtype="float32")).files
+    sizes: list[int] = []
+
+    def counting(model: NoteModel, labels: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.append(len(labels))
+        return generate(model, labels, *others)
+
+    monkeypatch.setattr(sample_module, "generate", counting)
+    monkeypatch.setattr(sample_module, "notes_at_once", lambda *arguments: 2)
+    few = sample(run, tmp_path / "few", SampleRequest(5, seed=3, dtype="float32")).files
+    assert sizes == [2, 2, 1]
+    assert [path.read_bytes() for path in few] == [path.read_bytes() for path in many]
+
+
+def test_a_full_device_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nMore lines")
+
+    monkeypatch.setattr(sample_module, "generate", fail)
+    with pytest.raises(TrainError) as caught:
+        sample(run, tmp_path, SampleRequest(2))
+    assert caught.value.message.startswith("not enough memory (CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert caught.value.message.endswith("; free some that other programs use, or take another --device")
+    assert "\n" not in caught.value.message
 
 
 def read_list_after(call: Callable[[], object], folder: Path) -> SampleList:
