@@ -18,8 +18,8 @@ PEAK_PRODUCTS = {"cpu": 1, "mps": 4, "cuda": 8}  # in a row, so that a GPU's sta
 PEAK_REPEATS = 3  # the fastest of them counts: other work only ever adds time
 
 
-def train_flops(model: NoteModel, config: ModelConfig, lengths: np.ndarray) -> float:
-    """The operations of forward and backward on notes of these lengths, (note,) tokens, by a model with this `config`.
+class TrainFlops:
+    """The operations of forward and backward.
 
     Each weight of a matrix costs a multiplication and an addition forward and twice that backward, at each position
     that uses it; a layer's attention 12 times its inner width for each pair of positions (Kaplan et al., 2020,
@@ -27,16 +27,21 @@ def train_flops(model: NoteModel, config: ModelConfig, lengths: np.ndarray) -> f
     B, which counts the pairs that the causal mask hides too). Embeddings, norms, softmax, the optimizer and padding
     count nothing.
     """
-    codebooks = model.vocabulary.codebooks
-    decoder = sum(weight.numel() for weight in model.net.attn_layers.parameters() if weight.ndim == 2)
-    hidden = sum(weight.numel() for weight in model.hidden_matrices())  # the decoder's and the depth head's
-    heads = sum(weight.numel() for weight in model.heads.parameters()) * codebooks // len(model.heads)
-    positions_a_frame = codebooks // model.group
-    frames = lengths.astype(np.float64) / codebooks
-    positions = frames * positions_a_frame
-    weights = decoder * positions + (hidden - decoder + heads) * frames
-    attention = config.depth * config.heads * config.head_width * positions**2
-    return float((6 * weights + 12 * attention).sum())
+
+    def __init__(self, model: NoteModel, config: ModelConfig) -> None:
+        """config: of the model."""
+        self._codebooks = model.vocabulary.codebooks
+        decoder = sum(weight.numel() for weight in model.net.attn_layers.parameters() if weight.ndim == 2)
+        hidden = sum(weight.numel() for weight in model.hidden_matrices())  # the decoder's and the depth head's
+        heads = sum(weight.numel() for weight in model.heads.parameters()) * self._codebooks // len(model.heads)
+        positions = self._codebooks // model.group  # of a frame
+        self._frame = 6 * (decoder * positions + hidden - decoder + heads)
+        self._pair = 12 * config.depth * config.heads * config.head_width * positions**2  # of frames
+
+    def of(self, lengths: np.ndarray) -> float:
+        """Those of notes of these lengths, (note,) tokens."""
+        frames = lengths / self._codebooks
+        return float((self._frame * frames + self._pair * frames**2).sum())
 
 
 @cache

@@ -40,7 +40,7 @@ from trainer.checkpoint import (
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches, valid_batches
 from trainer.errors import TrainError
-from trainer.flops import measure_peak, train_flops
+from trainer.flops import TrainFlops, measure_peak
 from trainer.metrics import MetricsWriter
 from trainer.mixture import Mixture, open_split, read_sets
 from trainer.model import NoteModel
@@ -177,6 +177,7 @@ class Training:
         self.model = NoteModel(self.config.model, info.vocabulary, info.window).to(device)
         self.ema_model = deepcopy(self.model) if self.config.train.ema else self.model  # for evaluation and samples
         self.optimizers = make_optimizers(self.model, self.config.train)
+        self.flops = TrainFlops(self.model, self.config.model)
         self.found_inf = torch.zeros((), device=device)  # 1 from the first loss or norm on that is not finite
         self.unread: list[UnreadStep] = []
         self.step = 0
@@ -281,7 +282,7 @@ class Training:
         if self.ema_model is not self.model:
             update_ema(self.ema_model, self.model, config.ema, self.step, self.found_inf)
         self.step += 1
-        flops = train_flops(self.model, self.config.model, batch.lengths)
+        flops = self.flops.of(batch.lengths)
         self.unread.append(UnreadStep(self.step, batch.keys, tokens, rate, flops, waited, sums))
 
     def _read(self, metrics: MetricsWriter | None, bar: Any, start: float) -> None:

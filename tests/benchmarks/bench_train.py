@@ -11,7 +11,7 @@ from torch import nn
 from x_transformers import Decoder, TransformerWrapper
 
 from trainer.config import ModelConfig, TrainConfig
-from trainer.flops import measure_peak, train_flops
+from trainer.flops import TrainFlops, measure_peak
 from trainer.model import NoteModel
 from trainer.optim import make_optimizers, update_weights
 from trainer.runtime import resolve_device, resolve_dtype
@@ -44,7 +44,7 @@ def main() -> None:
     baseline = min(times["the tutorial's loop"][1:])
     for name, seconds in times.items():
         fastest, (_, (model, shape), product) = min(seconds[1:]), ways[name]
-        share = train_flops(model, shape, np.full(NOTES, TOKENS)) / fastest / measure_peak(device, product)
+        share = TrainFlops(model, shape).of(np.full(NOTES, TOKENS)) / fastest / measure_peak(device, product)
         speed = f"{codes.numel() / fastest:>8,.0f} tokens/s  ratio {baseline / fastest:.1f}"
         sys.stdout.write(f"{name:<40} {speed}  {share:.0%} of peak\n")
 

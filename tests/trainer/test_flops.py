@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import load_config
-from trainer.flops import measure_peak, train_flops
+from trainer.flops import TrainFlops, measure_peak
 from trainer.model import NoteModel
 from trainer.vocabulary import Vocabulary
 
@@ -22,8 +22,9 @@ def test_operations_are_those_that_torch_counts(changes: tuple[str, ...]) -> Non
     with FlopCounterMode(display=False) as counter:
         nll, _ = model(labels, codes, torch.tensor([24, 24]))
         nll.sum().backward()
-    assert train_flops(model, config, np.array([24, 24])) == counter.get_total_flops()
-    longer, shorter = (train_flops(model, config, np.array([tokens])) for tokens in (24, 12))
+    flops = TrainFlops(model, config)
+    assert flops.of(np.array([24, 24])) == counter.get_total_flops()
+    longer, shorter = (flops.of(np.array([tokens])) for tokens in (24, 12))
     assert 2 * shorter < longer < 4 * shorter  # attention grows with the square of the length, all else with the length
 
 
