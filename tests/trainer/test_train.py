@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
 from shards.errors import ShardError, UserError
 from shards.metrics import read_metrics
@@ -22,6 +24,7 @@ from shards.note import Note
 from tests.support import ROOT
 from tests.support.processes import children_of
 from tests.support.shard_sets import CODEC, random_note, write_set
+from trainer.__main__ import main as trainer_main
 from trainer.checkpoint import LAST, find_checkpoint, newest_checkpoint, read_checkpoint, saved_steps, write_checkpoint
 from trainer.config import Config, load_config
 from trainer.errors import ConfigError, TrainError
@@ -70,6 +73,25 @@ def command(folder: Path, run: Path, *changes: str, ranks: int = 1) -> list[str]
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def train_here(arguments: list[str], when: Callable[[], bool], then: Callable[[], object]) -> Result:
+    """Run the training of `command` in this process, which starts in no time; `then` is called as soon as `when`."""
+
+    def watch() -> None:
+        while not (is_over.wait(0.01) or when()):
+            pass
+        if not is_over.is_set():
+            then()
+
+    is_over = threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        return CliRunner().invoke(trainer_main, arguments[arguments.index("train") :])
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_path: Path) -> None:
@@ -340,18 +362,12 @@ def test_a_shard_that_goes_away_ends_the_training_with_one_line(
     make_set: Callable[..., Path], tmp_path: Path, workers: int
 ) -> None:
     folder, run = make_set(train=[40]), tmp_path / "run"
+    tar = folder / "train-00000.tar"
     arguments = command(folder, run, "steps=1000000", f"workers={workers}", "checkpoint_every=5")
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not saved_steps(run):
-        assert process.poll() is None
-        time.sleep(0.05)
-    (folder / "train-00000.tar").unlink()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2, errors
-    assert errors.startswith(
-        f"Error: {folder / 'train-00000.tar'}: cannot be read any more (No such file or directory)"
-    )
-    assert errors.count("\n") == 1 and saved_steps(run)
+    result = train_here(arguments, when=lambda: bool(saved_steps(run)), then=tar.unlink)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"Error: {tar}: cannot be read any more (No such file or directory)")
+    assert result.stderr.count("\n") == 1 and saved_steps(run)
 
 
 def test_without_semaphores_notes_are_read_in_the_training_process(
@@ -470,18 +486,17 @@ def test_a_signal_leaves_one_checkpoint_and_the_same_command_goes_on(
     make_set: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
-    endless = command(folder, run, "steps=100000", "evaluate_every=100000", "workers=2")
-    process = subprocess.Popen(endless, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = run / "metrics.jsonl"
-    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, err
-    assert "goes on from there" in out
+    result = train_here(
+        command(folder, run, "steps=100000", "evaluate_every=100000", "workers=2"),
+        when=lambda: metrics.is_file() and metrics.stat().st_size > 0,
+        then=lambda: os.kill(os.getpid(), number),
+    )
+    assert result.exit_code == 128 + number, result.output
+    assert "goes on from there" in result.stdout
     (step,) = saved_steps(run)
-    assert f"Stopped at step {step} of 100000" in out
-    assert "Traceback" not in err
+    assert f"Stopped at step {step} of 100000" in result.stdout
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.long
@@ -572,11 +587,10 @@ def test_a_moving_average_is_evaluated_saved_and_sampled(make_set: Callable[...,
 def test_metrics_go_to_weights_and_biases_with_wandb(make_set: Callable[..., Path], tmp_path: Path) -> None:
     folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
     line = [*command(folder, run, "steps=20"), "--wandb", "notes"]
-    for _ in range(2):  # the second goes on where the first has ended: nothing is left to do
-        done = subprocess.run(
-            line, cwd=ROOT, env=environment() | {"WANDB_MODE": "offline"}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(line, cwd=ROOT, env=environment() | {"WANDB_MODE": "offline"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    again = CliRunner().invoke(trainer_main, line[line.index("train") :])  # nothing is left to do
+    assert again.exit_code == 0, again.output
     [log] = (run / "wandb").glob("offline-run-*/*.wandb")
     assert all(name in log.read_bytes() for name in (b"train/loss", b"valid/loss_codebook_1", b"label_dropout"))
 
