@@ -40,8 +40,8 @@ from shards.note import Note
 from tests.support.notes import Silent
 from trainer.runtime import resolve_dtype
 
-ROUNDS = 4
-NOTES_A_ROUND = 16
+ROUNDS = 3
+NOTES_A_ROUND = 32  # starting the workers again costs each round a little
 SECONDS = 4.0  # a note
 RATE = 16_000  # Hz, as NSynth
 BANDWIDTH = 1.5  # kbps
