@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from trainer.config import ModelConfig
 from trainer.decoder import Decoder, TransformerWrapper
+from trainer.dropout import replace_dropout
 from trainer.vocabulary import Vocabulary, parse_mixture
 
 LABEL_SCALE = 0.02  # standard deviation of new label embeddings: as large as those of codes they would hide them
@@ -59,6 +60,7 @@ class NoteModel(nn.Module):
         sizes[0] += vocabulary.has_end
         self.heads = nn.ModuleList(nn.Linear(config.width, size, bias=False) for size in sizes)
         self.within = DepthHead(config.width, vocabulary) if self.group > 1 else None
+        replace_dropout(self.net)
         offsets = [vocabulary.offset(codebook) for codebook in range(vocabulary.codebooks)]
         self._dropouts = [
             (module, name, share)

@@ -4,7 +4,7 @@ Muon updates a matrix along the nearest orthogonal one, so that all its directio
 al., 2024, https://kellerjordan.github.io/posts/muon; scaled so that a step has the root mean square of one of Adam's
 and both share a learning rate and a decay (Liu et al., 2025, https://arxiv.org/abs/2502.16982). torch has a Muon too,
 but it computes in bfloat16, matrix by matrix: many times slower on a CPU without units for that. Here matrices of one
-shape are updated together, in float32, or on a GPU with units for bfloat16 in that.
+shape are updated together, in the dtype in which the model is trained.
 
 A loss or a gradient that is not finite must stop an update, and a GPU must not be waited for to know it. So the update
 takes `found_inf`, a tensor () on the device, and changes nothing while that is 1: torch's fused optimizers have it for
@@ -12,6 +12,7 @@ their gradient scaler. Knows nothing of data and files.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,7 @@ def make_optimizers(model: NoteModel, config: TrainConfig) -> list[torch.optim.O
     optimizers: list[torch.optim.Optimizer] = [kind(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=fused)]
     if matrices:
         device = matrices[0].device
-        dtype = resolve_dtype(config.dtype, device) if device.type == "cuda" else torch.float32
-        optimizers.append(Muon(matrices, config.lr, config.weight_decay, dtype))
+        optimizers.append(Muon(matrices, config.lr, config.weight_decay, resolve_dtype(config.dtype, device)))
     return optimizers
 
 
@@ -84,8 +84,8 @@ class Muon(torch.optim.Optimizer):
             for shape, weights in by_shape.items():
                 size = ADAM_RMS * max(shape) ** 0.5
                 directions = orthogonalize(self._momenta(weights), self.dtype).masked_fill_(self.found_inf.bool(), 0)
-                torch._foreach_mul_(weights, decay)
-                torch._foreach_sub_(weights, directions.unbind(), alpha=group["lr"] * size)
+                _each("mul_", weights, decay)
+                _each("sub_", weights, directions.unbind(), alpha=group["lr"] * size)
 
     def _momenta(self, weights: list[Tensor]) -> Tensor:
         """Nesterov's momentum of each gradient: (matrix, row, column)."""
@@ -96,7 +96,7 @@ class Muon(torch.optim.Optimizer):
         gradients = torch.stack([weight.grad for weight in weights if weight.grad is not None])
         gradients.masked_fill_(self.found_inf.bool(), 0)  # a momentum moves by no share of it, but 0 times NaN is NaN
         _move(momenta, gradients.unbind(), _unless(self.found_inf, 1 - MOMENTUM, otherwise=0))
-        torch._foreach_lerp_(gradients.unbind(), momenta, MOMENTUM)
+        _each("lerp_", gradients.unbind(), momenta, MOMENTUM)
         return gradients
 
 
@@ -160,7 +160,19 @@ def update_ema(
 
 def _move(tensors: Sequence[Tensor], targets: Sequence[Tensor], share: Tensor) -> None:
     """Move each tensor towards its target by this share of the way, in place."""
-    torch._foreach_lerp_(list(tensors), list(targets), [share] * len(tensors))
+    _each("lerp_", tensors, targets, [share] * len(tensors))
+
+
+def _each(operation: str, tensors: Sequence[Tensor], *arguments: Any, **options: Any) -> None:
+    """Call an in-place operation of each tensor, with its part of the arguments that are sequences: in one call, which
+    is one kernel on a GPU, where this torch has that (it is private, so it may go)."""
+    together = getattr(torch, f"_foreach_{operation}", None)
+    if together is not None:
+        together(tensors, *arguments, **options)
+        return
+    for index, tensor in enumerate(tensors):
+        own = (each[index] if isinstance(each, list | tuple) else each for each in arguments)
+        getattr(tensor, operation)(*own, **options)
 
 
 def _unless(found_inf: Tensor, value: float, otherwise: float) -> Tensor:

@@ -27,7 +27,7 @@ from trainer.start import EMBEDDINGS, fit_embeddings
 from trainer.train import train
 from trainer.vocabulary import Vocabulary
 
-TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2"]
+TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2", "samples=0"]
 LABELS = (("pitch", (40, 41, 42)), ("seconds", (0.4, 0.8)))
 FRAMES, CODEBOOKS, CODES = 8, 2, 32
 END = CODES

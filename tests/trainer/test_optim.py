@@ -117,6 +117,25 @@ def test_restored_state_makes_the_same_next_step(name: str) -> None:
         assert torch.equal(ours, theirs)
 
 
+def test_without_torchs_private_functions_a_step_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights_after_steps() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net, ema_model = model(), model()
+        optimizers = make_optimizers(net, TrainConfig(steps=1, optimizer="muon", lr=0.1))
+        for step in range(2):
+            for weight in net.parameters():
+                weight.grad = torch.randn_like(weight)
+            for optimizer in optimizers:
+                optimizer.step()
+            update_ema(ema_model, net, 0.9, step)
+        return [weight.detach() for weight in (*net.parameters(), *ema_model.parameters())]
+
+    expected = weights_after_steps()
+    for name in ("mul_", "sub_", "lerp_"):
+        monkeypatch.delattr(torch, f"_foreach_{name}")
+    assert all(map(torch.equal, weights_after_steps(), expected))
+
+
 def test_an_average_follows_the_weights_and_soon_forgets_the_first() -> None:
     ema_model, weights = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     nn.init.constant_(ema_model.weight, 5.0)

@@ -21,7 +21,7 @@ from trainer.run import RUN_FILE, open_run, read_run
 from trainer.runtime import Ranks
 from trainer.train import train
 
-TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "workers=0", "steps=1"]
+TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "workers=0", "steps=1", "samples=0"]
 
 
 def tiny(*changes: str) -> Config:

@@ -33,7 +33,7 @@ from trainer.sample import SampleRequest, sample, uniforms
 from trainer.sampling import Sampling
 from trainer.train import train
 
-TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2"]
+TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0", "warmup=2", "steps=2", "samples=0"]
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ TINY = [
     "warmup=2",
     "lr=1e-2",
     "dtype=float32",
+    "samples=0",  # of its evaluations: tests/trainer/test_preview.py
 ]
 
 
