@@ -164,10 +164,11 @@ def test_minutes_become_as_many_steps_as_fit(
 ) -> None:
     monkeypatch.setattr("trainer.train.time", Clock(slow))
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
-    outcome = train(folder, run, tiny("minutes=2"))
+    rarely = "evaluate_every=100"  # each evaluation writes a checkpoint
+    outcome = train(folder, run, tiny("minutes=2", rarely))
     assert outcome.step == outcome.steps == pytest.approx(120 - 20 * slow + slow, abs=2)
-    assert train(folder, run, tiny("minutes=2")).step == outcome.step
-    assert train(folder, run, tiny("minutes=3")).step == pytest.approx(outcome.step + 60, abs=2)
+    assert train(folder, run, tiny("minutes=2", rarely)).step == outcome.step
+    assert train(folder, run, tiny("minutes=3", rarely)).step == pytest.approx(outcome.step + 60, abs=2)
 
 
 def test_a_run_of_minutes_that_stopped_goes_on_as_it_was_planned(
@@ -342,20 +343,21 @@ def test_a_loader_process_that_is_killed_ends_the_training_with_one_line(
     make_set: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder, run = make_set(train=[40]), tmp_path / "run"
+    others = set(children_of(os.getpid()))
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.extend(child for child in children_of(os.getpid()) if child not in others)
+        os.kill(killed[-1], signal.SIGKILL)
+
     arguments = command(folder, run, "steps=1000000", "workers=2", "checkpoint_every=5", "evaluate_every=1000000")
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not saved_steps(run):
-        assert process.poll() is None
-        time.sleep(0.05)
-    children = children_of(process.pid)
-    os.kill(children[-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2, errors
+    result = train_here(arguments, when=lambda: bool(saved_steps(run)), then=kill)
+    assert result.exit_code == 2, result.output
     # torch has two sentences for it, of which the one is said that its signal handler or its queue comes to first
     assert re.match(
-        rf"Error: data\.workers: DataLoader worker \(pid(\(s\))? {children[-1]}\) (is killed|exited)", errors
+        rf"Error: data\.workers: DataLoader worker \(pid(\(s\))? {killed[-1]}\) (is killed|exited)", result.stderr
     )
-    assert errors.count("\n") == 1 and saved_steps(run)
+    assert result.stderr.count("\n") == 1 and saved_steps(run)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -585,13 +587,13 @@ def test_a_moving_average_is_evaluated_saved_and_sampled(make_set: Callable[...,
     assert own != other
 
 
-def test_metrics_go_to_weights_and_biases_with_wandb(make_set: Callable[..., Path], tmp_path: Path) -> None:
+def test_metrics_go_to_weights_and_biases_with_wandb(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
     folder, run = make_set(train=[6, 3], valid=[2]), tmp_path / "run"
-    line = [*command(folder, run, "steps=20"), "--wandb", "notes"]
-    done = subprocess.run(line, cwd=ROOT, env=environment() | {"WANDB_MODE": "offline"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    again = CliRunner().invoke(trainer_main, line[line.index("train") :])  # nothing is left to do
-    assert again.exit_code == 0, again.output
+    for _ in range(2):  # the second goes on where the first has ended: nothing is left to do
+        train(folder, run, tiny("steps=20"), wandb_project="notes")
     [log] = (run / "wandb").glob("offline-run-*/*.wandb")
     assert all(name in log.read_bytes() for name in (b"train/loss", b"valid/loss_codebook_1", b"label_dropout"))
 
