@@ -15,7 +15,7 @@ from pipeline.audio import AudioError, stated_seconds
 from pipeline.encode.encoder import Encoder, load_encoder
 from pipeline.encode.plan import Plan, PlannedNote, Task, make_plan
 from pipeline.encode.reader import fetch_audio
-from pipeline.encode.reencode import equal_shares
+from pipeline.encode.reencode import equal_shares, mean_shares
 from pipeline.encode.run import format_shares, rejection_lines
 from pipeline.encode.settings import EncodingOptions, Settings, default_batch, default_workers
 from pipeline.notes.folder import scan_folder
@@ -106,7 +106,8 @@ def estimate_set(
         if settings.precision != "float32":
             reference = replace(settings, precision="float32")
             in_float32 = measure(few, load_encoder(reference, options.weights, devices[0], folder.root))
-            equal_codes = _mean_shares(measured, in_float32, settings.codec.codebooks)
+            pairs = zip(measured.notes, in_float32.notes, strict=True)
+            equal_codes = mean_shares(equal_shares(*pair, settings.codec.codebooks) for pair in pairs)
     notes = len(planned)
     if settings.segment is not None:
         notes = round(notes * _mean([math.ceil(length / settings.segment) for length in measured.lengths]))
@@ -155,13 +156,6 @@ def _measure(notes: list[PlannedNote], encoder: Encoder) -> _Measured:
     rate = encoder.settings.codec.tokens_per_second
     lengths = [len(note.tokens) / rate for note in encoded]
     return _Measured(encoded, lengths, read - started, time.perf_counter() - read)
-
-
-def _mean_shares(measured: "_Measured", reference: "_Measured", codebooks: int) -> tuple[float, ...]:
-    """The share of equal codes by codebook of the same notes in two precisions."""
-    pairs = zip(measured.notes, reference.notes, strict=True)
-    shares = [equal_shares(note, other, codebooks) for note, other in pairs]
-    return tuple(_mean(column) for column in zip(*shares, strict=True))
 
 
 def _measure_segments(recordings: list[PlannedNote], encoder: Encoder) -> _Measured:

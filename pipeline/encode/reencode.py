@@ -5,7 +5,7 @@ audio of the compared notes is read.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class Verification:
         else:
             yield (
                 f"{self.folder}: whole. {len(self.comparisons)} notes were encoded again; codes that are equal, by "
-                f"codebook: {format_shares(mean_shares(self.comparisons))}."
+                f"codebook: {format_shares(mean_shares(each.shares for each in self.comparisons))}."
             )
 
 
@@ -124,10 +124,10 @@ def equal_shares(note: Note, other: Note, codebooks: int) -> tuple[float, ...]:
     return tuple(equal.mean(axis=0).tolist())
 
 
-def mean_shares(comparisons: Sequence[Comparison]) -> list[float]:
-    """The share of equal codes by codebook, over notes that could be compared."""
-    shares = [comparison.shares for comparison in comparisons if comparison.shares]
-    return np.mean(shares, axis=0).tolist() if shares else []
+def mean_shares(shares: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    """The mean of notes' shares of equal codes, by codebook. Notes that could not be compared have none."""
+    compared = [each for each in shares if each]
+    return tuple(np.mean(compared, axis=0).tolist()) if compared else ()
 
 
 def _sample_notes(folder: Path, manifest: Manifest, count: int, seed: int) -> Iterator[tuple[str, Note]]:

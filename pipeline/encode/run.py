@@ -158,7 +158,7 @@ def encode_folder(request: EncodeRequest, progress: Progress) -> EncodeOutcome:
 
         options = request.options
         compared = reencode(request.out, COMPARED, None, options.weights, options.device, precision="float32")
-        outcome = replace(outcome, equal_codes=tuple(mean_shares(list(compared))))
+        outcome = replace(outcome, equal_codes=mean_shares(each.shares for each in compared))
     return outcome
 
 

@@ -100,7 +100,7 @@ def test_a_set_of_other_makes_is_refused(tmp_path: Path) -> None:
 
 def test_what_another_precision_costs_is_counted_by_codebook(made: Path) -> None:
     done = list(reencode(made / "set", 100, precision="bfloat16"))
-    shares = mean_shares(done)
+    shares = mean_shares(comparison.shares for comparison in done)
     assert len(shares) == 2
     assert all(0.8 < share <= 1 for share in shares)
 
