@@ -106,12 +106,16 @@ class CachedDecoder:
         if ids.shape[1] == 1 and x.device.type == "cpu":
             self._feed_cpu(x)
         else:
-            new = slice(self.position, self.position + ids.shape[1])
-            for layer, cache in zip(self.layers, self.cache, strict=True):
-                x = x + layer.attend(x, cache, new, self.rotary[new])
-                x = x + layer.feed_forward(x)
+            x = self.run_layers(x, slice(None), slice(self.position, self.position + ids.shape[1]))
         self.position += ids.shape[1]
         return layer_norm(x, x.shape[-1:], self.final_norm)
+
+    def run_layers(self, x: Tensor, rows: slice, new: slice) -> Tensor:
+        """All layers at the positions `new` of some rows: (row, position, width) to the same shape."""
+        for layer, cache in zip(self.layers, self.cache, strict=True):
+            x = x + layer.attend(x, cache[:, rows], new, self.rotary[new])
+            x = x + layer.feed_forward(x)
+        return x
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:

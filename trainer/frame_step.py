@@ -60,13 +60,10 @@ class FrameStep:
 
     def feed(self, ids: Tensor) -> None:
         """Begin the window with positions, (row, position, id): the last of them is fed by the next frame."""
-        decoder, positions = self.decoder, slice(0, ids.shape[1] - 1)
+        positions = slice(0, ids.shape[1] - 1)
         for first in range(0, len(ids) if positions.stop else 0, TOGETHER):
             rows = slice(first, first + TOGETHER)
-            x = decoder.embed(ids[rows, positions])
-            for layer, cache in zip(decoder.layers, decoder.cache, strict=True):
-                x = x + layer.attend(x, cache[:, rows], positions, decoder.rotary[positions])
-                x = x + layer.feed_forward(x)
+            self.decoder.run_layers(self.decoder.embed(ids[rows, positions]), rows, positions)
         self.ids.copy_(ids[:, -1:])
         self.position.fill_(positions.stop)
 

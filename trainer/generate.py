@@ -112,9 +112,8 @@ def _generate(
     notes, length = uniforms.shape
     codebooks, end = model.vocabulary.codebooks, model.vocabulary.end
     can_end = can_end and model.vocabulary.has_end
-    guided = sampling.guidance != 1 and labels.shape[1] > 0
-    if guided:
-        labels = torch.cat([labels, labels.new_tensor([model.vocabulary.uncond_ids()]).expand_as(labels)])
+    labels = _with_uncond(model, labels, sampling)
+    guided = len(labels) > notes
 
     def twice(codes: Tensor) -> Tensor:  # with guidance each note is in the batch with and without its labels
         return torch.cat([codes, codes]) if guided else codes
@@ -182,8 +181,7 @@ def generate_by_frames(
     """`generate`, by calls of what `runner` makes of a frame step, with the span of each frame."""
     notes, length = uniforms.shape
     codebooks = model.vocabulary.codebooks
-    if sampling.guidance != 1 and labels.shape[1] > 0:
-        labels = torch.cat([labels, labels.new_tensor([model.vocabulary.uncond_ids()]).expand_as(labels)])
+    labels = _with_uncond(model, labels, sampling)
     prompt_length = 0 if prompts is None else prompts.shape[1]
     can_end = can_end and model.vocabulary.has_end
     step = FrameStep(model, layers, labels, uniforms, sampling, prompt_length, can_end)
@@ -222,6 +220,13 @@ def generate_by_frames(
         result[rows] = part
     progress(notes * (length - prompt_length) - progressed)
     return _cut(*results)
+
+
+def _with_uncond(model: NoteModel, labels: Tensor, sampling: Sampling) -> Tensor:
+    """(note, label) ids and, for guidance by them, a second row of each note without labels: (row, label)."""
+    if sampling.guidance == 1 or not labels.shape[1]:
+        return labels
+    return torch.cat([labels, labels.new_tensor([model.vocabulary.uncond_ids()]).expand_as(labels)])
 
 
 def _cut(codes: Tensor, likelihoods: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -143,19 +143,14 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def update_ema(
-    ema_model: nn.Module, model: nn.Module, decay: float, step: int, found_inf: Tensor | None = None
-) -> None:
+def update_ema(ema_model: nn.Module, model: nn.Module, decay: float, step: int, found_inf: Tensor) -> None:
     """Move the exponential moving average of the weights towards them, after `step` other updates; not at all if
     `found_inf` is 1.
 
     The decay grows to `decay`, so that the first weights are soon forgotten.
     """
-    weights = list(model.parameters())
-    if found_inf is None:
-        found_inf = torch.zeros((), device=weights[0].device)
     share = _unless(found_inf, 1 - min(decay, (1 + step) / (10 + step)), otherwise=0)
-    _move(list(ema_model.parameters()), weights, share)
+    _move(list(ema_model.parameters()), list(model.parameters()), share)
 
 
 def _move(tensors: Sequence[Tensor], targets: Sequence[Tensor], share: Tensor) -> None:

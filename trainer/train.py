@@ -172,7 +172,6 @@ class Training:
         self.order = Order(train_notes.counts, self.config.train.seed, self.config.data.batch)
         self.dtype = resolve_dtype(self.config.train.dtype, device)
         self.sum_dtype = widest_float(device)
-        self.peak = measure_peak(device, self.dtype)  # before loader processes take the CPU
         torch.manual_seed(self.config.train.seed)
         self.model = NoteModel(self.config.model, info.vocabulary, info.window).to(device)
         self.ema_model = deepcopy(self.model) if self.config.train.ema else self.model  # for evaluation and samples
@@ -180,6 +179,7 @@ class Training:
         self.flops = TrainFlops(self.model, self.config.model)
         self.found_inf = torch.zeros((), device=device)  # 1 from the first loss or norm on that is not finite
         self.unread: list[UnreadStep] = []
+        self.peak = 0.0  # operations a second; measured when there is a step to make
         self.step = 0
         self.seconds = 0.0  # of training, over all starts
         self.best: Best | None = None
@@ -192,6 +192,7 @@ class Training:
         """Make the updates that are missing."""
         if not self._has_steps_left():
             return self._outcome()
+        self.peak = measure_peak(self.device, self.dtype)  # before loader processes take the CPU
         sets = {each.name: each.weight for each in self.info.all_sets}
         settings = {"sets": sets, "codec": self.info.codec.to_json(), **self.config.to_json()}
         metrics = MetricsWriter(self.run, self.step, settings, wandb_project) if self.ranks.is_main else None

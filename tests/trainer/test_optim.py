@@ -127,7 +127,7 @@ def test_without_torchs_private_functions_a_step_is_the_same(monkeypatch: pytest
                 weight.grad = torch.randn_like(weight)
             for optimizer in optimizers:
                 optimizer.step()
-            update_ema(ema_model, net, 0.9, step)
+            update_ema(ema_model, net, 0.9, step, torch.zeros(()))
         return [weight.detach() for weight in (*net.parameters(), *ema_model.parameters())]
 
     expected = weights_after_steps()
@@ -142,7 +142,7 @@ def test_an_average_follows_the_weights_and_soon_forgets_the_first() -> None:
     expected = 5.0
     for step in range(300):
         nn.init.constant_(weights.weight, step / 100)
-        update_ema(ema_model, weights, 0.9, step)
+        update_ema(ema_model, weights, 0.9, step, torch.zeros(()))
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step / 100
     assert float(ema_model.weight.detach()) == pytest.approx(expected, abs=1e-4)
