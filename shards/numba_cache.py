@@ -1,9 +1,11 @@
 """numba's cache of compiled loops. Where its folder cannot be read or written, all works, but starts seconds later.
 
-Without this, numba refuses to load such loops, its own users' (librosa's) among them. Knows no loops.
+Without this, numba refuses to load such loops, its own users' (librosa's) among them, and two processes that fill the
+cache at the same time can leave files that crash every later process (numba's issue 10128). Knows no loops.
 """
 
 import errno
+import hashlib
 import importlib
 import logging
 import os
@@ -40,8 +42,11 @@ class NoFolder:
 
 
 @cache
-def tolerate_unwritable_cache() -> None:
-    """Let numba compile what it cannot find or keep in its cache; warns once. Call it before loops are defined."""
+def make_cache_robust() -> None:
+    """Let numba compile what it cannot find or keep in its cache (warns once), and processes share it.
+
+    Call it before loops are defined.
+    """
     caching: Any = importlib.import_module("numba.core.caching")
     implementation = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # the name in older versions
     implementation._locator_classes.append(NoFolder)
@@ -62,6 +67,35 @@ def tolerate_unwritable_cache() -> None:
             _warn(error, error.filename or self.cache_path)
 
     caches.load_overload, caches.save_overload = load_if_possible, save_if_possible
+    _share_between_processes(caching)
+
+
+def _share_between_processes(caching: Any) -> None:
+    """Make each file of the cache fit all others, whichever of several processes wrote them.
+
+    numba numbers the files of a function as they come, so that two processes give one name to different code: here the
+    name follows from the code's key. And the wrapper of a generalised ufunc calls its loop by a symbol that differs
+    from process to process: here it is a part of the wrapper's key.
+    """
+    wrappers: Any = importlib.import_module("numba.np.ufunc.wrappers")
+    wrapper, wrapper_cache = wrappers._GufuncWrapper, wrappers.GufWrapperCache
+    start, key_of = wrapper.__init__, wrapper_cache._index_key
+
+    def start_with_symbol(self: Any, *arguments: Any, **options: Any) -> None:
+        start(self, *arguments, **options)
+        self.cache.symbol = self.fndesc.llvm_func_name
+
+    def key_with_symbol(self: Any, *arguments: Any) -> tuple[Any, ...]:
+        return (*key_of(self, *arguments), self.symbol)
+
+    def save(self: Any, key: Any, data: Any) -> None:
+        digest = hashlib.sha256(repr((self._source_stamp, key)).encode()).digest()
+        name = self._data_name(int.from_bytes(digest[:8]))
+        self._save_data(name, data)  # first: what the index names is there
+        self._save_index({**self._load_index(), key: name})
+
+    wrapper.__init__, wrapper_cache._index_key = start_with_symbol, key_with_symbol
+    caching.IndexDataCacheFile.save = save
 
 
 def _warn(error: OSError, folder: str) -> None:

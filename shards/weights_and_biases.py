@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ShardError
+from shards.errors import ShardError, UserError, first_line
 from shards.files import atomic_write
 from shards.storage import read_bytes
 
@@ -16,18 +16,29 @@ def open_wandb(run: Path, project: str, **options: Any) -> Any:
     """Open the page of a run, the same one each time. `options`: of `wandb.init`.
 
     Raises:
-        ImportError: the package wandb is not installed.
-        UserError: the run's folder cannot be written.
+        UserError: the package wandb is not installed, takes no such path, has no account or no network; or the run's
+            folder cannot be written.
     """
-    import wandb
-
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("the package wandb is not installed; pip install wandb") from error
+    try:
+        str(run).encode()
+    except UnicodeError as error:
+        raise UserError("it takes no path that is not UTF-8; rename the folder") from error
     path = run / ID_FILE
     lines = _lines(path)
     run_id = next(iter(lines), "") or secrets.token_hex(8)
     if lines != [run_id, project]:
         with atomic_write(path) as file:
             file.write(f"{run_id}\n{project}\n".encode())
-    return wandb.init(project=project, name=run.name, id=run_id, resume="allow", dir=str(run), **options)
+    try:
+        return wandb.init(project=project, name=run.name, id=run_id, resume="allow", dir=str(run), **options)
+    except Exception as error:  # no account, no network, another process that has the run: each has its own kind
+        raise UserError(
+            f"{first_line(error).rstrip('.')}; WANDB_MODE=offline needs no account and no network"
+        ) from error
 
 
 def wandb_project(run: Path) -> str | None:

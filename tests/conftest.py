@@ -1,7 +1,7 @@
 """Fixtures and settings that all tests share."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,18 @@ def make_set(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a report name files that are not UTF-8: tests in several processes send UTF-8, or crash."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    if report.longrepr is not None and not isinstance(report.longrepr, tuple):
+        text = str(report.longrepr)
+        if (escaped := text.encode(errors="backslashreplace").decode()) != text:
+            report.longrepr = escaped
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,10 +17,10 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from shards.numba_cache import tolerate_unwritable_cache
+from shards.numba_cache import make_cache_robust
 from trainer.lanes import LANES, PAIR, broadcast, load_first, load_second, multiply_add, store
 
-tolerate_unwritable_cache()
+make_cache_robust()
 EPSILON = np.float32(1e-5)  # LayerNorm's
 compiled = njit(
     nogil=True,

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from shards.errors import writing
+from shards.errors import UserError, writing
 from shards.events import BOARD, EventWriter
 from shards.files import atomic_write
 from shards.metrics import METRICS, Kind, MetricsLine, read_metrics
@@ -26,7 +26,7 @@ class MetricsWriter:
     def __init__(self, run: Path, step: int, settings: dict[str, Any], wandb_project: str | None = None) -> None:
         """settings: all that made the run, a JSON value.
 
-        Raises ConfigError if there is a `wandb_project`, but the package is not installed.
+        Raises ConfigError if there is a `wandb_project`, but its page cannot be opened.
         """
         self._wandb = _wandb_run(run, settings, wandb_project) if wandb_project else None
         path = run / METRICS
@@ -71,7 +71,5 @@ class MetricsWriter:
 def _wandb_run(run: Path, settings: dict[str, Any], project: str) -> Any:
     try:
         return open_wandb(run, project, config=settings)
-    except ImportError as error:
-        raise ConfigError(
-            f"--wandb {project}: the package wandb is not installed; pip install wandb, or leave --wandb out"
-        ) from error
+    except UserError as error:
+        raise ConfigError(f"--wandb {project}: {error.message}, or leave --wandb out") from error

@@ -9,9 +9,9 @@ from numba import njit
 from torch import Tensor
 from torch.nn.functional import elu
 
-from shards.numba_cache import tolerate_unwritable_cache
+from shards.numba_cache import make_cache_robust
 
-tolerate_unwritable_cache()
+make_cache_robust()
 
 
 def fast_elu(x: Tensor, out: Tensor) -> Tensor:

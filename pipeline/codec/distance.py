@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.audio import resample
 from pipeline.codec.spec import SAMPLE_RATE
-from shards.numba_cache import tolerate_unwritable_cache
+from shards.numba_cache import make_cache_robust
 
 MEL_WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 MAX_BANDS = 64  # mel bands of the long windows; short ones have an eighth of their samples
@@ -91,7 +91,7 @@ def _hann(window: int) -> Tensor:
 @cache
 def _mel_bands(window: int) -> Tensor:
     """Triangular filters of height 1, evenly spaced in mel: (bin, band)."""
-    tolerate_unwritable_cache()
+    make_cache_robust()
     import librosa
 
     bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=window, n_mels=min(MAX_BANDS, window // 8), norm=None)

@@ -22,7 +22,7 @@ from pipeline.notes.folder import scan_folder
 from pipeline.notes.nsynth import NSYNTH_SECONDS, parse_name
 from pipeline.progress import Progress
 from shards.errors import UserError
-from shards.numba_cache import tolerate_unwritable_cache
+from shards.numba_cache import make_cache_robust
 from shards.summary import perplexity
 
 BATCH = 4  # notes decoded at once: activations of more leave the cache
@@ -148,7 +148,7 @@ def _is_pitch_kept(path: Path, original: Tensor, decoded: Tensor, rate: int) -> 
 
 def _cents_off(samples: Tensor, pitch: int, rate: int) -> float:
     """Distance of the median fundamental over `PITCH_SPAN` from a MIDI pitch."""
-    tolerate_unwritable_cache()
+    make_cache_robust()
     import librosa
 
     first, last = (int(seconds * rate) for seconds in PITCH_SPAN)

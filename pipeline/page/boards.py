@@ -63,10 +63,10 @@ def _to_tensorboard(run: Path, evaluations: Sequence[Evaluation]) -> None:
 
 
 def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> None:
+    page = open_wandb(run, project, settings={"silent": True, "console": "off"})
     try:
         import wandb
 
-        page = open_wandb(run, project, settings=wandb.Settings(silent=True, console="off"))
         page.define_metric("samples/*", step_metric=STEP_AXIS)
         for evaluation in evaluations:
             named = _named(evaluation)
@@ -74,11 +74,7 @@ def _to_wandb(project: str, run: Path, evaluations: Sequence[Evaluation]) -> Non
             pictures = {name + PICTURE: wandb.Image(str(picture_of(wav))) for name, wav in named}
             page.log({STEP_AXIS: evaluation.step, **sounds, **pictures})
         page.finish()
-    except ImportError as error:
-        raise UserError("the package wandb is not installed; pip install wandb, then write the page again") from error
-    except UnicodeError as error:
-        raise UserError("it takes no path that is not UTF-8; rename the folder") from error
-    except Exception as error:  # no account, no network, another process that has the run: each has its own kind
+    except Exception as error:  # wandb has many kinds
         raise UserError(f"{first_line(error)}; write the page again when it can be reached") from error
 
 

@@ -7,7 +7,7 @@ de Cheveigné & Kawahara, "YIN, a fundamental frequency estimator for speech and
 
 import numpy as np
 
-from shards.numba_cache import tolerate_unwritable_cache
+from shards.numba_cache import make_cache_robust
 
 MIN_HERTZ, MAX_HERTZ = 60.0, 1_600.0  # below a guitar's low E, above its highest fret
 PITCH_START, PITCH_END = 0.05, 1.5  # seconds: after the pick's noise, before the note has died away
@@ -24,7 +24,7 @@ def fundamental(samples: np.ndarray, sample_rate: int) -> float | None:
 
     The median of YIN's frames, each weighted by its level, so that a quiet tail has no influence.
     """
-    tolerate_unwritable_cache()
+    make_cache_robust()
     import librosa
 
     window = samples[int(PITCH_START * sample_rate) : int(PITCH_END * sample_rate)].astype(np.float32)

@@ -598,9 +598,19 @@ def test_metrics_go_to_weights_and_biases_with_wandb(
     assert all(name in log.read_bytes() for name in (b"train/loss", b"valid/loss_codebook_1", b"label_dropout"))
 
 
-def test_weights_and_biases_that_is_not_installed_is_named(
+def test_weights_and_biases_that_cannot_be_reached_or_is_not_installed_is_named(
     make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(ConfigError, match="notes: it takes no path that is not UTF-8; rename the folder"):
+        train(make_set(train=[6]), folder, tiny(), wandb_project="notes")
+
+    def refuse(**options: object) -> None:
+        raise ValueError("API key must have 40 characters\nat least")
+
+    monkeypatch.setattr("wandb.init", refuse)
+    with pytest.raises(ConfigError, match=r"notes: API key .* characters; WANDB_MODE=offline .*, or leave --wandb out"):
+        train(make_set(train=[6]), tmp_path / "run", tiny(), wandb_project="notes")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install wandb"):
         train(make_set(train=[6]), tmp_path / "run", tiny(), wandb_project="notes")

@@ -111,7 +111,8 @@ def test_weights_and_biases_that_is_not_installed_or_cannot_be_reached_is_named(
 
     monkeypatch.setattr(wandb, "init", refuse)
     assert send_sounds(run, rows)[1] == (
-        f"Weights & Biases: the sounds of {run} were not added: no answer; write the page again when it can be reached"
+        f"Weights & Biases: the sounds of {run} were not added: no answer; "
+        "WANDB_MODE=offline needs no account and no network"
     )
     monkeypatch.setitem(sys.modules, "wandb", None)
     [line] = send_sounds(run, rows)
