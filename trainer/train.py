@@ -38,8 +38,9 @@ from trainer.checkpoint import (
     write_checkpoint,
 )
 from trainer.config import Config
-from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches, valid_batches
+from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches
 from trainer.errors import TrainError
+from trainer.evaluate import TUTORIAL_FRAMES, batch_tensors, evaluate
 from trainer.flops import TrainFlops, measure_peak
 from trainer.metrics import MetricsWriter
 from trainer.mixture import Mixture, open_split, read_sets
@@ -61,14 +62,12 @@ from trainer.runtime import (
     peak_memory,
     resolve_device,
     resolve_dtype,
-    to_device,
     widest_float,
 )
 from trainer.schedule import StepEstimator, dropout_share, learning_rate, planned_steps
 from trainer.start import check_same_start, describe_start, load_start, read_start
 from trainer.vocabulary import Vocabulary
 
-TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
 EVALUATIONS = 5  # of a run whose settings do not say how often
 NAMED_NOTES = 8  # notes of a batch that an error names
 READ_EVERY = {"cpu": 1, "mps": 1, "cuda": 16}  # steps between readings of losses and norms from a device
@@ -328,46 +327,16 @@ class Training:
             is_last = index == len(parts) - 1
             with nullcontext() if is_last or self.ranks.world == 1 else self.network.no_sync():
                 with self._autocast():
-                    nll, _ = self.network(*_tensors(part, self.device))
+                    nll, _ = self.network(*batch_tensors(part, self.device))
                 # DDP takes the mean over ranks, but the gradient is a sum over them.
                 (nll.sum() / tokens * self.ranks.world).backward()
             sums += nll.detach().sum((0, 1))
         return self.ranks.all_reduce(sums)
 
     def _evaluate(self, metrics: MetricsWriter | None) -> None:
-        """Compute the loss over the whole valid split, each note once over all ranks: of all sets, and of each."""
-        codebooks = self.info.codec.codebooks
-        set_sums = torch.zeros(len(self.valid_notes), 5, codebooks, device=self.device, dtype=self.sum_dtype)
-        self.ema_model.eval()
-        info, ranks = self.info, self.ranks
-        batches = (
-            (sums, batch)
-            for notes, sums in zip(self.valid_notes, set_sums, strict=True)
-            for batch in valid_batches(notes, info.vocabulary, info.window, self.config.data, ranks.rank, ranks.world)
-        )
-        for sums, batch in batches:
-            labels, codes, lengths = _tensors(batch, self.device)
-            with torch.inference_mode(), self._autocast():
-                nll, hits = self.ema_model(labels, codes, lengths)  # (note, frame, codebook)
-            frames = (lengths // codebooks)[:, None]
-            real = torch.arange(nll.shape[1], device=self.device) < frames  # (note, frame)
-            start = slice(0, TUTORIAL_FRAMES)
-            sums[0] += nll.sum((0, 1))
-            sums[1] += hits.sum((0, 1))
-            sums[2] += real.sum()
-            sums[3] += nll[:, start].sum((0, 1))
-            sums[4] += real[:, start].sum()
-        set_sums = self.ranks.all_reduce(set_sums).cpu()
-        nll, hits, count, start_nll, start_count = set_sums.sum(0)
-        loss = float(nll.sum() / count.sum())
-        self.valid = {"loss": loss, "loss_first_125_frames": float(start_nll.sum() / start_count.sum())}
-        for index in range(codebooks):
-            self.valid[f"loss_codebook_{index}"] = float(nll[index] / count[index])
-            self.valid[f"accuracy_codebook_{index}"] = float(hits[index] / count[index])
-        for each, sums in zip(self.info.sets, set_sums, strict=False):  # a run of one set lists none
-            if sums[2].any():
-                self.valid[f"loss_set_{each.name}"] = float(sums[0].sum() / sums[2].sum())
-        self.valid["bits_per_second"] = loss / math.log(2) * self.info.codec.tokens_per_second
+        """Measure the losses on the valid split, and note whether they are the best so far."""
+        self.valid = evaluate(self.ema_model, self.valid_notes, self.info, self.ranks, self.device, self._autocast())
+        loss = self.valid["loss"]
         is_best = self.best is None or loss < self.best.loss
         if is_best:
             self.best = Best(self.step, loss)
@@ -476,11 +445,6 @@ def _micro_batches(batch: Batch, size: int, vocabulary: Vocabulary) -> list[Batc
         return [Batch([], labels, np.zeros((1, vocabulary.codebooks), np.int16), np.zeros(1, np.int64))]
     size = size or len(batch.keys)
     return [batch.part(slice(first, first + size)) for first in range(0, len(batch.keys), size)]
-
-
-def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(labels, codes, lengths) on the device."""
-    return to_device(batch.labels, device), to_device(batch.codes, device), to_device(batch.lengths, device)
 
 
 def _step_seed(*key: int) -> int:

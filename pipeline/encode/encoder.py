@@ -15,10 +15,10 @@ from torch import Tensor
 
 from pipeline.codec.loaded import LoadedCodec, load_codec, resolve_device
 from pipeline.codec.precision import with_precision
+from pipeline.encode.batch_result import BatchResult, join_parts
 from pipeline.encode.plan import Batch, PlannedNote
 from pipeline.encode.reader import AudioBatch, Reader, Waveform
 from pipeline.encode.settings import Settings
-from pipeline.encode.workers import BatchResult, join_parts
 from shards.errors import UserError, first_line
 from shards.note import Note, flatten
 

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.audio import has_ffmpeg
+from pipeline.encode.batch_result import BatchResult
+from pipeline.encode.codec_process import AudioEncoder
 from pipeline.encode.digests import AudioDigests
 from pipeline.encode.plan import Plan, Task, fingerprint, hash_inputs
 from pipeline.encode.ranks import Rank, lock_set, stop_on_signals
@@ -32,7 +34,7 @@ from pipeline.encode.state import (
     settings_for,
     unused_labels,
 )
-from pipeline.encode.workers import AudioEncoder, BatchEncoder, BatchResult, encode_batches
+from pipeline.encode.workers import BatchEncoder, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.notes.metadata import Metadata, read_metadata
 from pipeline.progress import Progress

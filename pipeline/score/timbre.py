@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.audio import resample
+from shards.numba_cache import make_cache_robust
 
 RATE = 16_000  # Hz
 SECONDS = 1.0  # from the start of the note
@@ -47,6 +48,7 @@ class TimbreScale:
 
 def timbre_of(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """The timbre vector of a note: (sample,) -> (12,) float64."""
+    make_cache_robust()
     import librosa
 
     first = resample(samples[: round(2 * SECONDS * sample_rate)], sample_rate, RATE)[: round(SECONDS * RATE)]

@@ -18,11 +18,11 @@ from unittest import mock
 
 import numpy as np
 
+from pipeline.encode.batch_result import BatchResult
 from pipeline.encode.plan import Batch, make_plan
 from pipeline.encode.ranks import Rank
 from pipeline.encode.run import EncodeRequest, encode_folder
 from pipeline.encode.settings import EncodingOptions
-from pipeline.encode.workers import BatchResult
 from pipeline.notes.folder import scan_folder
 from shards.manifest import MANIFEST, read_manifest
 from shards.note import Note

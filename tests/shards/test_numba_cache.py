@@ -1,6 +1,7 @@
 """shards.numba_cache: loops are compiled wherever this runs."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,10 @@ def test_two_processes_that_fill_the_cache_together_leave_what_a_third_can_load(
             shutil.copy(path, together / path.relative_to(tmp_path / wrappers))
         for kind in ("f8", "f4"):
             assert run_script(tmp_path, ROWS, together, kind, "") == ("[0. 2. 4.]\n", "")
+
+
+def test_whoever_has_loops_of_numba_makes_its_cache_robust_first() -> None:
+    files = [path for room in ("pipeline", "shards", "trainer") for path in (ROOT / room).rglob("*.py")]
+    having = {path: text for path in files if re.search("import librosa|import njit", text := path.read_text())}
+    assert len(having) > 3
+    assert [path for path, text in having.items() if "make_cache_robust()\n" not in text] == []

@@ -10,11 +10,11 @@ import soundfile
 
 from pipeline.codec.loaded import LoadedCodec, load_codec
 from pipeline.codec.spec import is_hugging_face
+from pipeline.encode.batch_result import BatchResult
 from pipeline.encode.digests import hash_file
 from pipeline.encode.encoder import Encoder
 from pipeline.encode.plan import Batch
 from pipeline.encode.settings import EncodingOptions
-from pipeline.encode.workers import BatchResult
 from pipeline.notes.nsynth import NSYNTH_RATE
 from shards.storage import is_remote
 

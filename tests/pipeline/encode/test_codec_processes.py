@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encode import workers
+from pipeline.encode import codec_process, workers
+from pipeline.encode.batch_result import BatchResult
+from pipeline.encode.codec_process import IN_FLIGHT, encode_audio
 from pipeline.encode.plan import Batch, PlannedNote
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from pipeline.encode.settings import default_workers
-from pipeline.encode.workers import IN_FLIGHT, BatchResult, encode_audio, encode_batches
+from pipeline.encode.workers import encode_batches
 from pipeline.notes.folder import AudioFile
 from shards.errors import UserError
 from shards.note import Note
@@ -235,7 +237,7 @@ def run_codec(times: list[float], monkeypatch: pytest.MonkeyPatch) -> tuple[list
     """What a codec does with batches that come at these times, and the seconds it waited of how many."""
     log: list[str] = []
     pipe = Pipe(times, log)
-    monkeypatch.setattr(workers.time, "perf_counter", lambda: pipe.now)
+    monkeypatch.setattr(codec_process.time, "perf_counter", lambda: pipe.now)
     results: list[BatchResult] = []
     with pytest.raises(SystemExit):  # the pipe has ended
         results.extend(encode_audio(pipe, pipe))  # type: ignore[arg-type]

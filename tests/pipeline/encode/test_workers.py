@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from pipeline.encode.batch_result import BatchResult
 from pipeline.encode.plan import Batch, PlannedNote
-from pipeline.encode.workers import BatchResult, encode_batches
+from pipeline.encode.workers import encode_batches
 from pipeline.notes.folder import AudioFile
 from shards.errors import UserError
 from shards.note import Note

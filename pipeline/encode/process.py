@@ -1,0 +1,174 @@
+"""A process beside this one that a crash in a library cannot take down with it: both of its ends.
+
+It answers messages through a pipe, and what it writes to stderr says why it ended. Knows nothing of what it computes,
+and does not import torch: only the process does.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from pipeline.encode.plan import Batch
+from shards.errors import UserError, first_line, system_error
+from shards.files import shorten_socket_paths
+
+STDERR_BYTES = 1 << 14  # of a worker's last words
+END_OF_FILE = b"\0"  # after words about a file on stderr: its rejection says enough
+CAUSE = re.compile(r"error|assert|what\(\)", re.IGNORECASE)  # the line of a library's report that says most
+DEVICE_FAILED = ("CUDA", "CUDNN")  # in errors of torch: the device's memory is full, or a kernel has failed
+START_OR_END = threading.Lock()  # multiprocessing starts and joins processes in one thread at a time
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception in a process: a line for the user, or the traceback of a bug."""
+
+    text: str
+    is_bug: bool = False
+    is_ours: bool = True  # False: of the system or a library, so the user is told which file was being encoded
+
+
+class Process:
+    """A process, started when it is first needed; safe to kill at any moment, because it holds no state."""
+
+    def __init__(self, serve: Callable[..., None], *arguments: Any) -> None:
+        self._serve = serve
+        self._arguments = arguments
+        self.process: BaseProcess | None = None
+        self._is_killed = False
+        self._last_words = b""  # the end of what the process has written to stderr
+
+    def kill(self) -> None:
+        with START_OR_END:
+            self._is_killed = True
+            if self.process is not None:
+                self.process.kill()
+                self.process.join()
+
+    def start(self) -> None:
+        # A plain fork would copy the locks of this process's threads. The fork server imports torch once, so that each
+        # new worker starts at once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipeline.encode.encoder"])
+        with START_OR_END:
+            if self._is_killed:
+                raise CancelledError
+            shorten_socket_paths()
+            self.pipe, pipe = context.Pipe()
+            self._stderr, stderr = context.Pipe(duplex=False)
+            os.set_blocking(self._stderr.fileno(), False)
+            self.process = context.Process(target=self._serve, args=(pipe, stderr, *self._arguments), daemon=True)
+            resource_tracker.ensure_running()  # it would unblock the signals
+            # They reach the whole group: the fork server would end while it imports torch, and its callers would wait.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+            try:
+                self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            pipe.close()  # so that the pipes end when the process does
+            stderr.close()
+
+    def receive(self) -> Any:
+        """The next message of the process."""
+        while True:
+            ready = wait([self.pipe, self._stderr])
+            if self._stderr in ready:
+                self._read_stderr()
+            if self.pipe in ready:
+                return self.pipe.recv()
+
+    def _read_stderr(self) -> None:
+        with suppress(BlockingIOError):
+            while words := os.read(self._stderr.fileno(), STDERR_BYTES):
+                self._last_words = (self._last_words + words)[-STDERR_BYTES:]
+
+    def _stderr_text(self) -> str:
+        self._read_stderr()
+        return self._last_words.rpartition(END_OF_FILE)[2].decode(errors="replace")
+
+    def _cause(self) -> str:
+        """The line of stderr that says most, after a colon; empty if there is none."""
+        lines = [line.strip() for line in self._stderr_text().splitlines() if line.strip()]
+        return f": {next(filter(CAUSE.search, lines), lines[-1])}" if lines else ""
+
+    def failure_error(self, failure: Failure, batch: Batch) -> Exception:
+        if failure.is_bug:
+            return RuntimeError(failure.text + self._stderr_text())
+        if failure.is_ours:
+            return UserError(failure.text)
+        first = batch.notes[0].file.display_path
+        return UserError(
+            f"a worker failed while it encoded {first}: {failure.text}{self._cause()}; run again, finished shards are "
+            "kept"
+        )
+
+    def join(self) -> int:
+        """Wait for the end of the process, and return its exit code."""
+        with START_OR_END:
+            assert self.process is not None
+            self.process.join()
+            code = self.process.exitcode or 0
+            self.process = None
+        return code
+
+    def end_error(self, code: int, batch: Batch) -> UserError:
+        """Error: the process has ended by this exit code while no file was open, or was killed by the system."""
+        if code == -signal.SIGKILL:
+            return UserError(
+                f"a worker was killed ({exit_text(code)}), most likely because memory ran out; run again with fewer "
+                "--workers, finished shards are kept"
+            )
+        first = batch.notes[0].file.display_path
+        return UserError(
+            f"a worker died ({exit_text(code)}) while it encoded {first}{self._cause()}; run again, finished shards "
+            "are kept"
+        )
+
+
+def receive(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        sys.exit()  # the parent has gone
+
+
+def send(pipe: Connection, message: object) -> None:
+    try:
+        pipe.send(message)
+    except OSError:
+        sys.exit()
+
+
+@contextmanager
+def failures_sent(pipe: Connection, stderr: Connection) -> Iterator[None]:
+    """Set up the signals and stderr of a process, and send what the block raises to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside a library that never returns
+    os.dup2(stderr.fileno(), 2)  # libmpg123 writes about damaged files, past Python
+    try:
+        yield
+    except UserError as error:
+        send(pipe, Failure(error.message))
+    except OSError as error:
+        send(pipe, Failure(system_error(error).message, is_ours=False))
+    except Exception as error:
+        if any(name in str(error) for name in DEVICE_FAILED):
+            send(pipe, Failure(first_line(error), is_ours=False))
+        else:
+            send(pipe, Failure(traceback.format_exc(), is_bug=True))
+
+
+def exit_text(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
