@@ -36,6 +36,7 @@ from pipeline.instrument.choose import (
     mean_distances,
 )
 from pipeline.instrument.instrument import Figures, Instrument, Missing, Quality, Region
+from pipeline.instrument.octaves import OCTAVE, describe_octaves, sounding_octaves
 from pipeline.instrument.page import write_keyboard
 from pipeline.instrument.regions import SAMPLES, make_regions, region_of, sample_path, trim
 from pipeline.instrument.sfz import decent_sampler_text, sfz_text
@@ -119,11 +120,13 @@ def build_instrument(
     on_stage("comparing timbres")
     real, recorded, notes = _real_notes(request, files, codec, {velocity for _, velocity in candidates})
     timbre = files.label(INSTRUMENT_LABEL)
-    candidates = _compared(candidates, real, timbre)
+    recordings = _recorded_notes(request, codec, {velocity for _, velocity in candidates})
+    octaves = sounding_octaves(real, timbre, {*candidates, *recordings})
+    candidates = _compared(candidates, real, timbre, octaves)
     like = None if request.like is None else _timbre_of_note(request, codec)
     good = good_candidates(candidates)
-    recordings = _recorded_notes(request, codec, {velocity for _, velocity in candidates})
-    for pair, some in _compared({pair: [each] for pair, (_, each) in recordings.items()}, real, timbre).items():
+    recorded_candidates = {pair: [each] for pair, (_, each) in recordings.items()}
+    for pair, some in _compared(recorded_candidates, real, timbre, octaves).items():
         candidates[pair] = good[pair] = some
     wanted = _wanted(request, files, candidates, good, like)
     if not good:
@@ -148,7 +151,7 @@ def build_instrument(
         for note, waveform in decode_notes((notes_by_key[key] for key in pairs), codec)
     }
     scales = {velocity: timbre_scale(real, velocity) for _, velocity in candidates}
-    figures = _figures(candidates, good, chosen, real, scales, recorded)
+    figures = _figures(candidates, good, chosen, real, scales, recorded, octaves)
     keys = sorted({key for key, _ in candidates})
     regions, levels = make_regions(sounds, figures, codec.spec.sample_rate, keys)
     first = {pair: some[0] for pair, some in candidates.items()}
@@ -170,6 +173,8 @@ def build_instrument(
     )
     _write(request.out, instrument, {sample_path(pair): sound for pair, sound in sounds.items()})
     write_wanted(request.out, wanted)
+    octaves_line = describe_octaves(octaves, timbre, len(candidates))
+    notes += (octaves_line,) if octaves_line else ()
     return BuildOutcome(request, instrument, levels, wanted, (*files.notices, *notes))
 
 
@@ -185,7 +190,8 @@ def _real_notes(
         shard_set = open_shard_set(folders, request.weights, request.device, codec)
     except UserError as error:
         return [], None, (f"No distances in timbre of real notes: {error.message}; name the set with --shards",)
-    return read_real_notes(shard_set, velocities), recorded_pairs(shard_set, timbre) if timbre else None, ()
+    real = read_real_notes(shard_set, velocities, timbre)
+    return real, recorded_pairs(shard_set, timbre) if timbre else None, ()
 
 
 def _recorded_notes(
@@ -212,10 +218,20 @@ def _timbre_of_note(request: BuildRequest, codec: LoadedCodec) -> np.ndarray:
 
 
 def _compared(
-    candidates: Mapping[Pair, Sequence[Candidate]], real: Sequence[RealNote], timbre: str | None
+    candidates: Mapping[Pair, Sequence[Candidate]],
+    real: Sequence[RealNote],
+    timbre: str | None,
+    octaves: Mapping[Pair, int],
 ) -> dict[Pair, list[Candidate]]:
-    """The candidates, with `is_as_asked` where there are real notes of the instrument `timbre` to compare them with."""
-    compared = {pair: list(some) for pair, some in candidates.items()}
+    """The candidates, with cents off the octave at which the instrument `timbre` sounds, and with `is_as_asked` where
+    there are real notes of it to compare them with."""
+    compared = {
+        pair: [
+            each if each.cents is None else replace(each, cents=each.cents - octaves.get(pair, 0) * OCTAVE)
+            for each in some
+        ]
+        for pair, some in candidates.items()
+    }
     for pair, some in compared.items():
         notes = comparable_notes(*pair, real)
         if any(note.instrument == timbre for note in notes):
@@ -250,6 +266,7 @@ def _figures(
     real: Sequence[RealNote],
     scales: Mapping[int, TimbreScale | None],
     recorded: set[Pair] | None,
+    octaves: Mapping[Pair, int],
 ) -> dict[Pair, Figures]:
     distances = mean_distances(chosen)
     figures = {}
@@ -266,6 +283,7 @@ def _figures(
             distance=None if scale is None or pair not in distances else scale.share(distances[pair]),
             nearest=nearest.key if nearest else None,
             is_recorded=None if recorded is None else pair in recorded,
+            octaves=octaves.get(pair, 0),
         )
     return figures
 

@@ -15,9 +15,9 @@ from pipeline.instrument.choose import Candidate, Pair
 from pipeline.notes.nsynth import midi
 from pipeline.progress import Progress
 from pipeline.score.measure import note_features
-from pipeline.score.pitch import sounding_frames
+from pipeline.score.pitch import PITCH_END, cents, fundamental, hertz_of, sounding_frames
 from pipeline.score.references import Recording, ShardSet
-from pipeline.score.timbre import RATE, SECONDS, RealNote, timbre_of
+from pipeline.score.timbre import RATE, RealNote, timbre_of
 from shards.errors import UserError
 from shards.files import write_json
 from shards.note import Codec, Note, TokenFile, read_token_file
@@ -110,14 +110,17 @@ def measure_candidates(
     return {pair: [candidates[key] for key in keys] for pair, keys in files.pairs().items()}
 
 
-def read_real_notes(shard_set: ShardSet, velocities: set[int]) -> list[RealNote]:
-    """The timbres of train notes at these velocities; their recordings, or where those are gone, their round trips."""
+def read_real_notes(shard_set: ShardSet, velocities: set[int], instrument: str | None = None) -> list[RealNote]:
+    """The timbres of train notes at these velocities; their recordings, or where those are gone, their round trips.
+
+    Of notes of `instrument` the pitch is measured as well.
+    """
     usable = (
         (note, recording)
         for note, recording in shard_set.with_recordings("train")
         if (pair := _pair(note)) is not None and pair[1] in velocities
     )
-    return [_real_note(note, recording, shard_set) for note, recording in islice(usable, MOST_REAL)]
+    return [_real_note(note, recording, shard_set, instrument) for note, recording in islice(usable, MOST_REAL)]
 
 
 def read_recorded(shard_set: ShardSet, instrument: str, velocities: set[int]) -> dict[Pair, tuple[Note, Candidate]]:
@@ -193,15 +196,17 @@ def _number(file: TokenFile) -> int:
     return next((number for number in (info.candidate, info.index) if number is not None), 0)
 
 
-def _real_note(note: Note, recording: Recording | None, shard_set: ShardSet) -> RealNote:
+def _real_note(note: Note, recording: Recording | None, shard_set: ShardSet, instrument: str | None) -> RealNote:
     try:
-        sound = None if recording is None or not recording.path.is_file() else recording.read(RATE, SECONDS)
+        sound = None if recording is None or not recording.path.is_file() else recording.read(RATE, PITCH_END)
+        rate = RATE
     except AudioError:
         sound = None
     if sound is None:
-        [(_, waveform)] = decode_notes([note], shard_set.codec)
-        timbre = timbre_of(waveform, shard_set.codec.spec.sample_rate)
-    else:
-        timbre = timbre_of(sound, RATE)
+        [(_, sound)] = decode_notes([note], shard_set.codec)
+        rate = shard_set.codec.spec.sample_rate
     labels = note.labels
-    return RealNote(note.key, str(labels.get(INSTRUMENT_LABEL, "")), labels["pitch"], labels["velocity"], timbre)
+    name = str(labels.get(INSTRUMENT_LABEL, ""))
+    hertz = fundamental(sound, rate) if name == instrument else None
+    off = None if hertz is None else cents(hertz, hertz_of(labels["pitch"]))
+    return RealNote(note.key, name, labels["pitch"], labels["velocity"], timbre_of(sound, rate), off)

@@ -27,6 +27,7 @@ class Figures:
     distance: float | None  # in timbre to its neighbours, as the share of the way from one real instrument to two
     nearest: str | None  # real train note with the most similar timbre at about this key
     is_recorded: bool | None  # the instrument has this pair among the train notes; None: not known
+    octaves: int = 0  # above the key, where real notes of the instrument sound, from which `cents` counts
 
 
 @dataclass(frozen=True)

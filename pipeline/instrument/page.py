@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.instrument.choose import Pair
 from pipeline.instrument.instrument import Figures, Instrument, Missing, Region
+from pipeline.instrument.octaves import octave_text
 from pipeline.instrument.sfz import ATTACK, RELEASE
 from pipeline.page.page import INDEX, render
 from pipeline.page.players import MINUS, Facts, format_seconds, note_name, plain, relative_url
@@ -216,7 +217,10 @@ def _figures(region: Region) -> Facts:
     facts = [
         ("sound", f"{note_name(region.pitch)}, velocity {region.velocity}, {format_seconds(region.seconds)}"),
         ("candidates", "none: a real note" if figures.candidate is None else candidates),
-        ("off the key", "no pitch found" if figures.cents is None else f"{_signed(figures.cents, 1)} cents, corrected"),
+        (
+            f"off {octave_text(figures.octaves)} the key" if figures.octaves else "off the key",
+            "no pitch found" if figures.cents is None else f"{_signed(figures.cents, 1)} cents, corrected",
+        ),
         ("level", f"{_signed(figures.level, 1, plus='')} dB"),
     ]
     if figures.log_likelihood is not None:

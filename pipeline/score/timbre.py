@@ -32,6 +32,7 @@ class RealNote:
     pitch: int
     velocity: int
     timbre: np.ndarray  # (coefficient,)
+    cents: float | None = None  # off its pitch; None: none was found, or it was not measured
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,25 @@ def test_more_are_wanted_of_pairs_whose_candidates_are_off_their_key_or_of_anoth
     assert [pair.pitch for pair in like.wanted.pairs] == [54]
 
 
+def test_an_instrument_whose_real_notes_sound_an_octave_up_is_in_tune_there(tmp_path: Path) -> None:
+    sounds = [Sound(key, 100, number, cents) for key in (52, 53) for number, cents in enumerate((4.0, 1206.0))]
+    folder = write_candidates(tmp_path / "c", sounds, instrument_str="harmonics")
+    octave_up = [Sound(key, 100, cents=1200.0) for key in (51, 52, 53, 54)]
+    files = read_candidates(write_candidates(tmp_path / "real", octave_up, instrument_str="harmonics"))
+    write_set(tmp_path / "set", {"train": [[file.note for file in files.files.values()]]}, files.codec)
+    outcome = build(folder, tmp_path / "x", shards=tmp_path / "set")
+    assert all(region.figures.candidate == 1 and region.figures.octaves == 1 for region in outcome.instrument.regions)
+    assert all(abs(region.tune + 6) < 6 for region in outcome.instrument.regions)
+    assert outcome.instrument.after.in_tune == 1 and outcome.instrument.before.in_tune == 0
+    assert any("harmonics sound 1 octave above 2 of 2 pairs" in line for line in outcome.lines())
+    assert "off 1 octave above the key" in (tmp_path / "x" / "index.html").read_text()
+    kept = build(folder, tmp_path / "y", complete=f"{tmp_path / 'set'}:harmonics", shards=tmp_path / "set")
+    assert kept.instrument.after.in_tune == 1
+    assert all(region.figures.candidate is None for region in kept.instrument.regions)
+    without = build(folder, tmp_path / "z")
+    assert all(region.figures.candidate == 0 for region in without.instrument.regions)
+
+
 def test_a_candidate_is_not_said_to_be_of_another_instrument_where_the_asked_one_has_no_real_notes(
     tmp_path: Path,
 ) -> None:
