@@ -23,6 +23,7 @@ LANES = 16 if _has_avx512() else 8  # on a processor with narrower registers, LL
 PAIR = 2 * LANES  # numbers that `load_first` and `load_second` load together
 WORD = ir.IntType(32)
 FLOATS, WORDS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(WORD, LANES)
+BYTES = ir.IntType(8).as_pointer()
 CONTRACT = ("contract",)  # a product and a sum may become one operation, rounded once
 
 
@@ -109,9 +110,24 @@ def _store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
     return types.void(array, types.intp, lanes), code
 
 
+def _prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the memory around an element of a contiguous array to be brought nearer; it may be beyond the end."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, start = arguments
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, WORD, WORD, WORD])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [BYTES], kind)
+        pointer = _pointer(context, builder, array, values, start, ir.IntType(8))
+        builder.call(prefetch, [pointer, WORD(0), WORD(3), WORD(1)])  # to read it, soon, of data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), code
+
+
 # Variables, not decorated functions: numba's type hints would ask callers for the argument `typing`.
 broadcast: Any = intrinsic(_broadcast)
 multiply_add: Any = intrinsic(_multiply_add)
 load_first: Any = intrinsic(_load_first)
 load_second: Any = intrinsic(_load_second)
+prefetch: Any = intrinsic(_prefetch)
 store: Any = intrinsic(_store)
