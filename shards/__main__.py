@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from shards.console import echo, echo_json
+from shards.console import counted, echo, echo_json
 from shards.program import Program
 from shards.storage import parse_path
 
@@ -62,7 +62,8 @@ def verify(folder: Path) -> None:
         echo(f"{folder}: {faults} fault{'s' * (faults > 1)} found.", err=True)
         sys.exit(1)
     manifest = read_manifest(folder)
-    echo(f"{folder}: whole. {len(list(manifest.shards))} shards, {manifest.ledger.notes} notes, every byte as written.")
+    shards, notes = counted(len(list(manifest.shards)), "shard"), counted(manifest.ledger.notes, "note")
+    echo(f"{folder}: whole. {shards}, {notes}, every byte as written.")
 
 
 @main.command()

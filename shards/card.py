@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import UserError
 from shards.files import atomic_write
 from shards.manifest import Manifest, read_manifest
@@ -68,9 +68,9 @@ def _lines(name: str, manifest: Manifest, license_id: str | None) -> Iterator[st
     yield f"# {name}"
     yield ""
     yield (
-        f"{ledger.notes} notes, {tokens / codec.tokens_per_second / SECONDS_AN_HOUR:.2f} hours, as {tokens:,} codes of "
-        f"{codec.name}: {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.codebooks} codebooks of "
-        f"{codec.codebook_size} codes; sha256 of its weights {codec.weights_sha256}."
+        f"{counted(ledger.notes, 'note')}, {tokens / codec.tokens_per_second / SECONDS_AN_HOUR:.2f} hours, "
+        f"as {tokens:,} codes of {codec.name}: {codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, "
+        f"{codec.codebooks} codebooks of {codec.codebook_size} codes; sha256 of its weights {codec.weights_sha256}."
     )
     if not license_id:
         yield "No licence is stated."

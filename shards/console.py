@@ -57,6 +57,11 @@ def escape(text: str, stream: TextIO) -> str:
     return escaped.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, `1 note` or `1,925 notes`; the plural of `noun` ends in s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def quote(path: Path | str) -> str:
     """A path as a word of a shell command that can be pasted, whatever is in it and whatever stdout can show."""
     text = str(path)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from shards.console import counted
 from shards.errors import ShardError
 from shards.files import write_json
 from shards.parse import read_object, to_dataclass
@@ -57,9 +58,9 @@ def select_last_call(folder: Path, keys: Collection[str]) -> tuple[list[str], st
     selected = sorted({*keys} & {*listed.keys})
     facts = []
     if others := sorted({*keys} - {*selected}):
-        facts.append(f"{len(others)} samples of other calls are left out ({_names(others)})")
+        facts.append(f"left out: {counted(len(others), 'sample')} of other calls ({_names(others)})")
     if missing := sorted({*listed.keys} - {*selected}):
-        facts.append(f"{len(missing)} files of the last call are missing ({_names(missing)})")
+        facts.append(f"missing: {counted(len(missing), 'file')} of the last call ({_names(missing)})")
     if len(listed.keys) < listed.count:
         facts.append(f"the last call was interrupted after {len(listed.keys)} of {listed.count} samples")
     line = f"{folder}: {'; '.join(facts)}. Sample again, or delete {LIST} to take all" if facts else ""

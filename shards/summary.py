@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.console import quote
+from shards.console import counted, quote
 from shards.curve import save_figure
 from shards.manifest import Manifest, read_manifest
 from shards.note import SECONDS, check_tokens, unflatten
@@ -91,15 +91,16 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
     """The summary as text, and the next command."""
     codec, ledger = summary["codec"], summary["ledger"]
     lines = [
-        f"{folder}: {_count_notes(summary)} notes, {summary['hours']:.2f} hours, {summary['tokens']:,} tokens, "
-        f"{summary['bytes'] / MB:.1f} MB",
+        f"{folder}: {counted(_count_notes(summary), 'note')}, {summary['hours']:.2f} hours, "
+        f"{summary['tokens']:,} tokens, {summary['bytes'] / MB:.1f} MB",
         f"  codec     {codec['name']} at {codec['kbps']:.3g} kbps: {codec['codebooks']} codebooks of "
         f"{codec['codebook_size']} codes, {codec['frame_rate']:g} frames/s, {codec['sample_rate']} Hz, "
         f"weights {codec['weights_sha256'][:12]}",
     ]
     for split, amounts in summary["splits"].items():
         lines.append(
-            f"  {split:<9} {amounts['notes']} notes in {amounts['shards']} shards, {amounts['tokens']:,} tokens"
+            f"  {split:<9} {counted(amounts['notes'], 'note')} in {counted(amounts['shards'], 'shard')}, "
+            f"{amounts['tokens']:,} tokens"
         )
     for index, codebook in enumerate(summary["codebooks"]):
         share = codebook["used"] / codec["codebook_size"]

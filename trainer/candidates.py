@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.console import counted
 from shards.note import SECONDS
 from shards.sample_info import SET_LABEL
 from shards.wanted import Wanted, WantedPair, read_wanted
@@ -65,7 +66,7 @@ def candidate_draws(request: CandidateRequest, options: Sequence[str], info: Run
 def _all_pairs(count: int, options: Sequence[str], info: RunInfo) -> Wanted:
     trained = dict(info.vocabulary.labels)
     if f"{INSTRUMENT}={LIST}" in options and INSTRUMENT in trained:
-        names = ", ".join(f"{name} ({notes} notes)" for name, notes in instrument_notes(info).most_common())
+        names = ", ".join(f"{name} ({counted(notes, 'note')})" for name, notes in instrument_notes(info).most_common())
         raise ConfigError(f"--label {INSTRUMENT}: choose from {names}, or a mixture, mix:NAME=WEIGHT,NAME=WEIGHT")
     combinations = parse_labels(info.vocabulary, options)
     given = {name: sorted({labels[name] for labels in combinations}) for name in combinations[0]}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from shards.console import progress_bar, quote
+from shards.console import counted, progress_bar, quote
 from shards.note import Note, write_token_file
 from shards.sample_info import TOKENS, SampleInfo
 from shards.sample_list import SampleList, select_last_call
@@ -67,7 +67,7 @@ class Outcome:
         command = f"instrument {out} --out {folder}" if self.is_for_instrument else command
         hint = f"`listen`, `score` and `page` read samples from a folder {TOKENS}: --out {quote(self.out / TOKENS)}."
         return [
-            f"Sampled {len(self.files)} notes from step {self.step} of {self.run} into {self.out} "
+            f"Sampled {counted(len(self.files), 'note')} from step {self.step} of {self.run} into {self.out} "
             f"({self.log_likelihood:.3f} nats a token, {self.memory / 1e6:,.0f} MB of memory).",
             *([] if is_listened_to or self.is_for_instrument else [hint]),
             f"Next: python -m pipeline {command}",

@@ -21,6 +21,7 @@ from pipeline.codec.loaded import LoadedCodec, load_codec
 from pipeline.notes.folder import scan_folder
 from pipeline.notes.nsynth import NSYNTH_SECONDS, parse_name
 from pipeline.progress import Progress
+from shards.console import counted
 from shards.errors import UserError
 from shards.numba_cache import make_cache_robust
 from shards.summary import perplexity
@@ -62,7 +63,7 @@ class Score:
         yield f"perplexity                        {', '.join(f'{value:.0f}' for value in self.perplexity)}"
         yield f"  in frames that sound            {', '.join(f'{value:.0f}' for value in self.perplexity_sounding)}"
         yield f"load                              {self.load_seconds:.2f} s"
-        yield f"{self.audio}: {self.notes} notes through {self.codec}."
+        yield f"{self.audio}: {counted(self.notes, 'note')} through {self.codec}."
 
 
 @dataclass(frozen=True)

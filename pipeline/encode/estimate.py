@@ -21,6 +21,7 @@ from pipeline.encode.settings import EncodingOptions, Settings, default_batch, d
 from pipeline.notes.folder import scan_folder
 from pipeline.notes.metadata import read_metadata
 from pipeline.segments import LONGEST_RECORDING
+from shards.console import counted
 from shards.note import Note
 from shards.writer import estimate_bytes
 
@@ -59,21 +60,21 @@ class Estimate:
     def lines(self) -> Iterator[str]:
         """Report to print."""
         codec = self.settings.codec
-        amount = f"{self.files.total()} {self.plan.unit}" + (
-            "" if self.notes is None else f", about {self.notes} notes"
+        amount = counted(self.files.total(), self.plan.unit) + (
+            "" if self.notes is None else f", about {counted(self.notes, 'note')}"
         )
         yield f"{self.audio}: {amount}, {self.hours:.2f} hours of sound, for {codec.name} at {codec.kbps:.3g} kbps"
         for split, files in self.files.items():
-            yield f"  {split:<9} {files} {self.plan.unit} in {self.shards[split]} shards"
+            yield f"  {split:<9} {counted(files, self.plan.unit)} in {counted(self.shards[split], 'shard')}"
         yield from (f"  rejected  {line}" for line in rejection_lines(self.plan.rejected))
         yield from (f"  {notice}" for notice in self.notices)
         yield f"  size      about {self.bytes / 1e6:.1f} MB"
-        read = f"{self.workers} workers ({self.speed:.0f}x real time each"
+        speed = f"{self.speed:.0f}x real time each"
+        read = f"{counted(self.workers, 'worker')} ({speed}"
         if self.gpus:
-            read = (
-                f"{self.workers} readers ({self.speed:.0f}x real time each) and {self.gpus} GPUs ({self.gpu_speed:.0f}x"
-            )
-        yield f"  time      about {self.minutes:.1f} minutes with {read}, measured on {self.measured} notes)"
+            readers, gpus = counted(self.workers, "reader"), counted(self.gpus, "GPU")
+            read = f"{readers} ({speed}) and {gpus} ({self.gpu_speed:.0f}x"
+        yield f"  time      about {self.minutes:.1f} minutes with {read}, measured on {counted(self.measured, 'note')})"
         if self.equal_codes:
             shares = format_shares(self.equal_codes)
             yield f"  {self.settings.precision:<9} codes equal to float32's, by codebook: {shares}"

@@ -16,6 +16,7 @@ from pipeline.notes.folder import AudioFile
 from pipeline.notes.key import SUFFIX, NoteName, parse_path_name
 from pipeline.notes.metadata import MatchedRows, Metadata, hash_rows
 from pipeline.notes.nsynth import EXAMPLES, Labels, contradiction, split_folder
+from shards.console import counted
 from shards.errors import UserError
 from shards.record import Rejection
 from shards.storage import path_text, text_path
@@ -95,7 +96,7 @@ class Plan:
     tasks: tuple[Task, ...]
     rejected: tuple[Rejection, ...]  # files that are rejected unopened
     inputs: int
-    unit: str = "notes"  # word for the inputs: notes, or files, which are cut into notes
+    unit: str = "note"  # word for an input: a note, or a file, which is cut into notes
     matched: MatchedRows | None = None  # rows of a metadata file
 
     @property
@@ -111,11 +112,11 @@ class Plan:
         """Report the folders that decide a split, and how many files a hash assigns."""
         found = [split_folder(note.file.path) for task in self.tasks for note in task.notes]
         folders = [
-            f"{path_text(folder)} -> {split} ({notes} {self.unit})"
+            f"{path_text(folder)} -> {split} ({counted(notes, self.unit)})"
             for (folder, split), notes in Counter(filter(None, found)).most_common()
         ]
         more = [f"{len(folders) - FOLDERS_SHOWN} more folders"] * (len(folders) > FOLDERS_SHOWN)
-        hashed = [f"{found.count(None)} {self.unit} by a hash of their key"] * (None in found)
+        hashed = [f"{counted(found.count(None), self.unit)} by a hash of their key"] * (None in found)
         return f"Splits: {', '.join([*folders[:FOLDERS_SHOWN], *more, *hashed])}."
 
 
@@ -163,7 +164,7 @@ def make_plan(
         tasks=tuple(sorted(tasks, key=lambda task: (task.split, task.index))),
         rejected=tuple(sorted(rejected, key=lambda rejection: rejection.file)),
         inputs=len(files),
-        unit="notes" if settings.segment is None else "files",
+        unit="note" if settings.segment is None else "file",
         matched=matched,
     )
 

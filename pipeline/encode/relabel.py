@@ -15,7 +15,7 @@ from pipeline.notes.key import parse_path_name
 from pipeline.notes.metadata import MatchedRows, hash_rows, read_metadata
 from pipeline.notes.nsynth import Labels, contradiction
 from pipeline.progress import Progress
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write, sha256_of
 from shards.manifest import REJECTED, Manifest, read_manifest, write_manifest
@@ -40,7 +40,8 @@ class Relabelled:
         """Report to print; the last line says the next command."""
         yield from self.matched.lines()
         how = f"the codes of {self.folder}" if self.is_new else "finished before: nothing to do"
-        yield f"{self.out}: {self.manifest.ledger.notes} notes, {how}. Labels: {', '.join(self.manifest.labels)}."
+        notes = counted(self.manifest.ledger.notes, "note")
+        yield f"{self.out}: {notes}, {how}. Labels: {', '.join(self.manifest.labels)}."
         yield f"Next: python -m shards inspect {quote(self.out)}"
 
 

@@ -38,7 +38,7 @@ from pipeline.encode.workers import BatchEncoder, encode_batches
 from pipeline.notes.folder import AudioFolder, scan_folder
 from pipeline.notes.metadata import Metadata, read_metadata
 from pipeline.progress import Progress
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import UserError
 from shards.files import atomic_write
 from shards.manifest import REJECTED, Ledger, Manifest, Shard, write_manifest
@@ -110,22 +110,24 @@ class EncodeOutcome:
         out, rank = request.out, request.rank
         if manifest is None:
             yield (
-                f"{out}: rank {rank.index} of {rank.count} has done its part, {self.tasks_run} shards in this run. "
+                f"{out}: rank {rank.index} of {rank.count} has done its part, "
+                f"{counted(self.tasks_run, 'shard')} in this run. "
                 f"Other ranks have {self.tasks_left} to do; the last one finishes the set."
             )
             return
         ledger = manifest.ledger
         yield from self.notices
         if self.rejected:
-            yield f"Rejected {ledger.rejected} of {ledger.inputs} files ({_format_reasons(self.rejected)}):"
+            inputs = counted(ledger.inputs, "file")
+            yield f"Rejected {ledger.rejected:,} of {inputs} ({_format_reasons(self.rejected)}):"
             yield from (f"  {line}" for line in rejection_lines(self.rejected, f" in {out / REJECTED}"))
         how = f" at {self.speed:.0f}x real time" if self.tasks_run else ", finished before: nothing to do"
         how += "" if self.data_wait is None else f", data wait {self.data_wait:.1%}"
         how = f", finished by {self.finished_by}" if self.finished_by else how
-        if ledger.silent:
-            yield f"Left out {ledger.silent} of {ledger.segments} segments as silent."
-        files = "" if ledger.segments is None else f"{ledger.encoded} files, "
-        yield f"{out}: {files}{ledger.notes} notes in {len(list(manifest.shards))} shards{how}."
+        if ledger.silent and ledger.segments:
+            yield f"Left out {ledger.silent:,} of {counted(ledger.segments, 'segment')} as silent."
+        files = "" if ledger.segments is None else f"{counted(ledger.encoded, 'file')}, "
+        yield f"{out}: {files}{counted(ledger.notes, 'note')} in {counted(len(list(manifest.shards)), 'shard')}{how}."
         if self.equal_codes:
             shares = format_shares(self.equal_codes)
             yield f"{request.options.precision}: codes equal to float32's, by codebook: {shares}"
@@ -201,7 +203,7 @@ def _encode(
     rank.remove_parts(out, own)
     digests.save(rank.writer)
     total = sum(len(task.notes) for task in own)
-    progress.start(total, total - sum(len(task.notes) for task in todo), plan.unit)
+    progress.start(total, total - sum(len(task.notes) for task in todo), plan.unit + "s")
     started = time.monotonic()
     data_wait = DataWait()
     with closing(_start_encoding(request, settings, devices, folder.root, todo)) as results:
@@ -324,8 +326,8 @@ def _finish(
         for record in records:
             (out / record.shard.record_name).unlink(missing_ok=True)
         raise UserError(
-            f"{request.audio}: none of its {plan.inputs} files can be encoded ({_format_reasons(rejected)}); "
-            f"see {out / REJECTED}"
+            f"{request.audio}: none of its {counted(plan.inputs, 'file')} can be encoded "
+            f"({_format_reasons(rejected)}); see {out / REJECTED}"
         )
     splits: dict[str, list[Shard]] = {}
     for task, record in zip(plan.tasks, records, strict=True):

@@ -14,7 +14,7 @@ from pipeline.encode.ranks import Rank
 from pipeline.encode.settings import EARLIER, RULES, Settings, blocks_of, check_backend
 from pipeline.notes.folder import AudioFolder
 from pipeline.notes.metadata import Metadata, hash_rows
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import UserError
 from shards.manifest import MANIFEST, SHARD_NAME, Manifest, read_manifest
 from shards.note import upgrade_codec
@@ -152,7 +152,7 @@ def plan_for(
         new = sum(len(task.notes) for task in plan.tasks if task.shard_name not in names)
         if new and not extend:
             raise UserError(
-                f"{state.out}: is finished, and {folder.root} has {new} {plan.unit} that are not in it; "
+                f"{state.out}: is finished, and {folder.root} has {counted(new, plan.unit)} not in it; "
                 "add them with --extend, or give another --out"
             )
     if others := [record for name, record in state.records.items() if name not in done]:

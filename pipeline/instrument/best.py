@@ -8,7 +8,7 @@ from pipeline.decode.source import load_codec_for
 from pipeline.instrument.candidates import measure_candidates, read_candidates
 from pipeline.instrument.choose import good_candidates, own_costs
 from pipeline.progress import Progress
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import UserError
 from shards.note import write_token_file
 from shards.sample_info import TOKENS
@@ -42,7 +42,7 @@ def choose_best(
     """
     files = read_candidates(folder)
     if len(files.files) < count:
-        raise UserError(f"{folder}: has {len(files.files)} samples, fewer than --count {count}; sample more")
+        raise UserError(f"{folder}: has {counted(len(files.files), 'sample')}, fewer than --count {count}; sample more")
     if any(out.glob("*.npy")):
         raise UserError(f"{out}: holds token files already; give another --out")
     codec = load_codec_for(files.codec, folder, weights, device)

@@ -44,7 +44,7 @@ from pipeline.progress import Progress
 from pipeline.score.pitch import IN_TUNE
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.timbre import RealNote, TimbreScale, comparable_notes, nearest_note, timbre_of, timbre_scale
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import ShardError, UserError
 from shards.files import atomic_write
 from shards.note import Note
@@ -85,9 +85,10 @@ class BuildOutcome:
         instrument, out = self.instrument, self.request.out
         yield from self.notes
         yield (
-            f"{out}: {len(instrument.regions)} sounds for {len(instrument.keys)} keys at velocities "
-            f"{', '.join(map(str, instrument.velocities))}, {self.levels[0]:.0f} to {self.levels[1]:.0f} dB; "
-            f"{len(instrument.missing)} pairs without a good candidate."
+            f"{out}: {counted(len(instrument.regions), 'sound')} for {counted(len(instrument.keys), 'key')} "
+            f"at velocities {', '.join(map(str, instrument.velocities))}, "
+            f"{self.levels[0]:.0f} to {self.levels[1]:.0f} dB; "
+            f"{counted(len(instrument.missing), 'pair')} without a good candidate."
         )
         for name, quality in (("first candidates", instrument.before), ("chosen", instrument.after)):
             more = "" if quality.distance is None else f", distance in timbre {quality.distance:.2f}"

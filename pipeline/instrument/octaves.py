@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pipeline.instrument.choose import Pair
 from pipeline.score.pitch import IN_TUNE, SEMITONE
 from pipeline.score.timbre import RealNote
+from shards.console import counted
 
 OCTAVE = 12 * SEMITONE  # cents
 NEAR = 2  # semitones on each side of a key whose real notes say how it sounds
@@ -42,7 +43,7 @@ def describe_octaves(octaves: Mapping[Pair, int], instrument: str | None, pairs:
 
 def octave_text(number: int) -> str:
     """`2 octaves above`, for instance."""
-    return f"{abs(number)} octave{'s' if abs(number) > 1 else ''} {'above' if number > 0 else 'below'}"
+    return f"{counted(abs(number), 'octave')} {'above' if number > 0 else 'below'}"
 
 
 def _octave(cents: float) -> int | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.notes.nsynth import NSYNTH_RATE, VELOCITIES
 from pipeline.notes.string_model import Instrument, pluck
-from shards.console import progress_bar, quote
+from shards.console import counted, progress_bar, quote
 from shards.errors import UserError
 from shards.files import PART, atomic_write, write_json
 from shards.parse import read_object
@@ -97,7 +97,7 @@ class DemoNotes:
 
     def lines(self) -> Iterator[str]:
         yield (
-            f"{self.folder}: {self.notes} notes, {self.new} of them new. "
+            f"{self.folder}: {counted(self.notes, 'note')}, {self.new:,} of them new. "
             f"Next: python -m pipeline encode {quote(self.folder)} --out shards/demo --codec encodec_mini"
         )
 

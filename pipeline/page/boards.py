@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.page.learning import Evaluation
 from pipeline.page.players import picture_of
+from shards.console import counted
 from shards.errors import UserError, first_line
 from shards.events import BOARD, EventWriter
 from shards.files import write_json
@@ -42,9 +43,7 @@ def send_sounds(run: Path, evaluations: Sequence[Evaluation]) -> tuple[str, ...]
             send(run, new)
             sent[name] = sorted({*sent.get(name, ()), *(evaluation.step for evaluation in new)})
             write_json(run / SENT, sent)
-            lines.append(
-                f"{name}: the sounds of {len(new)} evaluation{'s' if len(new) > 1 else ''} of {run} were added."
-            )
+            lines.append(f"{name}: the sounds of {counted(len(new), 'evaluation')} of {run} were added.")
         except UserError as error:
             lines.append(f"{name}: the sounds of {run} were not added: {error.message}")
     return tuple(lines)

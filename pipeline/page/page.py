@@ -21,7 +21,7 @@ from pipeline.page.score_bars import headlines, score_bars
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import SampleFolder, read_samples
 from pipeline.score.scores import read_scores
-from shards.console import quote
+from shards.console import counted, quote
 from shards.curve import Curve, training_curve
 from shards.errors import UserError
 from shards.files import atomic_write
@@ -100,7 +100,7 @@ def write_page(
     names = [each.name for each in runs]
     second_scores = runs[1].scores if beside else None
     content = {
-        "title": f"{' and '.join(names)}: {len(first.samples)} notes to listen to",
+        "title": f"{' and '.join(names)}: {counted(len(first.samples), 'note')} to listen to",
         "names": names,
         "count": _count(len(first.samples)),
         "lead": _lead(first.samples.codec()),

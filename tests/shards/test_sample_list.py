@@ -16,14 +16,14 @@ def test_files_of_other_calls_are_left_out_and_named(tmp_path: Path) -> None:
     SampleList(2, ("a", "b")).write(tmp_path)
     assert select_last_call(tmp_path, {"a", "b"}) == (["a", "b"], "")
     selected, line = select_last_call(tmp_path, {"a", "b", "c", "d", "e", "f"})
-    assert selected == ["a", "b"] and "4 samples of other calls are left out (c, d, e ...)" in line
+    assert selected == ["a", "b"] and "left out: 4 samples of other calls (c, d, e ...)" in line
     assert str(tmp_path) in line and LIST in line and "\n" not in line
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
     SampleList(2, ("a", "b")).write(tmp_path)
     selected, line = select_last_call(tmp_path, {"a"})
-    assert selected == ["a"] and "1 files of the last call are missing (b)" in line
+    assert selected == ["a"] and "missing: 1 file of the last call (b)" in line
 
 
 def test_a_call_that_was_interrupted_is_named_and_its_files_are_taken(tmp_path: Path) -> None:

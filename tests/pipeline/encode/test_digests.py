@@ -173,7 +173,7 @@ def test_a_finished_set_of_a_thousand_files_is_recognised_without_opening_one_or
     assert CliRunner().invoke(main, command).exit_code == 0
     assert len(hashed) == 1000
     again = CliRunner().invoke(main, command)
-    assert "1000 notes in 2 shards, finished before: nothing to do" in again.output
+    assert "1,000 notes in 2 shards, finished before: nothing to do" in again.output
     assert len(hashed) == 1000
     ended = subprocess.run(
         [sys.executable, "-c", RECOGNISE, *command], cwd=ROOT, capture_output=True, text=True, check=True

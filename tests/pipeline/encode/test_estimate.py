@@ -31,7 +31,7 @@ def test_the_command_writes_nothing_and_says_what_is_next(tmp_path: Path) -> Non
     before = files_of(root / "nsynth-guitar-train")
     result = CliRunner().invoke(main, ["plan", str(root), "--codec", "encodec_mini", "--duration", "0.2"])
     assert result.exit_code == 0, result.output
-    assert "6 notes" in result.output and "train     4 notes in 1 shards" in result.output
+    assert "6 notes" in result.output and "train     4 notes in 1 shard" in result.output
     assert "Next: python -m pipeline encode" in result.output
     assert files_of(root / "nsynth-guitar-train") == before and [path.name for path in tmp_path.iterdir()] == ["audio"]
 

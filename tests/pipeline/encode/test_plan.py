@@ -192,8 +192,8 @@ def test_the_plan_says_which_folder_went_to_which_split() -> None:
     plan = make_plan(folder("Train/a.wav", "Train/b.wav", "x/val/c.wav", "d.wav", "my_TEST/e.wav"), SETTINGS)
     assert {task.split for task in plan.tasks} == {"train", "valid", "test"}
     assert plan.splits_line() == (
-        "Splits: Train -> train (2 notes), my_TEST -> test (1 notes), x/val -> valid (1 notes), "
-        "1 notes by a hash of their key."
+        "Splits: Train -> train (2 notes), my_TEST -> test (1 note), x/val -> valid (1 note), "
+        "1 note by a hash of their key."
     )
     many = make_plan(folder(*(f"{index}/train/a.wav" for index in range(9))), SETTINGS)
     assert many.splits_line().endswith(", 3 more folders.")

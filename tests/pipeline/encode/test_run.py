@@ -416,7 +416,7 @@ def test_files_that_only_ffmpeg_reads_are_notes_if_it_is_there_and_else_named(
 def test_a_folder_in_which_nothing_can_be_encoded_makes_no_set(tmp_path: Path, out: Path) -> None:
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio/a.mp3").write_text("no sound")
-    with pytest.raises(UserError, match=r"none of its 1 files can be encoded \(1 not audio\)"):
+    with pytest.raises(UserError, match=r"none of its 1 file can be encoded \(1 not audio\)"):
         encode(tmp_path / "audio", out)
     assert [path.name for path in out.iterdir()] == ["rejected.jsonl"]
 
@@ -447,7 +447,7 @@ def test_new_notes_are_refused_without_extend_and_become_new_shards_with_it(audi
     encode(audio, out)
     before = files_of(out)
     nsynth_folder(audio, train=12, valid=3)
-    with pytest.raises(UserError, match="has 6 notes that are not in it; add them with --extend"):
+    with pytest.raises(UserError, match="has 6 notes not in it; add them with --extend"):
         encode(audio, out)
     assert files_of(out) == before
     outcome = encode(audio, out, extend=True)

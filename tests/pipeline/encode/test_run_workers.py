@@ -104,7 +104,7 @@ def test_names_and_a_terminal_that_do_not_fit_change_nothing_of_a_set(tmp_path: 
     command += ["--max-rejected", "1", "--valid-fraction", "0"]
     ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
     ended = subprocess.run(command, capture_output=True, env={**os.environ, **ascii_locale}, cwd=ROOT, check=True)
-    assert b"\\u30c9\\u30e9\\u30e0.wav: not audio" in ended.stdout and b"caf\\xe9 set: 1 notes in 1" in ended.stdout
+    assert b"\\u30c9\\u30e9\\u30e0.wav: not audio" in ended.stdout and b"caf\\xe9 set: 1 note in 1" in ended.stdout
     again = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONUTF8": "1"}, cwd=ROOT, check=True)
     assert "finished before: nothing to do" in again.stdout.decode()
 

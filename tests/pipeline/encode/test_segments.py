@@ -203,7 +203,7 @@ def test_a_finished_set_is_returned_and_extended_by_new_recordings(audio: Path, 
     before = files_of(out)
     assert encode(audio, out).tasks_run == 0
     write_note(audio / "new.wav", sound(70, 0.5))
-    with pytest.raises(UserError, match="has 1 files that are not in it; add them with --extend"):
+    with pytest.raises(UserError, match="has 1 file not in it; add them with --extend"):
         encode(audio, out)
     outcome = encode(audio, out, extend=True)
     assert outcome.tasks_run == 1 and outcome.manifest is not None and outcome.manifest.ledger.notes == 17

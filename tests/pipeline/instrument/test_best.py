@@ -30,7 +30,7 @@ def test_the_good_ones_of_all_keys_come_first_then_second_best_then_bad_ones(tmp
 
 def test_too_few_samples_and_a_folder_in_use_are_refused(tmp_path: Path) -> None:
     folder = write_candidates(tmp_path / "many", [Sound(60, 100)])
-    with pytest.raises(UserError, match="has 1 samples, fewer than --count 2"):
+    with pytest.raises(UserError, match="has 1 sample, fewer than --count 2"):
         choose_best(folder, tmp_path / "best", 2, None, "cpu", Silent())
     with pytest.raises(UserError, match="holds token files already"):
         choose_best(folder, folder, 1, None, "cpu", Silent())

@@ -116,7 +116,7 @@ def test_samples_of_an_earlier_call_are_named_once_and_not_on_the_page(samples):
     SampleList(2, ("sample_0000", "sample_0001")).write(samples / "tokens")
     for command in ("listen", "page"):
         result = run(command, samples, "--real", 1)
-        assert result.output.count("1 samples of other calls are left out (sample_0002)") == 1
+        assert result.output.count("left out: 1 sample of other calls (sample_0002)") == 1
         assert "2 samples. Next: open it" in result.stdout
         assert "sample_0002" not in (samples / "index.html").read_text()
 
