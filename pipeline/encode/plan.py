@@ -30,9 +30,18 @@ class PlannedNote:
     """An audio file that becomes a note of the set, or with `Settings.segment` its segments."""
 
     key: str  # of the note; those of segments begin with it
-    labels: Labels
     file: AudioFile
     row: Labels | None = None  # labels of a metadata file; None: there is no such file
+
+    @property
+    def name_labels(self) -> Labels:
+        """The labels in the file's name; parsed again, as a million parsed names need 400 MB."""
+        return parse_path_name(self.file.path).labels
+
+    @property
+    def labels(self) -> Labels:
+        """All labels: those of the name, and of the row what the name does not have."""
+        return {**(self.row or {}), **self.name_labels}
 
 
 @dataclass
@@ -67,7 +76,7 @@ class Task:
     @property
     def row_labels(self) -> tuple[str, ...]:
         """Names of labels that notes have from a metadata file alone."""
-        return names_of_rows((parse_path_name(note.file.path).labels, note.row or {}) for note in self.notes)
+        return names_of_rows((note.name_labels, note.row or {}) for note in self.notes)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Cut the notes for the calls of the codec."""
@@ -151,7 +160,7 @@ def make_plan(
         if matched:
             row = matched.rows[index]
             rows.append((row, matched.metadata.source))
-        note = PlannedNote(name.key, {**row, **name.labels} if row else name.labels, file, row)
+        note = PlannedNote(name.key, file, row)
         fault = _fault(note, notes, name, rows)
         if fault is None:
             notes[note.key.casefold()] = note

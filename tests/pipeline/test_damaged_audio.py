@@ -76,7 +76,7 @@ def read_mutants(folder: Path, suffix: str, count: int, seed: int) -> Counter[st
     for index in range(count):
         name = f"mutant_{index}.{suffix}"
         (folder / name).write_bytes(mutate(whole[index % len(whole)], random))
-        notes.append(PlannedNote(f"mutant_{index}", {}, AudioFile(name)))
+        notes.append(PlannedNote(f"mutant_{index}", AudioFile(name)))
     batches = [Batch(tuple(notes[start : start + 25])) for start in range(0, count, 25)]
     return Counter(
         "accepted" if isinstance(outcome, Note) else outcome.reason

@@ -102,7 +102,7 @@ def test_a_run_with_codecs_that_was_killed_or_stopped_is_finished_by_the_same_co
 
 
 def batches(*names: str) -> list[Batch]:
-    return [Batch((PlannedNote(name, {}, AudioFile(f"{name}.wav")),)) for name in names]
+    return [Batch((PlannedNote(name, AudioFile(f"{name}.wav")),)) for name in names]
 
 
 Part = tuple[list[str | Rejection], bytes]

@@ -97,7 +97,7 @@ def act(name: str) -> None:
 
 
 def batches(*names: str, size: int = 1) -> list[Batch]:
-    notes = [PlannedNote(name, {}, AudioFile(f"{name}.wav")) for name in names]
+    notes = [PlannedNote(name, AudioFile(f"{name}.wav")) for name in names]
     return [Batch(tuple(notes[start : start + size])) for start in range(0, len(notes), size)]
 
 
