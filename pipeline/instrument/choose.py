@@ -19,7 +19,7 @@ Pair = tuple[int, int]  # key, velocity
 TERMS = {  # how much of each costs 1
     "cents": 2.0,  # off the key
     "level": 3.0,  # dB off the level of its neighbourhood
-    "log_likelihood": 0.1,  # nats a token less than the likeliest candidate of the pair
+    "log_likelihood": 0.3,  # nats a token less than the likeliest candidate of the pair
     "seconds": 1.0,  # halvings or doublings of the time in which its neighbourhood dies away
     "clipping": 0.25,  # of a peak above full scale, in shares of it
     "distance": 0.3,  # in timbre, to each neighbour and to the note that was asked for
