@@ -25,7 +25,7 @@ def as_if_on_mps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run the block with the dtypes that MPS would get; whatever makes a float64 tensor fails. In one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    for module in ("trainer.sample", "trainer.train"):
+    for module in ("trainer.sample", "trainer.train", "trainer.evaluate"):
         monkeypatch.setattr(f"{module}.widest_float", lambda device: torch.float32)
     try:
         with _NoFloat64():
