@@ -170,7 +170,6 @@ class Training:
         self.train_notes, self.valid_notes = train_notes, valid_notes
         self.order = Order(train_notes.counts, self.config.train.seed, self.config.data.batch)
         self.dtype = resolve_dtype(self.config.train.dtype, device)
-        self.sum_dtype = widest_float(device)
         torch.manual_seed(self.config.train.seed)
         self.model = NoteModel(self.config.model, info.vocabulary, info.window).to(device)
         self.ema_model = deepcopy(self.model) if self.config.train.ema else self.model  # for evaluation and samples
@@ -322,7 +321,7 @@ class Training:
         self.model.zero_grad(set_to_none=True)
         self.network.train()
         parts = _micro_batches(batch, self.config.data.micro_batch, self.info.vocabulary)
-        sums = torch.zeros(self.info.codec.codebooks, device=self.device, dtype=self.sum_dtype)
+        sums = torch.zeros(self.info.codec.codebooks, device=self.device, dtype=widest_float(self.device))
         for index, part in enumerate(parts):
             is_last = index == len(parts) - 1
             with nullcontext() if is_last or self.ranks.world == 1 else self.network.no_sync():
