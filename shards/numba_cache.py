@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from shards.files import cache_folder
@@ -45,7 +46,7 @@ class NoFolder:
 def make_cache_robust() -> None:
     """Let numba compile what it cannot find or keep in its cache (warns once), and processes share it.
 
-    Call it before loops are defined.
+    Loops are compiled anew when a file of their folder has changed. Call it before loops are defined.
     """
     caching: Any = importlib.import_module("numba.core.caching")
     implementation = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # the name in older versions
@@ -67,7 +68,18 @@ def make_cache_robust() -> None:
             _warn(error, error.filename or self.cache_path)
 
     caches.load_overload, caches.save_overload = load_if_possible, save_if_possible
+    # Compiled code has in it the loops that it calls, and numba looks at no file but the caller's.
+    caching._SourceFileBackedLocatorMixin.get_source_stamp = lambda self: _digest_of_folder(Path(self._py_file).parent)
     _share_between_processes(caching)
+
+
+@cache
+def _digest_of_folder(folder: Path) -> str:
+    """Of all source files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _share_between_processes(caching: Any) -> None:

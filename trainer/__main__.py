@@ -178,7 +178,7 @@ def train(
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "float32", "bfloat16"]),
-    help="Of weights and cache; a CPU always computes in float32. auto: bfloat16 if the hardware has units for it.",
+    help="Of weights, cache and products; sums are float32. auto: bfloat16 if the hardware has units for it.",
 )
 @DEVICE
 def sample(

@@ -19,7 +19,7 @@ from trainer.model import NoteModel
 class Layer:
     """Attention and feed-forward of one layer, with the weights of x-transformers' modules.
 
-    On a CPU all is computed in float32, whatever the dtype of the weights: few have units for anything narrower.
+    On a CPU, where prompts go through it, it computes in float32, whatever the dtype of the weights.
     """
 
     def __init__(self, attn_norm: Any, attn: Any, ffn_norm: Any, ffn: Any) -> None:
@@ -27,20 +27,13 @@ class Layer:
         is_projected = isinstance(attn.to_out, nn.Linear)  # one head as wide as the model is added as it is
         out_proj = attn.to_out.weight if is_projected else torch.eye(len(qkv_proj) // 3).to(qkv_proj)
         up_proj, down_proj = ffn.ff[0][0], ffn.ff[-1]
-        weights = [
+        self.weights = [
             *(norm_weight(attn_norm), qkv_proj, out_proj),
             *(norm_weight(ffn_norm), up_proj.weight, up_proj.bias, down_proj.weight, down_proj.bias),
         ]
         self.cache_dtype = qkv_proj.dtype
         self.heads = attn.heads
         self.head_width = len(attn.to_k.weight) // self.heads
-        self.weights = weights
-        self.arrays: list[np.ndarray] = []  # for cpu_kernels.layer
-        if qkv_proj.device.type == "cpu":
-            from trainer.cpu_kernels import pack  # imports numba, which a GPU does without
-
-            self.weights = [weight.float() for weight in weights]
-            self.arrays = [to_numpy(weight) if weight.ndim == 1 else pack(to_numpy(weight)) for weight in weights]
 
     def attend(self, x: Tensor, cache: Tensor, new: slice, rotary: Tensor) -> Tensor:
         """Compute what attention adds to x, (note, position, width), the positions `new`; their keys and values go into
@@ -48,7 +41,7 @@ class Layer:
         queries, cache[0, :, :, new], cache[1, :, :, new] = self._project(x, rotary)
         keys, values = cache[:, :, :, : new.stop].type_as(x)
         out = scaled_dot_product_attention(queries, keys, values, is_causal=x.shape[1] > 1)
-        return linear(out.transpose(1, 2).flatten(2), self.weights[2])
+        return linear(out.transpose(1, 2).flatten(2), self.weights[2].type_as(x))
 
     def attend_at(self, x: Tensor, cache: Tensor, position: Tensor, rotary: Tensor, is_visible: Tensor) -> Tensor:
         """`attend` at one position that only the device knows, (1,), to those of `cache` that are visible, (position,).
@@ -60,11 +53,11 @@ class Layer:
         cache[1].index_copy_(2, position, values.to(cache.dtype))
         keys, values = cache.type_as(x)
         out = scaled_dot_product_attention(queries, keys, values, attn_mask=is_visible[None])
-        return linear(out.transpose(1, 2).flatten(2), self.weights[2])
+        return linear(out.transpose(1, 2).flatten(2), self.weights[2].type_as(x))
 
     def _project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, each (note, head, position, feature)."""
-        norm, qkv_proj = self.weights[:2]
+        norm, qkv_proj = (weight.type_as(x) for weight in self.weights[:2])
         qkv = linear(layer_norm(x, x.shape[-1:], norm), qkv_proj)
         qkv = qkv.view(*x.shape[:2], 3, self.heads, self.head_width)
         queries_keys = qkv[:, :, :2].float()
@@ -74,7 +67,7 @@ class Layer:
         return queries, keys, qkv[:, :, 2].transpose(1, 2)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        norm, up_proj, up_bias, down_proj, down_bias = self.weights[3:]
+        norm, up_proj, up_bias, down_proj, down_bias = (weight.type_as(x) for weight in self.weights[3:])
         return linear(gelu(linear(layer_norm(x, x.shape[-1:], norm), up_proj, up_bias)), down_proj, down_bias)
 
 
@@ -98,18 +91,6 @@ class CachedDecoder:
         self.rotary = torch.polar(torch.ones_like(angles), angles)  # (position, pair of features)
         self.position = 0
 
-    @torch.inference_mode()
-    def feed(self, ids: Tensor) -> Tensor:
-        """Take the next positions, (note, position, id); return their hidden states, (note, position, width)."""
-        assert self.position == 0 or ids.shape[1] == 1, "several positions at once only at the beginning"
-        x = self.embed(ids)
-        if ids.shape[1] == 1 and x.device.type == "cpu":
-            self._feed_cpu(x)
-        else:
-            x = self.run_layers(x, slice(None), slice(self.position, self.position + ids.shape[1]))
-        self.position += ids.shape[1]
-        return layer_norm(x, x.shape[-1:], self.final_norm)
-
     def run_layers(self, x: Tensor, rows: slice, new: slice) -> Tensor:
         """All layers at the positions `new` of some rows: (row, position, width) to the same shape."""
         for layer, cache in zip(self.layers, self.cache, strict=True):
@@ -126,15 +107,6 @@ class CachedDecoder:
         for new, old in zip(smaller, self.cache, strict=True):
             new[:, :, :, used] = old[:, :, :, used][:, rows]
         self.cache = smaller
-
-    def _feed_cpu(self, x: Tensor) -> None:
-        """All layers at one position; changes x, (note, 1, width)."""
-        rotary = torch.view_as_real(self.rotary[self.position]).numpy()
-        from trainer import cpu_kernels
-
-        caches, state = to_numpy(self.cache), x[:, 0].numpy()
-        for layer, cache in zip(self.layers, caches, strict=True):
-            cpu_kernels.layer(state, rotary, cache, self.position, *layer.arrays)
 
 
 def norm_weight(norm: Any) -> Tensor:
@@ -158,9 +130,3 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
         return torch.empty(shape, dtype=dtype, device=device)
     size = math.prod(shape) * dtype.itemsize
     return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """The same memory as an array; bfloat16 as uint16, as `cpu_kernels` reads it."""
-    array: np.ndarray = tensor.detach().view(torch.uint16 if tensor.dtype == torch.bfloat16 else tensor.dtype).numpy()
-    return array

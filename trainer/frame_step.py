@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from shards.errors import first_line
-from trainer.cached_decoder import CachedDecoder, Layer
+from trainer.cached_decoder import CachedDecoder, layers_of
 from trainer.model import NoteModel
-from trainer.sampling import Sampling, sample_codes
+from trainer.sampling import Sampling, log_likelihoods, sample_codes
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ class FrameStep:
     def __init__(
         self,
         model: NoteModel,
-        layers: Sequence[Layer],
         labels: Tensor,
         uniforms: Tensor,
         sampling: Sampling,
@@ -48,7 +47,7 @@ class FrameStep:
         notes, length = uniforms.shape
         self.labels, self.uniforms = labels, uniforms
         self.is_guided = len(labels) > notes
-        self.decoder = CachedDecoder(model, layers, len(labels))
+        self.decoder = CachedDecoder(model, layers_of(model), len(labels))
         self.decoder.cache.zero_()  # attention reads positions that are not written yet, times 0, which needs numbers
         self.codes = torch.zeros(notes, length, dtype=torch.long, device=labels.device)
         self.likelihoods = torch.zeros(notes, length, device=labels.device)
@@ -124,8 +123,7 @@ class FrameStep:
         else:
             logits = logits[:, :end]
         sampled = sample_codes(logits, self.uniforms.index_select(1, self.token)[:, 0], self.sampling)
-        likelihoods = logits.log_softmax(-1).gather(1, sampled[:, None])
-        self.likelihoods.index_copy_(1, self.token, likelihoods)
+        self.likelihoods.index_copy_(1, self.token, log_likelihoods(logits, sampled)[:, None])
         if is_end_sampled:
             self.lengths.copy_(self.lengths.where(sampled < end, self.lengths.minimum(self.token)))
             sampled = sampled.clamp(max=end - 1)

@@ -4,28 +4,23 @@ Every token comes from the head of its own codebook, so what is sampled can alwa
 sampling goes on by sliding it. Knows no files.
 """
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer.cached_decoder import CachedDecoder, Layer, layers_of
 from trainer.frame_step import CudaGraphs, FrameStep, capture_stream
 from trainer.model import NoteModel
-from trainer.sampling import Sampling, sample_codes
+from trainer.sampling import Sampling
 
-NOTES_PER_THREAD = 4  # fewer are not worth another thread
 OVERLAP = 0.5  # share of the window that stays when it slides
-MOST_ENDED = 0.25  # share of a batch: with more ended notes in it, they are taken out
 CHECK_EVERY = 32  # frames between two looks at the notes that have ended on a GPU: each look waits for it
 MOST_ENDED_ON_GPU = 0.5  # a smaller batch costs new graphs
 FEW_ON_GPU = 64  # notes: a step of fewer takes as long
 
 
 def prepare(model: NoteModel, dtype: torch.dtype) -> None:
-    """Make the model ready to generate: in this dtype, its matrices in the order in which they are read.
+    """Convert the model to the dtype in which it is to generate.
 
     On a CPU only the layers' matrices get this dtype: they are what each step reads. Buffers stay as they are: angles
     of rotary positions need all of float32.
@@ -36,11 +31,6 @@ def prepare(model: NoteModel, dtype: torch.dtype) -> None:
         parameters = [*model.parameters()]
     for parameter in parameters:
         parameter.data = parameter.data.to(dtype)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            # By columns: with a few notes, torch's product with a matrix that has more rows than columns takes up to
-            # three times as long if it is stored by rows.
-            module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def generate(
@@ -65,111 +55,24 @@ def generate(
     On a CPU the notes are divided among torch's threads. A step's products are too small to gain from several. On a GPU
     a frame is a CUDA graph.
     """
-    layers = layers_of(model)
     if labels.device.type == "cuda":
         with capture_stream(labels.device):
-            return generate_by_frames(model, layers, labels, uniforms, sampling, prompts, progress, can_end, CudaGraphs)
-    before = torch.get_num_threads()
-    threads = min(before, len(uniforms) // NOTES_PER_THREAD) if labels.device.type == "cpu" else 1
-    if threads < 2:
-        return _generate(model, layers, labels, uniforms, sampling, prompts, progress, can_end)
-    stopped, lock = threading.Event(), threading.Lock()
+            return generate_by_frames(model, labels, uniforms, sampling, prompts, progress, can_end, CudaGraphs)
+    if is_compiled(labels.device):
+        from trainer.cpu.generate import generate_on_cpu  # imports numba, which a GPU does without
 
-    def report(tokens: int) -> None:
-        if stopped.is_set():
-            raise InterruptedError("another thread has stopped")
-        with lock:
-            progress(tokens)
-
-    prompt_parts = [None] * threads if prompts is None else prompts.tensor_split(threads)
-    parts = zip(labels.tensor_split(threads), uniforms.tensor_split(threads), prompt_parts, strict=True)
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [
-            pool.submit(_generate, model, layers, *part[:2], sampling, part[2], report, can_end) for part in parts
-        ]
-        try:
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        finally:
-            stopped.set()  # Ctrl-C, or a fault in one thread, waits for a step of the others, not for their notes
-            torch.set_num_threads(before)
-    codes, likelihoods = zip(*(future.result() for future in futures), strict=True)
-    return torch.cat(codes), torch.cat(likelihoods)
+        return generate_on_cpu(model, labels, uniforms, sampling, prompts, progress, can_end)
+    return generate_by_frames(model, labels, uniforms, sampling, prompts, progress, can_end, lambda step: step)
 
 
-@torch.inference_mode()
-def _generate(
-    model: NoteModel,
-    layers: Sequence[Layer],
-    labels: Tensor,
-    uniforms: Tensor,
-    sampling: Sampling,
-    prompts: Tensor | None,
-    progress: Callable[[int], object],
-    can_end: bool,
-) -> tuple[Tensor, Tensor]:
-    """`generate`, in this thread."""
-    notes, length = uniforms.shape
-    codebooks, end = model.vocabulary.codebooks, model.vocabulary.end
-    can_end = can_end and model.vocabulary.has_end
-    labels = _with_uncond(model, labels, sampling)
-    guided = len(labels) > notes
-
-    def twice(codes: Tensor) -> Tensor:  # with guidance each note is in the batch with and without its labels
-        return torch.cat([codes, codes]) if guided else codes
-
-    decoder = CachedDecoder(model, layers, len(labels))
-    codes = torch.zeros(notes, length, dtype=torch.long, device=labels.device)
-    likelihoods = torch.zeros(notes, length, device=labels.device)
-    lengths = torch.full((notes,), length, device=labels.device)
-    going_on = notes  # that have not ended
-    rows: slice | Tensor = slice(None)  # the notes in the decoder
-    prompt_length = 0 if prompts is None else prompts.shape[1]
-    if prompts is not None:
-        codes[:, :prompt_length] = prompts
-    ids = model.inputs(labels, twice(codes[:, :prompt_length]))
-    for first in range(prompt_length, length, model.group):
-        if decoder.position == model.positions:
-            slid = first - overlap(model)
-            ids = model.inputs(labels, twice(codes[rows, slid:first]), slid)
-            decoder.position = 0
-        hidden = decoder.feed(ids)[:, -1]  # (note, width)
-        ended = 0  # notes whose end is sampled at this position
-        for position in range(first, first + model.group):
-            codebook = position % codebooks
-            frame = twice(codes[rows, position - codebook : position])
-            logits = model.code_logits(hidden, codebook, frame).float()  # (note, code)
-            if not can_end or position == prompt_length:
-                logits = logits[:, :end]
-            if guided:
-                cond, uncond = logits.chunk(2)
-                logits = uncond + sampling.guidance * (cond - uncond)
-            sampled = sample_codes(logits, uniforms[rows, position], sampling)
-            likelihoods[rows, position] = logits.log_softmax(-1).gather(1, sampled[:, None])[:, 0]
-            if can_end and codebook == 0:
-                lengths[rows] = lengths[rows].where(sampled < end, lengths[rows].clamp(max=position))
-                ended = int((lengths == position).sum())
-                sampled = sampled.clamp(max=end - 1)
-            codes[rows, position] = sampled
-        going_on -= ended
-        progress(going_on * model.group + ended * (length - first))
-        if not going_on:
-            break
-        if ended:
-            is_going_on = lengths[rows] == length
-            if going_on <= (1 - MOST_ENDED) * len(is_going_on):
-                rows = torch.arange(notes, device=labels.device)[rows][is_going_on]
-                part = twice(is_going_on).nonzero()[:, 0]
-                labels = labels[part]
-                decoder.keep(part)
-        ids = model.ids(labels, twice(codes[rows, first : first + model.group]), first)
-    return _cut(codes, likelihoods, lengths)
+def is_compiled(device: torch.device) -> bool:
+    """If the compiled loops sample on this device."""
+    return device.type == "cpu"
 
 
 @torch.inference_mode()
 def generate_by_frames(
     model: NoteModel,
-    layers: Sequence[Layer],
     labels: Tensor,
     uniforms: Tensor,
     sampling: Sampling,
@@ -181,10 +84,10 @@ def generate_by_frames(
     """`generate`, by calls of what `runner` makes of a frame step, with the span of each frame."""
     notes, length = uniforms.shape
     codebooks = model.vocabulary.codebooks
-    labels = _with_uncond(model, labels, sampling)
+    labels = with_uncond(model, labels, sampling)
     prompt_length = 0 if prompts is None else prompts.shape[1]
     can_end = can_end and model.vocabulary.has_end
-    step = FrameStep(model, layers, labels, uniforms, sampling, prompt_length, can_end)
+    step = FrameStep(model, labels, uniforms, sampling, prompt_length, can_end)
     if prompts is not None:
         step.codes[:, :prompt_length] = prompts
     run = runner(step)
@@ -219,17 +122,17 @@ def generate_by_frames(
     for result, part in zip(results, (step.codes, step.likelihoods, step.lengths), strict=True):
         result[rows] = part
     progress(notes * (length - prompt_length) - progressed)
-    return _cut(*results)
+    return cut(*results)
 
 
-def _with_uncond(model: NoteModel, labels: Tensor, sampling: Sampling) -> Tensor:
+def with_uncond(model: NoteModel, labels: Tensor, sampling: Sampling) -> Tensor:
     """(note, label) ids and, for guidance by them, a second row of each note without labels: (row, label)."""
     if sampling.guidance == 1 or not labels.shape[1]:
         return labels
     return torch.cat([labels, labels.new_tensor([model.vocabulary.uncond_ids()]).expand_as(labels)])
 
 
-def _cut(codes: Tensor, likelihoods: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def cut(codes: Tensor, likelihoods: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Codes that are -1 from each note's length on, and likelihoods that are 0 after the end's."""
     after = torch.arange(codes.shape[1], device=codes.device) - lengths[:, None]  # (note, token): 0 is the end's
     return codes.masked_fill(after >= 0, -1), likelihoods.masked_fill(after > 0, 0)

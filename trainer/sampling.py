@@ -3,6 +3,7 @@
 Nothing here waits for the device, so that a GPU can run it as a part of a graph. Knows no model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,19 +38,30 @@ class Sampling:
             raise ConfigError(f"--min-p {self.min_p:g}: must be between 0 and 1")
 
 
-def sample_codes(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """Sample a code of each row, by inverse transform: (note, code) logits and (note,) uniforms -> (note,).
+def draw_codes(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw a code of each row, by inverse transform: (note, code) logits and (note,) uniforms -> (note,).
 
     Sums have the dtype of the uniforms: float64 where the device has it.
     """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    probabilities = filter_logits(logits / sampling.temperature, sampling).softmax(-1)
-    cumulative = probabilities.to(uniforms.dtype).cumsum(-1)
+    cumulative = logits.softmax(-1).to(uniforms.dtype).cumsum(-1)
     total = cumulative[:, -1:]
     sampled = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
     last = (cumulative < total).sum(-1, keepdim=True)  # the last code that has any probability, against rounding
     return torch.minimum(sampled, last)[:, 0]
+
+
+def sample_codes(
+    logits: Tensor, uniforms: Tensor, sampling: Sampling, draw: Callable[[Tensor, Tensor], Tensor] = draw_codes
+) -> Tensor:
+    """Sample a code of each row: (note, code) logits and (note,) uniforms -> (note,)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    return draw(filter_logits(logits / sampling.temperature, sampling), uniforms)
+
+
+def log_likelihoods(logits: Tensor, codes: Tensor) -> Tensor:
+    """Of each row's code: (note, code) logits and (note,) codes -> (note,)."""
+    return logits.log_softmax(-1).gather(1, codes[:, None])[:, 0]
 
 
 def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -16,7 +16,8 @@ from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
 from trainer.batch_size import cache_bytes
 from trainer.config import ModelConfig
-from trainer.generate import NOTES_PER_THREAD, generate, prepare
+from trainer.cpu.generate import NOTES_PER_THREAD
+from trainer.generate import generate, prepare
 from trainer.model import NoteModel
 from trainer.runtime import resolve_device
 from trainer.sampling import Sampling

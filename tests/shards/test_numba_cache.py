@@ -96,6 +96,22 @@ def test_two_processes_that_fill_the_cache_together_leave_what_a_third_can_load(
             assert run_script(tmp_path, ROWS, together, kind, "") == ("[0. 2. 4.]\n", "")
 
 
+def test_a_loop_is_compiled_anew_when_another_file_of_its_folder_has_changed(tmp_path: Path) -> None:
+    text = """
+from shards.numba_cache import make_cache_robust
+
+make_cache_robust()
+from numba import njit
+from called import called
+print(njit(cache=True)(lambda x: called(x))(1))
+"""
+    for sum_ in (3, 4, 4):
+        called = f"from numba import njit\n\n@njit(cache=True)\ndef called(x):\n    return x + {sum_ - 1}\n"
+        (tmp_path / "called.py").write_text(called)
+        os.utime(tmp_path / "called.py", (0, 0))
+        assert run_script(tmp_path, text, tmp_path / "cache") == (f"{sum_}\n", "")
+
+
 def test_whoever_has_loops_of_numba_makes_its_cache_robust_first() -> None:
     files = [path for room in ("pipeline", "shards", "trainer") for path in (ROOT / room).rglob("*.py")]
     having = {path: text for path in files if re.search("import librosa|import njit", text := path.read_text())}

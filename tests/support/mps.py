@@ -22,11 +22,12 @@ class _NoFloat64(TorchDispatchMode):
 
 @contextmanager
 def as_if_on_mps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run the block with the dtypes that MPS would get; whatever makes a float64 tensor fails. In one thread."""
+    """Run the block as on MPS: whatever makes a float64 tensor fails. In one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     for module in ("trainer.sample", "trainer.train", "trainer.evaluate"):
         monkeypatch.setattr(f"{module}.widest_float", lambda device: torch.float32)
+    monkeypatch.setattr("trainer.generate.is_compiled", lambda device: False)
     try:
         with _NoFloat64():
             yield

@@ -12,7 +12,6 @@ from tests.support.cuda_graphs import Graph, NoHostSync, with_cuda_graphs
 from trainer import cached_decoder as cached_decoder_module
 from trainer import frame_step as frame_step_module
 from trainer import generate as generate_module
-from trainer.cached_decoder import layers_of
 from trainer.config import ModelConfig
 from trainer.frame_step import WARM_UPS, CudaGraphs, FrameStep
 from trainer.generate import generate, generate_by_frames, overlap, prepare
@@ -53,10 +52,7 @@ class Case:
         runner: Callable[[FrameStep], Callable[[int], object]] = CudaGraphs,
         progress: Callable[[int], object] = lambda tokens: None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        layers = layers_of(self.model)
-        return generate_by_frames(
-            self.model, layers, self.labels, self.uniforms, sampling, prompts, progress, can_end, runner
-        )
+        return generate_by_frames(self.model, self.labels, self.uniforms, sampling, prompts, progress, can_end, runner)
 
 
 def make_case(position: str, has_end: bool = False, codebooks: int = 2, windows: int = 1, shared: bool = False) -> Case:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from trainer.cached_decoder import CachedDecoder, layers_of
 from trainer.config import ModelConfig, load_config
+from trainer.cpu.decoder import CpuDecoder, CpuWeights
+from trainer.cpu.generate import NOTES_PER_THREAD
 from trainer.errors import ConfigError
-from trainer.generate import NOTES_PER_THREAD, generate, prepare
+from trainer.generate import generate, prepare
 from trainer.model import NoteModel
 from trainer.sampling import Sampling, filter_logits, sample_codes
 from trainer.vocabulary import Vocabulary
@@ -53,7 +53,7 @@ def plain(model: NoteModel, labels: torch.Tensor, uniforms: torch.Tensor, sampli
     return codes
 
 
-FEW_AND_MANY = pytest.mark.parametrize("notes", [5, 11])  # a layer takes eight together, the rest one by one
+FEW_AND_MANY = pytest.mark.parametrize("notes", [5, 17])  # products take eight together, and few one by one
 
 
 @FEW_AND_MANY
@@ -86,10 +86,10 @@ def test_logits_of_each_preset_equal_the_full_forward_pass(preset: str, notes: i
     ids = label_ids(model, notes)
     codes = torch.randint(1024, (notes, 40))
     inputs = model.inputs(ids, codes[:, : 40 - model.group])
-    decoder = CachedDecoder(model, layers_of(model), notes)
+    decoder = CpuDecoder(CpuWeights(model), notes)
     with torch.inference_mode():
         whole = model.net(inputs)
-        steps = torch.cat([decoder.feed(inputs[:, index : index + 1]) for index in range(inputs.shape[1])], dim=1)
+        steps = torch.stack([decoder.feed(inputs[:, index : index + 1]) for index in range(inputs.shape[1])], dim=1)
         assert torch.allclose(model.heads[0](steps), model.heads[0](whole), atol=1e-4)
 
 
@@ -213,22 +213,22 @@ def test_likelihoods_are_those_of_the_model() -> None:
 
 
 @FEW_AND_MANY
-@pytest.mark.parametrize("at_once", [1, 5])
+@pytest.mark.parametrize("at_once", [1, 4])
 def test_bfloat16_is_float32_with_rounded_weights_and_a_rounded_cache(notes: int, at_once: int) -> None:
-    """On a CPU; a few positions at once, or all one by one."""
+    """On a CPU; a few positions at once, or all one by one, whose products take rounded inputs too."""
     model = tiny()
     ids = model.inputs(label_ids(model, notes), torch.randint(32, (notes, 8)))  # five positions
-    exact = CachedDecoder(model, layers_of(model), notes).feed(ids)
+    exact = CpuDecoder(CpuWeights(model), notes).feed(ids)
     prepare(model, torch.bfloat16)
-    half = CachedDecoder(model, layers_of(model), notes)
-    hidden = torch.cat([half.feed(part) for part in ids.split_with_sizes([at_once] * (5 // at_once), 1)], dim=1)
+    half = CpuDecoder(CpuWeights(model), notes)
+    hidden = [half.feed(part) for part in ids.split_with_sizes([at_once] * (4 // at_once) + [1], 1)][-1]
     assert (half.cache.dtype, hidden.dtype) == (torch.bfloat16, torch.float32)
     assert not torch.equal(hidden, exact) and torch.allclose(hidden, exact, atol=0.05)
     prepare(model, torch.float32)  # the same rounded weights
-    rounded = CachedDecoder(model, layers_of(model), notes)
+    rounded = CpuDecoder(CpuWeights(model), notes)
     assert torch.allclose(hidden, rounded.feed(ids), atol=0.02)
-    expected = rounded.cache[0, :, :, :, :5].bfloat16()  # the first layer's keys and values are of the same inputs
-    assert torch.allclose(half.cache[0, :, :, :, :5].float(), expected.float(), rtol=2**-7)  # but for a last digit
+    cache, expected = (decoder.cache[:, :, :, :, :5].float() for decoder in (half, rounded))
+    assert torch.allclose(cache, expected, rtol=2**-6, atol=0.02)
 
 
 @pytest.mark.parametrize("position", ["token", "frame"])
@@ -251,39 +251,16 @@ def test_progress_counts_every_token() -> None:
     assert sum(counted) == 36
 
 
-class Adversary(nn.Module):
-    """Logits that are as bad as floats can be."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.worst = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 0.0])
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        picked = torch.randint(len(self.worst), (*hidden.shape[:-1], self.size))
-        return self.worst[picked]
-
-
 @pytest.mark.parametrize("position", ["token", "frame"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=3, top_p=0.5, min_p=0.2), Sampling(guidance=3.0)])
 def test_nothing_but_codes_can_be_sampled_whatever_the_logits(position: str, sampling: Sampling) -> None:
     model = tiny(position)
-    model.heads = nn.ModuleList(Adversary(32) for _ in model.heads)
+    worst = torch.tensor([torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 0.0])
+    with torch.no_grad():
+        for head in model.heads:
+            head.weight.copy_(worst[torch.randint(len(worst), head.weight.shape)])
     codes, _ = generate(model, label_ids(model, 20), random_uniforms(20, 12), sampling)
     assert codes.min() >= 0 and codes.max() < 32
-
-
-def test_sampled_codes_follow_the_distribution() -> None:
-    logits = torch.tensor([0.1, 0.2, 0.7]).log().expand(20_000, 3)
-    sampled = sample_codes(logits, random_uniforms(20_000, 1)[:, 0], Sampling())
-    assert np.allclose(torch.bincount(sampled, minlength=3) / 20_000, [0.1, 0.2, 0.7], atol=0.01)
-
-
-@given(st.floats(0, 1, exclude_max=True), st.integers(0, 2**32 - 1))
-def test_a_code_without_probability_is_never_sampled(uniform: float, seed: int) -> None:
-    logits = torch.randn(1, 9, generator=torch.Generator().manual_seed(seed))
-    logits[0, ::2] = -torch.inf
-    assert int(sample_codes(logits, torch.tensor([uniform], dtype=torch.float64), Sampling())) % 2 == 1
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0.01, 1), st.floats(0, 1))

@@ -17,8 +17,10 @@ from trainer import sample as sample_module
 from trainer.candidates import CandidateRequest
 from trainer.conditioning import LengthRequest
 from trainer.config import ModelConfig, load_config
+from trainer.cpu.decoder import CpuWeights
+from trainer.cpu.generate import NOTES_PER_THREAD
 from trainer.errors import ConfigError
-from trainer.generate import NOTES_PER_THREAD, generate, overlap, prepare
+from trainer.generate import generate, overlap, prepare
 from trainer.model import NoteModel
 from trainer.run import read_run
 from trainer.sample import SampleRequest, sample
@@ -126,13 +128,13 @@ def test_a_note_that_ends_does_not_disturb_the_others(position: str, dtype: torc
 
 def test_ended_notes_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = model_with_end(), []
-    original = NoteModel.code_logits
+    original = CpuWeights.code_logits
 
-    def counting(self: NoteModel, hidden: torch.Tensor, codebook: int, before: torch.Tensor) -> torch.Tensor:
+    def counting(self: CpuWeights, hidden: torch.Tensor, codebook: int, before: torch.Tensor) -> torch.Tensor:
         sizes.append(len(hidden))
         return original(self, hidden, codebook, before)
 
-    monkeypatch.setattr(NoteModel, "code_logits", counting)
+    monkeypatch.setattr(CpuWeights, "code_logits", counting)
     codes, _ = generate(model, label_ids(model, 24), random_uniforms(24), Sampling())
     assert sizes[0] == 24
     assert sum(sizes) < 1.4 * sum(lengths_of(codes)) + 24 < 24 * WINDOW

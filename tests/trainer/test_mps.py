@@ -19,7 +19,7 @@ TINY = ["width=16", "depth=1", "heads=2", "head_width=8", "batch=4", "workers=0"
 def test_a_run_is_trained_and_sampled_without_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = [[random_note(f"n{index}", 6) for index in range(12)]]
     write_set(tmp_path / "set", {"train": notes, "valid": [[random_note("v", 6)]]})
-    request = SampleRequest(8, sampling=Sampling(top_p=0.9, guidance=2.0))
+    request = SampleRequest(8, sampling=Sampling(top_p=0.9, guidance=2.0), dtype="float32")
     with as_if_on_mps(monkeypatch):
         train(tmp_path / "set", tmp_path / "run", load_config("small", [*TINY, "ema=0.9"]), "cpu")
         sampled = sample(tmp_path / "run", tmp_path / "narrow", request, "cpu").files

@@ -1,0 +1,68 @@
+"""Products of a few notes' features and a matrix, which is read at the speed of memory or of the processor's units."""
+
+import numpy as np
+
+from trainer.cpu.compiled import compiled
+from trainer.cpu.intrinsics import NOTES, PAIR, add_products, empty_tile, store_tile, to_dtype_of
+
+ALONE = 2  # notes: a tile of so few takes longer than each by itself
+
+
+def pack(matrix: np.ndarray) -> np.ndarray:
+    """Order a matrix as `add_product` reads it: (out, in) -> (block, in * PAIR).
+
+    A block has PAIR outputs, the last of them zeros where there are no more. Of float32 it has the weights of each
+    input one after the other, of bfloat16 those of two inputs in a word; an input more, of zeros, makes the last pair.
+    """
+    together = np.dtype(np.float32).itemsize // matrix.itemsize
+    out, width = matrix.shape
+    padded = np.zeros((-(-out // PAIR) * PAIR, -(-width // together) * together), matrix.dtype)
+    padded[:out, :width] = matrix
+    blocks = padded.reshape(-1, PAIR, padded.shape[1] // together, together)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(len(blocks), -1)
+
+
+@compiled
+def input_of(x: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """x as `add_product` takes it: (note, in) in the dtype of the matrix, with as many inputs as that has."""
+    converted = np.zeros((len(x), packed.shape[1] // PAIR), packed.dtype)
+    for note in range(len(x)):
+        for column in range(x.shape[1]):
+            converted[note, column] = to_dtype_of(x[note, column], converted)
+    return converted
+
+
+@compiled
+def add_product(x: np.ndarray, packed: np.ndarray, out: np.ndarray) -> None:
+    """Add x @ matrix.T for a matrix in the order of `pack`: (note, in), (out, in) -> (note, out).
+
+    x is of `input_of`. Sums are float32, and each is in the order of the inputs, in any batch.
+    """
+    step = 4 // packed.itemsize
+    tiles = len(x) - len(x) % NOTES
+    if len(x) - tiles > ALONE:
+        tiles = len(x)
+    sums = np.empty((NOTES, PAIR), np.float32)
+    for block in range(len(packed)):
+        weights = packed[block]
+        for note in range(0, tiles, NOTES):
+            tile = empty_tile(NOTES)
+            for column in range(0, x.shape[1], step):
+                tile = add_products(tile, x, note, weights, column)
+            store_tile(tile, sums)
+            for index in range(min(NOTES, len(x) - note)):
+                add_block(sums[index], block, out[note + index])
+        for note in range(tiles, len(x)):
+            single = empty_tile(1)
+            for column in range(0, x.shape[1], step):
+                single = add_products(single, x, note, weights, column)
+            store_tile(single, sums)
+            add_block(sums[0], block, out[note])
+
+
+@compiled
+def add_block(sums: np.ndarray, block: int, out: np.ndarray) -> None:
+    """Add the sums of a block, (PAIR,), to its outputs, (out,): to as many as there are."""
+    first = block * PAIR
+    for index in range(min(PAIR, len(out) - first)):
+        out[first + index] += sums[index]
