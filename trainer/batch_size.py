@@ -12,6 +12,7 @@ from trainer.model import NoteModel
 
 MEMINFO = Path("/proc/meminfo")  # Linux
 SHARE = 0.8  # of the free memory: the rest is for what is not counted here
+LARGEST_BLOCK = 32  # a CPU's cache has whole blocks of so many positions and features
 BYTES_A_LOGIT = 80  # and of its copies: probabilities, sorted, their order, summed in float64
 BYTES_A_TOKEN = 2 * (8 + 8 + 4)  # code, uniform and likelihood, in the batch and in the result
 
@@ -44,8 +45,14 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def cache_bytes(model: NoteModel) -> int:
-    """Of the keys and values of one row."""
-    return sum(model.positions * keys.numel() // keys.shape[1] * 2 * keys.element_size() for keys in _keys(model))
+    """Of the keys and values of one row, at the most."""
+    block = LARGEST_BLOCK if model.offsets.device.type == "cpu" else 1
+    positions = -(-model.positions // block) * block
+    total = 0
+    for (_, attn, _), projection in zip(model.net.attn_layers.layers[::2], _keys(model), strict=True):
+        width = len(projection) // attn.heads
+        total += attn.heads * positions * (width + -(-width // block) * block) * projection.element_size()
+    return total
 
 
 def window_bytes(model: NoteModel) -> int:

@@ -84,12 +84,7 @@ class CachedDecoder:
         shape = (len(layers), 2, notes, first.heads, model.positions, first.head_width)
         # (layer, keys and values, note, head, position, feature)
         self.cache = empty(shape, first.cache_dtype, self.final_norm.device)
-        angles, _ = model.net.attn_layers.rotary_pos_emb.forward_from_seq_len(model.positions)
-        angles = angles[0, :, ::2]  # neighbours rotate together: one complex number, one angle
-        unrotated = angles.new_zeros(len(angles), first.head_width // 2 - angles.shape[1])
-        angles = torch.cat([angles, unrotated], dim=1)
-        self.rotary = torch.polar(torch.ones_like(angles), angles)  # (position, pair of features)
-        self.position = 0
+        self.rotary = rotary_positions(model, first.head_width)
 
     def run_layers(self, x: Tensor, rows: slice, new: slice) -> Tensor:
         """All layers at the positions `new` of some rows: (row, position, width) to the same shape."""
@@ -99,14 +94,31 @@ class CachedDecoder:
         return x
 
     @torch.inference_mode()
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the notes alone: (note,) rows in ascending order."""
-        used = slice(0, self.position)
-        shape = (*self.cache.shape[:2], len(rows), *self.cache.shape[3:])
-        smaller = self.cache.flatten()[: math.prod(shape)].view(shape)  # the same memory; no layer moves up
-        for new, old in zip(smaller, self.cache, strict=True):
-            new[:, :, :, used] = old[:, :, :, used][:, rows]
-        self.cache = smaller
+    def keep(self, rows: Tensor, positions: int) -> None:
+        """Go on with some of the notes alone: (note,) rows in ascending order. positions: that have been taken."""
+        self.cache = keep_rows(self.cache, rows, 2, (slice(positions), slice(None)))
+
+
+def keep_rows(cache: Tensor, rows: Tensor, axis: int, used: tuple[slice, ...]) -> Tensor:
+    """Some notes of a cache, in the same memory. Its first axis are layers.
+
+    rows: (note,) in ascending order, on `axis`. used: the part of the last axes that has been written.
+    """
+    shape = [*cache.shape]
+    shape[axis] = len(rows)
+    smaller = cache.flatten()[: math.prod(shape)].view(shape)  # no layer moves up
+    for new, old in zip(smaller, cache, strict=True):
+        new[..., *used] = old[..., *used].index_select(axis - 1, rows)
+    return smaller
+
+
+def rotary_positions(model: NoteModel, head_width: int) -> Tensor:
+    """Of each position, by which complex number the pairs of features are turned: (position, pair of features)."""
+    angles, _ = model.net.attn_layers.rotary_pos_emb.forward_from_seq_len(model.positions)
+    angles = angles[0, :, ::2]  # neighbours rotate together: one complex number, one angle
+    unrotated = angles.new_zeros(len(angles), head_width // 2 - angles.shape[1])
+    angles = torch.cat([angles, unrotated], dim=1)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def norm_weight(norm: Any) -> Tensor:

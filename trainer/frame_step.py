@@ -92,8 +92,7 @@ class FrameStep:
     def keep(self, notes: Tensor, position: int) -> None:
         """Go on with some of the notes alone: (note,) in ascending order. position: the next one, in the window."""
         rows = torch.cat([notes, notes + len(self.codes)]) if self.is_guided else notes
-        self.decoder.position = position
-        self.decoder.keep(rows)
+        self.decoder.keep(rows, position)
         self.labels, self.ids = self.labels[rows], self.ids[rows]
         self.uniforms, self.codes = self.uniforms[notes], self.codes[notes]
         self.likelihoods, self.lengths = self.likelihoods[notes], self.lengths[notes]

@@ -1,4 +1,8 @@
-"""Attention of a position to those before it. With many notes a step takes as long as reading their keys and values."""
+"""Attention of a position to those before it, whose keys and values are read as the matrices of products are.
+
+With many notes a step takes as long as that reading. So a head's keys and values are in the order of `products.pack`:
+the keys as a matrix (position, feature), the values as one (feature, position), which grows by a column.
+"""
 
 import math
 
@@ -6,52 +10,86 @@ import numpy as np
 
 from trainer.cpu.compiled import compiled
 from trainer.cpu.functions import exp_shifted
-from trainer.cpu.intrinsics import prefetch, to_dtype_of, to_float32
+from trainer.cpu.intrinsics import PAIR, to_dtype_of, to_float32, word_size
+from trainer.cpu.products import packed_shape, vector_product
 
-LINE = 16  # float32 that come from memory together
-AHEAD = 32  # rows of keys or values between those that are asked for and those that are read: some thousand bytes
+ZERO = np.float32(0)
+
+
+def cache_shapes(positions: int, width: int, itemsize: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The shapes, (block, number), of a head's keys and of its values."""
+    return packed_shape(positions, width, itemsize), packed_shape(width, positions, itemsize)
 
 
 @compiled
-def attend(qkv: np.ndarray, rotary: np.ndarray, cache: np.ndarray, position: int, out: np.ndarray) -> None:
-    """Attention of one position to itself and those before it in `cache`, to which its key and value are added.
+def attend(
+    qkv: np.ndarray, rotary: np.ndarray, keys: np.ndarray, values: np.ndarray, position: int, out: np.ndarray
+) -> None:
+    """Attention of a position to itself and those before it; its own key and value are added to theirs.
 
     qkv (note, query and key and value, head, feature). rotary (pair of features, cosine and sine) of the position's
-    rotation. cache (keys and values, note, head, position, feature). out (note, head, feature).
+    rotation. keys, values (note, head, block, number). out (note, head, feature).
     """
     notes, _, heads, width = qkv.shape
+    size = word_size(keys)
     scale = np.float32(1 / math.sqrt(width))
-    weights = np.empty(position + 1, np.float32)
-    query, key = np.empty(width, np.float32), np.empty(width, np.float32)
+    blocks = position // PAIR + 1
+    key, query = np.empty(width, np.float32), np.empty(width, np.float32)
+    scores = np.empty((blocks, PAIR), np.float32)
+    weights = scores.reshape(-1)[: position + 1]
+    sums = np.empty((1, PAIR), np.float32)
+    queries = np.zeros((1, keys.shape[3] // PAIR), keys.dtype)  # one, as long as a row of the keys
+    inputs = np.zeros((1, (position // size + 1) * size), keys.dtype)  # the weights, in whole words
     for note in range(notes):
         for head in range(heads):
-            keys, values, mean = cache[0, note, head], cache[1, note, head], out[note, head]
             rotate(qkv[note, 0, head], rotary, query)
             rotate(qkv[note, 1, head], rotary, key)
+            store(key, qkv[note, 2, head], position, keys[note, head], values[note, head])
             for feature in range(width):
-                keys[position, feature] = to_dtype_of(key[feature], keys)
-                values[position, feature] = to_dtype_of(qkv[note, 2, head, feature], values)
-            attn_scores(query, keys[: position + 1], scale, weights)
-            prefetch_rows(values, 0, AHEAD)
+                queries[0, feature] = to_dtype_of(query[feature] * scale, queries)
+            for block in range(blocks):
+                vector_product(queries, keys[note, head, block], scores[block : block + 1])
             total = exp_shifted(weights)
-            mean[:] = 0
-            if head + 1 < heads:
-                prefetch_rows(cache[0, note, head + 1], 0, AHEAD)
-            add_weighted_sum(weights, values[: position + 1], mean)
-            for feature in range(width):
-                mean[feature] /= total
+            for index in range(position + 1):
+                inputs[0, index] = to_dtype_of(weights[index], inputs)
+            for block in range(values.shape[2]):
+                vector_product(inputs, values[note, head, block], sums)
+                for feature in range(block * PAIR, min((block + 1) * PAIR, width)):
+                    out[note, head, feature] = sums[0, feature - block * PAIR] / total
 
 
 @compiled
-def prefetch_rows(matrix: np.ndarray, first: int, end: int) -> None:
-    """Ask for rows of a matrix, (row, column), that are read soon; they may be beyond the end.
+def fill(past: np.ndarray, keys: np.ndarray, values: np.ndarray) -> None:
+    """Store the keys and values of the first positions: past (keys and values, note, head, position, feature)."""
+    key, value = np.empty(past.shape[4], np.float32), np.empty(past.shape[4], np.float32)
+    for note in range(past.shape[1]):
+        for head in range(past.shape[2]):
+            for position in range(past.shape[3]):
+                for feature in range(len(key)):
+                    key[feature] = to_float32(past[0, note, head, position, feature])
+                    value[feature] = to_float32(past[1, note, head, position, feature])
+                store(key, value, position, keys[note, head], values[note, head])
 
-    Processors do so by themselves where they see a regular order, but begin anew with each page of memory: 64 notes are
-    sampled in six sevenths of the time.
+
+@compiled
+def store(key: np.ndarray, value: np.ndarray, position: int, keys: np.ndarray, values: np.ndarray) -> None:
+    """Write a key and a value, (feature,) of an even number of features, to those of a head, (block, number).
+
+    A value that is to share the word and is not there yet becomes 0: it is read too.
     """
-    width = matrix.shape[1]
-    for index in range(first * width, end * width, LINE):
-        prefetch(matrix, index)
+    size = word_size(keys)
+    row = keys[position // PAIR, position % PAIR * size :]
+    for word in range(len(key) // size):
+        for index in range(size):
+            row[word * PAIR * size + index] = to_dtype_of(key[word * size + index], keys)
+    for block in range(len(values)):
+        column = values[block, position // size * size * PAIR :]
+        first = block * PAIR
+        for feature in range(min(PAIR, len(value) - first)):
+            if position % size == 0:
+                for index in range(1, size):
+                    column[feature * size + index] = to_dtype_of(ZERO, values)
+            column[feature * size + position % size] = to_dtype_of(value[first + feature], values)
 
 
 @compiled
@@ -62,57 +100,3 @@ def rotate(features: np.ndarray, rotary: np.ndarray, out: np.ndarray) -> None:
         cosine, sine = rotary[pair]
         out[2 * pair] = real * cosine - imaginary * sine
         out[2 * pair + 1] = real * sine + imaginary * cosine
-
-
-@compiled
-def attn_scores(query: np.ndarray, keys: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
-    """Scaled products, (position,), of a query, (feature,), and all keys, (position, feature)."""
-    out[:] = 0
-    add_rows(query, keys, out)
-    for position in range(len(out)):
-        out[position] *= scale
-
-
-@compiled
-def add_rows(x: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
-    """Add x @ matrix.T: (in,), (out, in) -> (out,). Four rows at a time."""
-    fours = len(matrix) // 4 * 4
-    for row in range(0, fours, 4):
-        prefetch_rows(matrix, row + AHEAD, row + AHEAD + 4)
-        first, second, third, fourth = matrix[row], matrix[row + 1], matrix[row + 2], matrix[row + 3]
-        a = b = c = d = np.float32(0)
-        for column in range(len(x)):
-            a += x[column] * to_float32(first[column])
-            b += x[column] * to_float32(second[column])
-            c += x[column] * to_float32(third[column])
-            d += x[column] * to_float32(fourth[column])
-        out[row] += a
-        out[row + 1] += b
-        out[row + 2] += c
-        out[row + 3] += d
-    for row in range(fours, len(matrix)):
-        a = np.float32(0)
-        for column in range(len(x)):
-            a += x[column] * to_float32(matrix[row, column])
-        out[row] += a
-
-
-@compiled
-def add_weighted_sum(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
-    """Add weights @ values: (position,), (position, feature) -> (feature,). Four positions at a time."""
-    fours = len(values) // 4 * 4
-    for position in range(0, fours, 4):
-        prefetch_rows(values, position + AHEAD, position + AHEAD + 4)
-        first, second = values[position], values[position + 1]
-        third, fourth = values[position + 2], values[position + 3]
-        a, b, c, d = weights[position], weights[position + 1], weights[position + 2], weights[position + 3]
-        for feature in range(len(out)):
-            out[feature] += (
-                a * to_float32(first[feature])
-                + b * to_float32(second[feature])
-                + c * to_float32(third[feature])
-                + d * to_float32(fourth[feature])
-            )
-    for position in range(fours, len(values)):
-        for feature in range(len(out)):
-            out[feature] += weights[position] * to_float32(values[position, feature])

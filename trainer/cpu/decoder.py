@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from trainer.cached_decoder import CachedDecoder, layers_of, norm_weight
+from trainer.cached_decoder import empty, keep_rows, layers_of, norm_weight, rotary_positions
+from trainer.cpu.attention import cache_shapes, fill
+from trainer.cpu.intrinsics import PAIR
 from trainer.cpu.products import pack
 from trainer.cpu.step import add_codes, decode, project
 from trainer.model import NoteModel
@@ -38,14 +40,20 @@ class CpuWeights:
         return torch.from_numpy(project(states, self.heads[head], self.codes[head]))
 
 
-class CpuDecoder(CachedDecoder):
-    """Takes the next positions and attends to all before them."""
+class CpuDecoder:
+    """The decoder with a cache of keys and values: it takes the next positions and attends to all before them."""
 
     @torch.inference_mode()
     def __init__(self, weights: CpuWeights, notes: int) -> None:
         """Decoders may share the weights."""
-        super().__init__(weights.model, weights.layers, notes)
-        self.weights = weights.decoder
+        self.weights = weights
+        model, first = weights.model, weights.layers[0]
+        shapes = cache_shapes(model.positions, first.head_width, first.cache_dtype.itemsize)
+        self.keys, self.values = (  # (layer, note, head, block, number)
+            empty((len(weights.layers), notes, first.heads, *shape), first.cache_dtype, torch.device("cpu"))
+            for shape in shapes
+        )
+        self.rotary = rotary_positions(model, first.head_width)
         self.position = 0  # that comes next
 
     @torch.inference_mode()
@@ -53,16 +61,34 @@ class CpuDecoder(CachedDecoder):
         """Take the next positions, (note, position, id); return the hidden states of the last, (note, width)."""
         positions = ids.shape[1]
         assert self.position == 0 or positions == 1, "several positions at once only at the beginning"
-        x = self.embed(ids)
+        x = self.weights.model.net.token_emb(ids)
         if positions == 1:
-            hidden = x[:, 0]
-            rotary = torch.view_as_real(self.rotary[self.position])
-            decode(hidden.numpy(), rotary.numpy(), to_numpy(self.cache), self.position, *self.weights)
+            hidden: Tensor = x[:, 0]
+            rotary = torch.view_as_real(self.rotary[self.position]).numpy()
+            caches = to_numpy(self.keys), to_numpy(self.values)
+            decode(hidden.numpy(), rotary, *caches, self.position, *self.weights.decoder)
         else:
-            x = self.run_layers(x, slice(None), slice(positions))
-            hidden = layer_norm(x[:, -1], x.shape[-1:], self.final_norm)
+            hidden = self._feed_several(x)
         self.position += positions
         return hidden
+
+    @torch.inference_mode()
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the notes alone: (note,) rows in ascending order."""
+        blocks = -(-self.position // PAIR)
+        self.keys = keep_rows(self.keys, rows, 1, (slice(blocks), slice(None)))
+        self.values = keep_rows(self.values, rows, 1, (slice(blocks * PAIR * PAIR),))
+
+    def _feed_several(self, x: Tensor) -> Tensor:
+        """All layers at the first positions at once: (note, position, width) -> those of the last, (note, width)."""
+        notes, positions, _ = x.shape
+        first = self.weights.layers[0]
+        past = empty((2, notes, first.heads, positions, first.head_width), first.cache_dtype, x.device)
+        for layer, keys, values in zip(self.weights.layers, self.keys, self.values, strict=True):
+            x = x + layer.attend(x, past, slice(positions), self.rotary[:positions])
+            x = x + layer.feed_forward(x)
+            fill(to_numpy(past), to_numpy(keys), to_numpy(values))
+        return layer_norm(x[:, -1], x.shape[-1:], norm_weight(self.weights.model.net.attn_layers.final_norm))
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Building blocks of compiled loops that numba lacks: bfloat16, prefetches, and tiles of sums that stay in registers.
+"""Building blocks of compiled loops that numba lacks: bfloat16, and tiles of sums that stay in registers.
 
 numpy has no bfloat16: here it is uint16, the upper halves of float32's bits. Matrices are read in words of 32 bits: one
 number of float32, or two neighbours of bfloat16.
@@ -24,7 +24,6 @@ LANES, NOTES = (16, 8) if _has_avx512() else (8, 4)  # as many as there are regi
 PAIR = 2 * LANES  # numbers of a tile's row
 BIT16, WORD, FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 FLOATS, WORDS = ir.VectorType(FLOAT, LANES), ir.VectorType(WORD, LANES)
-BYTES = ir.IntType(8).as_pointer()
 CONTRACT = ("contract",)  # a product and a sum may become one operation, rounded once
 DOT = "llvm.x86.avx512bf16.dpbf16ps.512"  # 16 sums of two products of bfloat16 each
 
@@ -54,18 +53,13 @@ def _to_dtype_of(typing: Any, number: Any, array: Any) -> Any:
     return array.dtype(types.float32, array), _unchanged if array.dtype == types.float32 else to_bfloat16
 
 
-def _prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the memory around an element of a contiguous array to be brought nearer; it may be beyond the end."""
+def _word_size(typing: Any, array: Any) -> Any:
+    """The elements of an array that are in a word: a number that is known when the loop is compiled."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values, start = arguments
-        kind = ir.FunctionType(ir.VoidType(), [BYTES, WORD, WORD, WORD])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [BYTES], kind)
-        pointer = _pointer(context, builder, array, values, start, ir.IntType(8))
-        builder.call(prefetch, [pointer, WORD(0), WORD(3), WORD(1)])  # to read it, soon, of data
-        return context.get_dummy_value()
+        return context.get_constant(types.intp, WORD.width // array.dtype.bitwidth)
 
-    return types.void(array, types.intp), code
+    return types.intp(array), code
 
 
 class Tile(types.Type):
@@ -184,7 +178,7 @@ def _pairs_adder(context: Any) -> Callable[[Any, Any, Any, Any], Any]:
 # Variables, not decorated functions: numba's type hints would ask callers for the argument `typing`.
 to_float32: Any = intrinsic(_to_float32)
 to_dtype_of: Any = intrinsic(_to_dtype_of)
-prefetch: Any = intrinsic(_prefetch)
+word_size: Any = intrinsic(_word_size)
 empty_tile: Any = intrinsic(_empty_tile)
 add_products: Any = intrinsic(_add_products)
 store_tile: Any = intrinsic(_store_tile)

@@ -3,23 +3,30 @@
 import numpy as np
 
 from trainer.cpu.compiled import compiled
-from trainer.cpu.intrinsics import NOTES, PAIR, add_products, empty_tile, store_tile, to_dtype_of
+from trainer.cpu.intrinsics import NOTES, PAIR, add_products, empty_tile, store_tile, to_dtype_of, word_size
 
+WORD = 4  # bytes: a number of float32, or two of bfloat16
 ALONE = 2  # notes: a tile of so few takes longer than each by itself
 
 
+def packed_shape(out: int, width: int, itemsize: int) -> tuple[int, int]:
+    """The shape of a matrix, (out, in), in the order of `pack`."""
+    size = WORD // itemsize
+    return -(-out // PAIR), -(-width // size) * size * PAIR
+
+
 def pack(matrix: np.ndarray) -> np.ndarray:
-    """Order a matrix as `add_product` reads it: (out, in) -> (block, in * PAIR).
+    """Order a matrix as it is read here: (out, in) -> (block, in * PAIR).
 
     A block has PAIR outputs, the last of them zeros where there are no more. Of float32 it has the weights of each
     input one after the other, of bfloat16 those of two inputs in a word; an input more, of zeros, makes the last pair.
     """
-    together = np.dtype(np.float32).itemsize // matrix.itemsize
     out, width = matrix.shape
-    padded = np.zeros((-(-out // PAIR) * PAIR, -(-width // together) * together), matrix.dtype)
+    blocks, numbers = packed_shape(out, width, matrix.itemsize)
+    padded = np.zeros((blocks * PAIR, numbers // PAIR), matrix.dtype)
     padded[:out, :width] = matrix
-    blocks = padded.reshape(-1, PAIR, padded.shape[1] // together, together)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(len(blocks), -1)
+    words = padded.reshape(blocks, PAIR, -1, WORD // matrix.itemsize)
+    return np.ascontiguousarray(words.transpose(0, 2, 1, 3)).reshape(blocks, numbers)
 
 
 @compiled
@@ -38,7 +45,7 @@ def add_product(x: np.ndarray, packed: np.ndarray, out: np.ndarray) -> None:
 
     x is of `input_of`. Sums are float32, and each is in the order of the inputs, in any batch.
     """
-    step = 4 // packed.itemsize
+    size = word_size(packed)
     tiles = len(x) - len(x) % NOTES
     if len(x) - tiles > ALONE:
         tiles = len(x)
@@ -47,17 +54,23 @@ def add_product(x: np.ndarray, packed: np.ndarray, out: np.ndarray) -> None:
         weights = packed[block]
         for note in range(0, tiles, NOTES):
             tile = empty_tile(NOTES)
-            for column in range(0, x.shape[1], step):
+            for column in range(0, x.shape[1], size):
                 tile = add_products(tile, x, note, weights, column)
             store_tile(tile, sums)
             for index in range(min(NOTES, len(x) - note)):
                 add_block(sums[index], block, out[note + index])
         for note in range(tiles, len(x)):
-            single = empty_tile(1)
-            for column in range(0, x.shape[1], step):
-                single = add_products(single, x, note, weights, column)
-            store_tile(single, sums)
+            vector_product(x[note : note + 1], weights, sums)
             add_block(sums[0], block, out[note])
+
+
+@compiled
+def vector_product(x: np.ndarray, weights: np.ndarray, sums: np.ndarray) -> None:
+    """Write the products of one note, (1, in), and a block of a matrix to the first row of `sums`, (note, PAIR)."""
+    tile = empty_tile(1)
+    for column in range(0, x.shape[1], word_size(weights)):
+        tile = add_products(tile, x, 0, weights, column)
+    store_tile(tile, sums)
 
 
 @compiled

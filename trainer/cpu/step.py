@@ -15,7 +15,8 @@ from trainer.cpu.products import add_product, input_of
 def decode(
     x: np.ndarray,
     rotary: np.ndarray,
-    cache: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
     position: int,
     attn_norm: np.ndarray,
     qkv_proj: np.ndarray,
@@ -27,21 +28,21 @@ def decode(
     down_bias: np.ndarray,
     final_norm: np.ndarray,
 ) -> None:
-    """Replace x, (note, feature), by the hidden states of one position; its keys and values go into the cache.
+    """Replace x, (note, feature), by the hidden states of one position; its keys and values are added.
 
-    cache (layer, keys and values, note, head, position, feature). All weights but the last are (layer, ...), matrices
-    in the order of `pack`. rotary as `attend`.
+    keys, values (layer, note, head, block, number). All weights but the last are (layer, ...), matrices in the order of
+    `pack`. rotary as `attend`.
     """
     notes, width = x.shape
-    heads, head_width = cache.shape[3], cache.shape[5]
+    heads, head_width = keys.shape[2], 2 * len(rotary)
     attn = np.empty((notes, heads * head_width), np.float32)
     normed = np.empty((notes, width), np.float32)
-    for layer in range(len(cache)):
+    for layer in range(len(keys)):
         layer_norm(x, attn_norm[layer], normed)
         qkv = np.zeros((notes, 3 * heads * head_width), np.float32)
         add_product(input_of(normed, qkv_proj[layer]), qkv_proj[layer], qkv)
         by_head = qkv.reshape(notes, 3, heads, head_width)
-        attend(by_head, rotary, cache[layer], position, attn.reshape(notes, heads, head_width))
+        attend(by_head, rotary, keys[layer], values[layer], position, attn.reshape(notes, heads, head_width))
         add_product(input_of(attn, out_proj[layer]), out_proj[layer], x)
         layer_norm(x, ffn_norm[layer], normed)
         feed_forward(normed, up_proj[layer], up_bias[layer], down_proj[layer], down_bias[layer], x)
