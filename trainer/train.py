@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from shards.console import echo_above_bar, progress_bar, quote
+from shards.console import counted, echo_above_bar, progress_bar, quote
 from shards.sample_info import TOKENS
 from trainer.checkpoint import (
     Best,
@@ -98,7 +98,7 @@ class Outcome:
         best = f"; the best, {self.best.loss:.4f}, at step {self.best.step}" if self.best else ""
         loss = f" Valid loss {self.valid['loss']:.4f} a token{best}." if self.valid else ""
         return [
-            f"Trained {self.run} for {self.step} steps.{loss} Weights: {self.checkpoint}",
+            f"Trained {self.run} for {counted(self.step, 'step')}.{loss} Weights: {self.checkpoint}",
             f"Next: python -m trainer sample --run {quote(self.run)} --out {quote(out)} --count 16",
         ]
 

@@ -27,7 +27,7 @@ class BestOutcome:
     def lines(self) -> Iterator[str]:
         """Report to print; the last line says the next command."""
         out, folder = quote(self.out), quote(self.out.parent)
-        yield f"{self.out}: the best {len(self.keys)} of {self.samples} samples, {self.good} of them good."
+        yield f"{self.out}: the best {len(self.keys)} of {counted(self.samples, 'sample')}, {self.good} of them good."
         command = f"listen {folder}" if self.out.name == TOKENS else f"decode {out} --out {out}"
         yield f"Next: python -m pipeline {command}"
 

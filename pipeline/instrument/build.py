@@ -97,8 +97,8 @@ class BuildOutcome:
         if self.wanted.pairs:
             is_asked = instrument.after.as_asked is not None and self.request.like is None
             of = f" and most like {instrument.timbre}" if is_asked else ""
-            pairs = len(self.wanted.pairs)
-            yield f"{out / 'index.html'} can be played; of {pairs} pairs no candidate is within {CLOSE:g} cents{of}."
+            pairs = counted(len(self.wanted.pairs), "pair")
+            yield f"{out / 'index.html'} can be played; of {pairs} no candidate is within {CLOSE:g} cents{of}."
             run = quote(instrument.run or "RUN")
             candidates, wanted = quote(self.request.candidates), quote(out / WANTED)
             yield f"Next: python -m trainer sample --run {run} --out {candidates} --wanted {wanted}"
@@ -139,7 +139,7 @@ def build_instrument(
             else "train longer"
         )
         raise UserError(
-            f"{request.candidates}: none of its {len(files.files)} candidates is in tune and audible; {more}"
+            f"{request.candidates}: none of its {counted(len(files.files), 'candidate')} is in tune and audible; {more}"
         )
     on_stage("choosing")
     chosen = choose(good, like)

@@ -351,7 +351,7 @@ def test_a_set_of_earlier_rules_is_never_gone_on_with(audio: Path, out: Path, ex
     as_under_rules_1(out)
     whole = files_of(out)
     write_note(audio / "new.wav")
-    with pytest.raises(UserError, match="has 1 more files; restore it, or encode the folder under a new name"):
+    with pytest.raises(UserError, match="has 1 more file; restore it, or encode the folder under a new name"):
         encode(audio, out, extend)
     (audio / "new.wav").replace(next(audio.rglob("*.mp3")))
     with pytest.raises(UserError, match="is gone or has changed"):

@@ -322,7 +322,7 @@ def test_one_pitch_and_one_candidate_are_an_instrument(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sound", [Sound(60, 100, cents=60.0), Sound(60, 100, peak=0.0)])
 def test_without_a_good_candidate_there_is_one_line_and_a_wish(tmp_path: Path, sound: Sound) -> None:
     folder = write_candidates(tmp_path / "c", [sound])
-    with pytest.raises(UserError, match="none of its 1 candidates is in tune and audible; draw more"):
+    with pytest.raises(UserError, match="none of its 1 candidate is in tune and audible; draw more"):
         build(folder, tmp_path / "none")
     assert sorted(files_of(tmp_path / "none")) == ["measured.json", "wanted.json"]
 
