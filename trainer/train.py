@@ -40,7 +40,7 @@ from trainer.checkpoint import (
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches
 from trainer.errors import TrainError
-from trainer.evaluate import TUTORIAL_FRAMES, batch_tensors, evaluate
+from trainer.evaluate import TUTORIAL_FRAMES, evaluate
 from trainer.flops import TrainFlops, measure_peak
 from trainer.metrics import MetricsWriter
 from trainer.mixture import Mixture, open_split, read_sets
@@ -57,6 +57,7 @@ from trainer.order import Order, split_range
 from trainer.run import RUN_FILE, RunInfo, fit_config, lock_run, open_run
 from trainer.runtime import (
     Ranks,
+    batch_tensors,
     join_ranks,
     name_lack_of_memory,
     peak_memory,
