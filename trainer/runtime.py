@@ -109,18 +109,6 @@ def batch_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, tor
     return to_device(batch.labels, device), to_device(batch.codes, device), to_device(batch.lengths, device)
 
 
-@contextmanager
-def name_lack_of_memory(cure: str) -> Iterator[None]:
-    """Raise TrainError if the block needs more memory than the system or the GPU gives."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = first_line(error)
-        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text):
-            raise
-        raise TrainError(f"not enough memory ({text}); {cure}") from error
-
-
 def _whole_number(name: str) -> int | None:
     """A variable of the environment; None if it is not set or empty. Raises TrainError."""
     text = os.environ.get(name, "")

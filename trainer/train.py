@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.console import counted, echo_above_bar, progress_bar, quote
+from shards.errors import name_lack_of_memory
 from shards.sample_info import TOKENS
 from trainer.checkpoint import (
     Best,
@@ -59,7 +60,6 @@ from trainer.runtime import (
     Ranks,
     batch_tensors,
     join_ranks,
-    name_lack_of_memory,
     peak_memory,
     resolve_device,
     resolve_dtype,
