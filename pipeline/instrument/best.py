@@ -1,4 +1,7 @@
-"""The best of many samples, as token files of their own, by the terms that choose an instrument's candidates."""
+"""The best of many samples, as token files of their own, by the terms that choose an instrument's candidates.
+
+Knows no real notes, so a sample octaves off its key is out of tune, of whatever instrument it is.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
