@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.container import Contents, describe_content, find_contents
+from shards.console import counted
 from shards.errors import UserError
 from shards.files import atomic_write
 
@@ -288,7 +289,7 @@ def _check_end(path: Path, count: int, stated: int | None, fault: str | None) ->
     if fault is not None:
         raise AudioError(path, "damaged", fault)
     if stated is not None and count < stated:
-        raise AudioError(path, "damaged", f"{count} of {stated} samples")
+        raise AudioError(path, "damaged", f"{count} of {counted(stated, 'sample')}")
 
 
 def _check_form(path: Path, rate: int, channels: int) -> None:

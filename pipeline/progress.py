@@ -3,7 +3,7 @@
 import time
 from typing import Any, Protocol, Self
 
-from shards.console import is_terminal, progress_bar
+from shards.console import counted, is_terminal, progress_bar
 
 
 class Progress(Protocol):
@@ -41,7 +41,7 @@ class NoteBar:
         text = f"{self._audio / max(time.monotonic() - self._began, 1e-9):.0f}x real time"
         if segments is not None:
             self._segments += segments
-            text = f"{self._segments} notes, {text}"
+            text = f"{counted(self._segments, 'note')}, {text}"
         if data_wait is not None:
             text += f", data wait {data_wait:.1%}"
         self._bar.set_postfix_str(text, refresh=False)

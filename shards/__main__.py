@@ -59,7 +59,7 @@ def verify(folder: Path) -> None:
         faults += 1
         echo(fault, err=True)
     if faults:
-        echo(f"{folder}: {faults} fault{'s' * (faults > 1)} found.", err=True)
+        echo(f"{folder}: {counted(faults, 'fault')} found.", err=True)
         sys.exit(1)
     manifest = read_manifest(folder)
     shards, notes = counted(len(list(manifest.shards)), "shard"), counted(manifest.ledger.notes, "note")

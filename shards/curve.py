@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 from xml.etree import ElementTree
 
+from shards.console import counted
 from shards.errors import UserError
 from shards.files import atomic_write
 from shards.metrics import METRICS, MetricsLine, read_metrics
@@ -80,14 +81,14 @@ def training_curve(run: Path) -> Curve:
     train, valid = (_losses(metrics.of(kind)) for kind in ("train", "valid"))
     if not train and not valid:
         return Curve(f"No training curve: {run / METRICS} holds no losses.")
-    facts = [f"{max(step for step, _ in train + valid):,} steps"]
+    facts = [counted(max(step for step, _ in train + valid), "step")]
     if train:
         facts.append(f"train loss {_mean_of_last(train):.3f} at the end")
     if valid:
         step, loss = min(valid, key=lambda point: point[1])
         facts.append(f"lowest validation loss {loss:.3f} at step {step:,}")
     damaged = metrics.damaged + sum("loss" not in line.values for line in metrics.lines)
-    intro = "; ".join(facts) + "." + (f" {damaged} damaged lines were left out." if damaged else "")
+    intro = "; ".join(facts) + "." + (f" Left out: {counted(damaged, 'damaged line')}." if damaged else "")
     return Curve(intro, _draw_steps(_average_groups(train), valid))
 
 

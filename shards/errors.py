@@ -17,6 +17,8 @@ from shards.console import STDOUT, echo
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # never of a network
 REASON = 200  # characters of a library's error that are shown
 
+NO_MEMORY = ("out of memory", "allocate memory")  # in errors of torch, about a GPU and about the system
+
 CURE = "make room or choose another folder"
 
 
@@ -40,6 +42,18 @@ def writing(path: Path, cure: str = CURE) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {cure}") from error
+
+
+@contextmanager
+def name_lack_of_memory(cure: str, device: str = "") -> Iterator[None]:
+    """Turn an error of a block that needs more memory than the system or the GPU gives into a UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
+            raise
+        prefix = f"{device}: " if device else ""
+        raise UserError(f"{prefix}not enough memory ({first_line(error)}); {cure}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -35,7 +35,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not self.notes <= self.tokens <= self.bytes // 2:  # a note has a token, which takes two bytes
-            raise ValueError(f"{self.notes} notes of {self.tokens} tokens in {self.bytes} bytes")
+            raise ValueError(f"notes: {self.notes}, tokens: {self.tokens}, bytes: {self.bytes}")
 
     @property
     def record_name(self) -> str:
@@ -55,7 +55,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         if self.silent > (self.segments or 0):
-            raise ValueError(f"{self.silent} silent of {self.segments} segments")
+            raise ValueError(f"segments: {self.segments or 0}, of them silent: {self.silent}")
 
     @property
     def notes(self) -> int:

@@ -52,7 +52,7 @@ class Codec:
 
     def __post_init__(self) -> None:
         if self.hop > self.sample_rate:
-            raise ValueError(f"frames of {self.hop} samples at {self.sample_rate} samples/s")
+            raise ValueError(f"a hop of {self.hop} at {self.sample_rate} samples/s")
 
     @property
     def frame_rate(self) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.console import counted
 from shards.errors import ShardError
 from shards.note import MOST_TOKENS, NPY_HEADER, Note, npy_length, npy_tokens
 from shards.parse import json_object
@@ -77,7 +78,7 @@ class NoteFile:
         self.offsets = self._scan(check_headers)  # (note + 1,) int64: bytes before each note and after the last
         if notes is not None and len(self) != notes:
             raise ShardError(
-                f"{self.display_path}: holds {len(self)} notes, but the manifest says {notes}; "
+                f"{self.display_path}: holds {counted(len(self), 'note')}, but the manifest says {notes}; "
                 "`python -m shards verify` says what is wrong with the set"
             )
 

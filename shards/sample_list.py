@@ -62,7 +62,7 @@ def select_last_call(folder: Path, keys: Collection[str]) -> tuple[list[str], st
     if missing := sorted({*listed.keys} - {*selected}):
         facts.append(f"missing: {counted(len(missing), 'file')} of the last call ({_names(missing)})")
     if len(listed.keys) < listed.count:
-        facts.append(f"the last call was interrupted after {len(listed.keys)} of {listed.count} samples")
+        facts.append(f"the last call was interrupted after {len(listed.keys)} of {counted(listed.count, 'sample')}")
     line = f"{folder}: {'; '.join(facts)}. Sample again, or delete {LIST} to take all" if facts else ""
     if keys and not selected:
         raise ShardError(line)

@@ -115,7 +115,9 @@ def summary_lines(folder: Path, summary: dict[str, Any]) -> list[str]:
         + (f" ({rejected})" if rejected else "")
     )
     if "segments" in ledger:
-        lines.append(f"  segments  {ledger['segments']} = {_count_notes(summary)} notes + {ledger['silent']} silent")
+        lines.append(
+            f"  segments  {ledger['segments']} = {counted(_count_notes(summary), 'note')} + {ledger['silent']} silent"
+        )
     run = Path("runs", folder.absolute().name)
     return [*lines, f"Next: python -m trainer train --shards {quote(folder)} --run {quote(run)}"]
 
@@ -137,7 +139,7 @@ def plot_usage(summary: dict[str, Any], path: Path) -> None:
     axes.set(
         xlabel="code, most used first",
         ylabel="times used",
-        title=f"Codebook usage of {_count_notes(summary)} notes",
+        title=f"Codebook usage of {counted(_count_notes(summary), 'note')}",
     )
     axes.legend()
     save_figure(figure, path)
@@ -151,7 +153,8 @@ def _describe_values(counts: dict[Any, int]) -> str:
     if len(counts) <= MOST_VALUES:
         return ", ".join(f"{_short(value)} x {count}" for value, count in counts.items())
     first, *_, last = map(_short, counts)
-    return f"{len(counts)} values, {first} to {last}, {min(counts.values())} to {max(counts.values())} notes each"
+    most = counted(max(counts.values()), "note")
+    return f"{len(counts)} values, {first} to {last}, each of {min(counts.values())} to {most}"
 
 
 def _describe_words(label: str, counts: dict[str, int]) -> str:
@@ -159,7 +162,7 @@ def _describe_words(label: str, counts: dict[str, int]) -> str:
     if not counts:
         return "lists without words"
     shown = ", ".join(f"{_short(word)} x {counts[word]}" for word in [*counts][:MOST_WORDS])
-    more = f", {len(counts) - MOST_WORDS} more words" if len(counts) > MOST_WORDS else ""
+    more = f", {counted(len(counts) - MOST_WORDS, 'more word')}" if len(counts) > MOST_WORDS else ""
     return f"words: {shown}{more} (to train on: {label}.{_short(next(iter(counts)))})"
 
 

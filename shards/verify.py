@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from shards.console import counted
 from shards.errors import ShardError
 from shards.files import PART, sha256_of
 from shards.manifest import Manifest, Shard, read_manifest
@@ -41,7 +42,10 @@ def find_faults(folder: Path) -> Iterator[str]:
             yield f"{path}: is the record of a shard that is not in the manifest; delete it"
     total = sum(shard.notes for shard in manifest.shards)
     if total != manifest.ledger.notes:
-        yield f"{folder}: the shards hold {total} notes, but the ledger says {manifest.ledger.notes} were encoded"
+        yield (
+            f"{folder}: the shards hold {counted(total, 'note')}, but the ledger says {manifest.ledger.notes} were "
+            "encoded"
+        )
 
 
 def _is_of_no_notes(path: Path) -> bool:
@@ -81,8 +85,8 @@ def _shard_faults(
     tokens = sum(len(note.tokens) for note in notes)
     if (len(notes), tokens) != (shard.notes, shard.tokens):
         yield (
-            f"{path}: {len(notes)} notes of {tokens} tokens, but the manifest says {shard.notes} of {shard.tokens}; "
-            f"{CURE}"
+            f"{path}: {counted(len(notes), 'note')} of {tokens} tokens, but the manifest says {shard.notes} of "
+            f"{shard.tokens}; {CURE}"
         )
 
 
@@ -105,8 +109,8 @@ def _record_faults(folder: Path, shard: Shard, codec: Codec, notes: list[Note]) 
     faults = []  # of statistics, which records of earlier versions lack
     faults += [name for name, value in count_lengths(notes).items() if getattr(record, name) not in (None, value)]
     counts = record.label_counts
-    counted = (with_length(note, codec) for note in notes) if record.shortest is not None else notes
-    if counts and json.dumps(counts.to_json()) != json.dumps(count_labels(counted, counts.names).to_json()):
+    measured = (with_length(note, codec) for note in notes) if record.shortest is not None else notes
+    if counts and json.dumps(counts.to_json()) != json.dumps(count_labels(measured, counts.names).to_json()):
         faults.append("label_counts")
     for name in faults:
         yield f"{path}: {name} is not that of the shard's notes; delete shard and record and encode this set again"

@@ -28,6 +28,7 @@ from shards.record import read_shard_record
 from shards.storage import is_remote, parse_path
 from shards.summary import summarize
 from shards.verify import find_faults
+from tests.support.disk import write_half
 from tests.support.notes import Silent, files_of, nsynth_folder, options, write_note
 from tests.support.servers import Behaviour, s3_proxy, s3_server, web_server
 from tests.support.shard_sets import random_note, write_set
@@ -109,13 +110,8 @@ def test_an_object_appears_when_its_block_has_ended_well(bucket: Path) -> None:
         file.write(b"all of it")
         assert places.list_files(bucket) == {}
 
-    def write_half() -> None:
-        with atomic_write(path) as file:
-            file.write(b"half of")
-            raise RuntimeError("stopped")
-
     with pytest.raises(RuntimeError, match="stopped"):
-        write_half()
+        write_half(path)
     assert objects(bucket) == {"file": b"all of it"}
 
 

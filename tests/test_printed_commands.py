@@ -1,7 +1,8 @@
 """Every command that a help text or a document prints works: it is run here, or `NEEDS` says why not.
 
 A text's commands are run in order, in a folder in which `make demo` has run. Options are added to the commands, which
-stay as they are printed: trainings are cut short, and the package's own codec takes the place of `encodec_24khz`.
+stay as they are printed: trainings are cut short, the package's own codec takes the place of `encodec_24khz`, and free
+ports take that of a server's.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ from tests.support.printed_commands import (
     printed_commands,
 )
 from tests.support.servers import Behaviour, forget_connections, web_server
+from tests.support.slurm_cluster import free_port
 
 TEXTS = printed_commands()
 NEEDS = {  # beginning of commands that are not run -> reason
@@ -84,6 +86,7 @@ VARIABLES = {"CODEC": "encodec_mini", "KEYS": "60:64", "MOST_CANDIDATES": "4"}  
 QUALITIES = (["dark"], ["bright", "percussive"], [])
 SHORT_NOTES, LENGTHS = 80, (0.5, 0.8, 1.2)  # about so many notes of several lengths, in seconds
 OURS = re.compile(rf"(?:\.venv/bin/)?python -m ((?:{'|'.join(PROGRAMS)}) .*)")  # a command that runs in this process
+PORT = re.compile(r"(?<=[ :])\d{4}\b")  # of a server, in a line that starts it, and behind its host
 PATIENCE = 60  # seconds for a server to start
 LONGEST = 900  # seconds of a command that hangs
 
@@ -103,9 +106,13 @@ class Shell:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch = patch
         self.servers: list[subprocess.Popen[bytes]] = []
+        self.ports: dict[str, str] = {}  # of servers, as printed -> a free one
 
     def enter(self, line: str) -> None:
         """Run a line; fail if it fails."""
+        if line.endswith("&"):
+            self.ports |= {port: str(free_port()) for port in PORT.findall(line)}
+        line = PORT.sub(lambda match: self.ports.get(match[0], match[0]), line)
         if line.startswith("make "):
             self._make(line)
         elif line.startswith("export "):
@@ -133,9 +140,9 @@ class Shell:
                 self.enter(command)
 
     def _serve(self, line: str) -> None:
-        """Start a server and wait for its port, the number of four digits in the line."""
+        """Start a server and wait for its port."""
         self.servers.append(subprocess.Popen(["bash", "-ec", f"exec {line}"], stderr=subprocess.DEVNULL))
-        (port,) = re.findall(r" (\d{4})\b", line)
+        (port,) = (port for port in self.ports.values() if port in line.split())
         deadline = time.monotonic() + PATIENCE
         while True:
             with socket.socket() as connection:
@@ -285,3 +292,11 @@ def test_commands_are_taken_out_of_texts() -> None:
     document = "a\n```\nmake x    # why\n\nls \\\n  -l\n```\n```text\nfolder/\n```\n```python\n1 # one\n```\n"
     assert document_commands(document) == ["make x", "ls -l", f"{PYTHON}1 # one\nEND"]
     assert help_commands("Do.\n\n\b\nExamples:\n  a b\n  c --d\n\nMore.") == ["a b", "c --d"]
+
+
+def test_a_server_gets_a_free_port_and_later_lines_find_it_there(tmp_path: Path) -> None:
+    (tmp_path / "here").touch()
+    with open_shell(tmp_path) as shell:
+        shell.enter("python -m http.server 8000 &")
+        shell.enter("python -c \"import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/here')\"")
+    assert shell.ports["8000"] != "8000"

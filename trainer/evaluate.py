@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
 
-from trainer.data import Batch, NoteReader, valid_batches
+from trainer.data import NoteReader, valid_batches
 from trainer.model import NoteModel
 from trainer.run import RunInfo
-from trainer.runtime import Ranks, to_device, widest_float
+from trainer.runtime import Ranks, batch_tensors, widest_float
 
 TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
 
@@ -55,8 +54,3 @@ def evaluate(
             means[f"loss_set_{each.name}"] = float(sums[0].sum() / sums[2].sum())
     means["bits_per_second"] = loss / math.log(2) * info.codec.tokens_per_second
     return means
-
-
-def batch_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(labels, codes, lengths) on the device."""
-    return to_device(batch.labels, device), to_device(batch.codes, device), to_device(batch.lengths, device)

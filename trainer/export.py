@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import writing
 from shards.files import atomic_write
 from shards.hub import fetch_repository
@@ -116,7 +116,8 @@ def _card(
     yield ""
     yield (
         f"An autoregressive Transformer of {model.parameters_count:,} weights (width {config.width}, depth "
-        f"{config.depth}, {config.heads} heads) that writes notes as codes of {codec.name}, after {step} steps."
+        f"{config.depth}, {config.heads} heads) that writes notes as codes of {codec.name}, after "
+        f"{counted(step, 'step')}."
     )
     if loss is not None:
         yield f"Valid loss: {loss:.3f} nats a token."
@@ -132,7 +133,7 @@ def _card(
     yield ""
     for each in info.all_sets:
         yield f"- shard set {set_name(each.shards)}, sha256 of its notes {each.notes_sha256}"
-    yield f"- {sum(count for _, count in info.combinations)} train notes in an epoch"
+    yield f"- {counted(sum(count for _, count in info.combinations), 'train note')} in an epoch"
     yield f"- window: {info.window / codec.tokens_per_second:g} s"
     for label, values in info.vocabulary.labels:
         texts = [str(value) for value in values]

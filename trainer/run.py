@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import writing
 from shards.files import write_json
 from shards.manifest import Manifest
@@ -189,7 +189,9 @@ def fit_config(config: Config, notes: Mixture, ranks: Ranks) -> Config:
         UserError: settings that do not fit the shard sets or the ranks.
     """
     if ranks.world > config.data.batch:
-        raise ConfigError(f"data.batch = {config.data.batch}: less than one note for each of {ranks.world} ranks")
+        raise ConfigError(
+            f"data.batch = {config.data.batch}: less than one note for each of {counted(ranks.world, 'rank')}"
+        )
     if config.data.window % notes.codec.codebooks:
         raise ConfigError(
             f"data.window = {config.data.window}: not a multiple of the set's {notes.codec.codebooks} codebooks; "

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from shards import device as devices
 from shards.errors import first_line
+from trainer.data import Batch
 from trainer.errors import TrainError
 
 TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that it sets beside WORLD_SIZE and LOCAL_RANK
@@ -103,16 +104,9 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
-@contextmanager
-def name_lack_of_memory(cure: str) -> Iterator[None]:
-    """Raise TrainError if the block needs more memory than the system or the GPU gives."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = first_line(error)
-        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text):
-            raise
-        raise TrainError(f"not enough memory ({text}); {cure}") from error
+def batch_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(labels, codes, lengths) on the device."""
+    return to_device(batch.labels, device), to_device(batch.codes, device), to_device(batch.lengths, device)
 
 
 def _whole_number(name: str) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from shards.console import counted, progress_bar, quote
+from shards.errors import name_lack_of_memory
 from shards.note import Note, write_token_file
 from shards.sample_info import TOKENS, SampleInfo
 from shards.sample_list import SampleList, select_last_call
@@ -22,7 +23,7 @@ from trainer.conditioning import Draw, Labels, LengthRequest, fill_labels, parse
 from trainer.generate import generate, prepare
 from trainer.model import NoteModel
 from trainer.run import RunInfo, read_run
-from trainer.runtime import name_lack_of_memory, peak_memory, resolve_device, resolve_dtype, widest_float
+from trainer.runtime import peak_memory, resolve_device, resolve_dtype, widest_float
 from trainer.sampling import Sampling
 from trainer.weights import load_model
 

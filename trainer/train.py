@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from shards.console import echo_above_bar, progress_bar, quote
+from shards.console import counted, echo_above_bar, progress_bar, quote
+from shards.errors import name_lack_of_memory
 from shards.sample_info import TOKENS
 from trainer.checkpoint import (
     Best,
@@ -40,7 +41,7 @@ from trainer.checkpoint import (
 from trainer.config import Config
 from trainer.data import Batch, NoteReader, TrainStream, name_dead_workers, train_batches
 from trainer.errors import TrainError
-from trainer.evaluate import TUTORIAL_FRAMES, batch_tensors, evaluate
+from trainer.evaluate import TUTORIAL_FRAMES, evaluate
 from trainer.flops import TrainFlops, measure_peak
 from trainer.metrics import MetricsWriter
 from trainer.mixture import Mixture, open_split, read_sets
@@ -57,8 +58,8 @@ from trainer.order import Order, split_range
 from trainer.run import RUN_FILE, RunInfo, fit_config, lock_run, open_run
 from trainer.runtime import (
     Ranks,
+    batch_tensors,
     join_ranks,
-    name_lack_of_memory,
     peak_memory,
     resolve_device,
     resolve_dtype,
@@ -98,7 +99,7 @@ class Outcome:
         best = f"; the best, {self.best.loss:.4f}, at step {self.best.step}" if self.best else ""
         loss = f" Valid loss {self.valid['loss']:.4f} a token{best}." if self.valid else ""
         return [
-            f"Trained {self.run} for {self.step} steps.{loss} Weights: {self.checkpoint}",
+            f"Trained {self.run} for {counted(self.step, 'step')}.{loss} Weights: {self.checkpoint}",
             f"Next: python -m trainer sample --run {quote(self.run)} --out {quote(out)} --count 16",
         ]
 

@@ -19,6 +19,7 @@ from pipeline.codec.loaded import LoadedCodec
 from pipeline.codec.spec import CodecError
 from pipeline.decode.source import TokenSource, load_codec_for, open_source
 from pipeline.progress import Progress
+from shards.console import counted
 from shards.note import Codec, Note, unflatten
 
 BATCH = 8  # notes of one length in one call of the codec
@@ -45,9 +46,9 @@ class Decoded:
         for key in sorted(self.scaled)[:SCALED_SHOWN]:
             yield f"{key}: peaked at {self.scaled[key]:.2f} of full scale, scaled down to fit"
         if len(self.scaled) > SCALED_SHOWN:
-            yield f"... and {len(self.scaled) - SCALED_SHOWN} more notes"
+            yield f"... and {counted(len(self.scaled) - SCALED_SHOWN, 'more note')}"
         reused = f" ({self.reused} from an earlier run)" if self.reused else ""
-        yield f"{self.out}: {self.notes} {self.form.upper()} files{reused}, {self.seconds:.1f} seconds."
+        yield f"{self.out}: {counted(self.notes, f'{self.form.upper()} file')}{reused}, {self.seconds:.1f} seconds."
         yield "Next: open them in any player."
 
 

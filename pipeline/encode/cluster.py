@@ -20,6 +20,7 @@ from pipeline.encode.ranks import Rank
 from pipeline.encode.run import EncodeOutcome, EncodeRequest, encode_folder
 from pipeline.notes.folder import check_folder
 from pipeline.progress import NoteBar, Progress
+from shards.console import counted
 from shards.errors import UserError
 from shards.storage import is_remote
 
@@ -62,9 +63,9 @@ class SlurmJob:
     def lines(self) -> list[str]:
         """Report to print; it says the next command."""
         return [
-            f"Submitted {self.ranks} ranks as Slurm job {self.number}; their logs are in {self.logs}. The rank that "
-            f"ends last finishes {self.out}; if one is lost, the same command completes it. Next: squeue --job "
-            f"{self.number}"
+            f"Submitted {counted(self.ranks, 'rank')} as Slurm job {self.number}; their logs are in {self.logs}. The "
+            f"rank that ends last finishes {self.out}; if one is lost, the same command completes it. Next: squeue "
+            f"--job {self.number}"
         ]
 
 
@@ -129,10 +130,10 @@ def encode_on_ray(request: EncodeRequest, ranks: int, progress: Progress) -> Enc
     lost = executor.get_incomplete_ranks(skip_completed=True)
     if lost:
         raise UserError(
-            f"{portable.out}: {len(lost)} of {ranks} ranks did not end well (see {logs}); finished shards are kept, "
-            "and the same command goes on from there"
+            f"{portable.out}: {len(lost)} of {counted(ranks, 'rank')} did not end well (see {logs}); finished "
+            "shards are kept, and the same command goes on from there"
         )
-    return replace(encode_folder(request, progress), finished_by=f"{ranks} ranks on Ray")
+    return replace(encode_folder(request, progress), finished_by=f"{counted(ranks, 'rank')} on Ray")
 
 
 def _portable(request: EncodeRequest) -> EncodeRequest:

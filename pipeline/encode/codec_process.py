@@ -10,9 +10,10 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from pipeline.encode.batch_process import BatchProcess
 from pipeline.encode.batch_result import BatchResult
 from pipeline.encode.plan import Batch
-from pipeline.encode.process import Process, failures_sent, receive, send
+from pipeline.encode.process import failures_sent, receive, send
 from shards.errors import system_error
 
 LAUNCHED = 2  # batches that a GPU has been given: it goes on with the second while the codes of the first are sent
@@ -25,7 +26,7 @@ class AudioEncoder(Protocol):
     def launch(self, audio: Any) -> Callable[[], BatchResult]: ...
 
 
-class CodecProcess(Process):
+class CodecProcess(BatchProcess):
     """The process of one codec. It is not started again: its failure ends the run."""
 
     def __init__(self, make_codec: Callable[[], AudioEncoder]) -> None:

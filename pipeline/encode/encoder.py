@@ -5,8 +5,7 @@ note's codes do not depend on what happens to the others. The segments of a reco
 Knows nothing of processes, tars or records.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipeline.encode.batch_result import BatchResult, join_parts
 from pipeline.encode.plan import Batch, PlannedNote
 from pipeline.encode.reader import AudioBatch, Reader, Waveform
 from pipeline.encode.settings import Settings
-from shards.errors import UserError, first_line
+from shards.errors import name_lack_of_memory
 from shards.note import Note, flatten
 
 
@@ -37,13 +36,13 @@ class AudioEncoder:
         Nothing waits for a GPU in between: it computes while the caller reads, launches, or waits for something else.
 
         Raises:
-            UserError: the GPU's memory is full.
+            UserError: the memory is full.
         """
         waveforms = {index: note.samples for index, note in enumerate(audio.notes) if isinstance(note, Waveform)}
         batch = self.settings.batch
         smaller = f"try --batch {batch // 2}, under a new --out if this set has shards already"
         cure = smaller if batch > 1 else "make the notes shorter by --duration or --segment"
-        with _name_lack_of_memory(self.codec.device, cure):
+        with name_lack_of_memory(f"end what else uses it, or {cure}", str(self.codec.device)):
             codes = self._launch(waveforms)
         copied = torch.cuda.Event(blocking=True) if self._is_cuda else None  # type: ignore[no-untyped-call]
         if copied is not None:
@@ -121,18 +120,6 @@ def load_audio_encoder(settings: Settings, weights: Path | None, device: str) ->
     if target.type == "cuda" and target.index is not None:
         torch.cuda.set_device(target)  # pinned memory and events belong to the current device
     spec = settings.codec
-    with _name_lack_of_memory(target, "choose another by --device"):
+    with name_lack_of_memory("end what else uses it, or choose another by --device", str(target)):
         codec = load_codec(spec.name, spec.bandwidth, weights, str(target), spec=spec)
     return AudioEncoder(with_precision(codec, settings.precision), settings)
-
-
-@contextmanager
-def _name_lack_of_memory(device: torch.device, cure: str) -> Iterator[None]:
-    """Raise UserError if the block needs more memory than the GPU has left."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        text = f"{device}: not enough memory ({first_line(error)}); end what else uses it, or {cure}"
-        raise UserError(text) from error

@@ -124,7 +124,7 @@ class Plan:
             f"{path_text(folder)} -> {split} ({counted(notes, self.unit)})"
             for (folder, split), notes in Counter(filter(None, found)).most_common()
         ]
-        more = [f"{len(folders) - FOLDERS_SHOWN} more folders"] * (len(folders) > FOLDERS_SHOWN)
+        more = [f"{counted(len(folders) - FOLDERS_SHOWN, 'more folder')}"] * (len(folders) > FOLDERS_SHOWN)
         hashed = [f"{counted(found.count(None), self.unit)} by a hash of their key"] * (None in found)
         return f"Splits: {', '.join([*folders[:FOLDERS_SHOWN], *more, *hashed])}."
 

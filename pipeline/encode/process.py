@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, ClassVar
 
-from pipeline.encode.plan import Batch
 from shards.errors import UserError, first_line, system_error
 from shards.files import shorten_socket_paths
 
@@ -37,11 +36,13 @@ class Failure:
 
     text: str
     is_bug: bool = False
-    is_ours: bool = True  # False: of the system or a library, so the user is told which file was being encoded
+    is_ours: bool = True  # False: of the system or a library, so its line says neither the work nor a cure
 
 
 class Process:
     """A process, started when it is first needed; safe to kill at any moment, because it holds no state."""
+
+    preload: ClassVar[tuple[str, ...]] = ()  # modules that the fork server imports, once for all processes
 
     def __init__(self, serve: Callable[..., None], *arguments: Any) -> None:
         self._serve = serve
@@ -58,10 +59,10 @@ class Process:
                 self.process.join()
 
     def start(self) -> None:
-        # A plain fork would copy the locks of this process's threads. The fork server imports torch once, so that each
-        # new worker starts at once.
+        # A plain fork would copy the locks of this process's threads. The fork server has no threads, and its imports
+        # are those of each new process, which starts at once.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipeline.encode.encoder"])
+        context.set_forkserver_preload([*self.preload])
         with START_OR_END:
             if self._is_killed:
                 raise CancelledError
@@ -94,25 +95,15 @@ class Process:
             while words := os.read(self._stderr.fileno(), STDERR_BYTES):
                 self._last_words = (self._last_words + words)[-STDERR_BYTES:]
 
-    def _stderr_text(self) -> str:
+    def stderr_text(self) -> str:
+        """The end of what the process has written to stderr, but for words about files."""
         self._read_stderr()
         return self._last_words.rpartition(END_OF_FILE)[2].decode(errors="replace")
 
-    def _cause(self) -> str:
+    def cause(self) -> str:
         """The line of stderr that says most, after a colon; empty if there is none."""
-        lines = [line.strip() for line in self._stderr_text().splitlines() if line.strip()]
+        lines = [line.strip() for line in self.stderr_text().splitlines() if line.strip()]
         return f": {next(filter(CAUSE.search, lines), lines[-1])}" if lines else ""
-
-    def failure_error(self, failure: Failure, batch: Batch) -> Exception:
-        if failure.is_bug:
-            return RuntimeError(failure.text + self._stderr_text())
-        if failure.is_ours:
-            return UserError(failure.text)
-        first = batch.notes[0].file.display_path
-        return UserError(
-            f"a worker failed while it encoded {first}: {failure.text}{self._cause()}; run again, finished shards are "
-            "kept"
-        )
 
     def join(self) -> int:
         """Wait for the end of the process, and return its exit code."""
@@ -122,19 +113,6 @@ class Process:
             code = self.process.exitcode or 0
             self.process = None
         return code
-
-    def end_error(self, code: int, batch: Batch) -> UserError:
-        """Error: the process has ended by this exit code while no file was open, or was killed by the system."""
-        if code == -signal.SIGKILL:
-            return UserError(
-                f"a worker was killed ({exit_text(code)}), most likely because memory ran out; run again with fewer "
-                "--workers, finished shards are kept"
-            )
-        first = batch.notes[0].file.display_path
-        return UserError(
-            f"a worker died ({exit_text(code)}) while it encoded {first}{self._cause()}; run again, finished shards "
-            "are kept"
-        )
 
 
 def receive(pipe: Connection) -> Any:

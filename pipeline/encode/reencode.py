@@ -22,6 +22,7 @@ from pipeline.notes.folder import scan_folder
 from pipeline.notes.key import segment_number
 from pipeline.progress import Progress
 from pipeline.segments import load_segment
+from shards.console import counted
 from shards.errors import ShardError
 from shards.manifest import Manifest, read_manifest
 from shards.note import Note
@@ -56,11 +57,11 @@ class Verification:
         """Report to print."""
         if self.faults:
             yield from self.faults
-            yield f"{self.folder}: {len(self.faults)} fault{'s' * (len(self.faults) > 1)} found."
+            yield f"{self.folder}: {counted(len(self.faults), 'fault')} found."
         else:
             yield (
-                f"{self.folder}: whole. {len(self.comparisons)} notes were encoded again; codes that are equal, by "
-                f"codebook: {format_shares(mean_shares(each.shares for each in self.comparisons))}."
+                f"{self.folder}: whole. {counted(len(self.comparisons), 'note')} encoded again; codes that are "
+                f"equal, by codebook: {format_shares(mean_shares(each.shares for each in self.comparisons))}."
             )
 
 

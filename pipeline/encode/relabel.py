@@ -99,7 +99,7 @@ def _check_names(rows: Mapping[str, Labels], source: str) -> None:
     if faults:
         path, fact = faults[0]
         raise UserError(
-            f"{path}: {fact}, and so {len(faults)} notes; repair the file, or encode the folder anew with it"
+            f"{path}: {fact} ({counted(len(faults), 'such note')}); repair the file, or encode the folder anew with it"
         )
 
 

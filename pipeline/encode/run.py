@@ -318,7 +318,7 @@ def _finish(
     if settings.segment is not None:
         silent = sum(record.silent for record in records)
         ledger = replace(ledger, segments=notes + silent, silent=silent)
-    assert ledger.notes == notes, f"{notes} notes, but {ledger}"
+    assert ledger.notes == notes, f"notes: {notes}, but {ledger}"
     with atomic_write(out / REJECTED, request.rank.writer) as file:
         for rejection in rejected:
             file.write(json.dumps(vars(rejection), ensure_ascii=False).encode() + b"\n")

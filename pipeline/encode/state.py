@@ -191,7 +191,7 @@ def check_earlier_set(state: SetState, folder: AudioFolder, metadata: Metadata |
         if path not in files or digests.differs(files[path], digest):
             fact = f"{path} is gone or has changed"
     if len(files) > state.manifest.ledger.inputs:
-        fact = f"{folder.root} has {len(files) - state.manifest.ledger.inputs} more files"
+        fact = f"{folder.root} has {counted(len(files) - state.manifest.ledger.inputs, 'more file')}"
     if fact:
         raise UserError(
             f"{state.out}: was made under earlier rules of reading audio, which cannot be gone on with, and {fact}; "

@@ -16,10 +16,11 @@ from multiprocessing.connection import Connection
 from queue import LifoQueue
 from typing import Any, Protocol
 
+from pipeline.encode.batch_process import BatchProcess
 from pipeline.encode.batch_result import BatchResult, join_parts
 from pipeline.encode.codec_process import IN_FLIGHT, AudioEncoder, CodecProcess
 from pipeline.encode.plan import Batch
-from pipeline.encode.process import END_OF_FILE, START_OR_END, Failure, Process, exit_text, failures_sent, receive, send
+from pipeline.encode.process import END_OF_FILE, START_OR_END, Failure, exit_text, failures_sent, receive, send
 from shards.record import Rejection
 
 READ_SECONDS = 60.0  # for one file; a longer read is a hang
@@ -101,7 +102,7 @@ def encode_batches(
         threads.shutdown(cancel_futures=True)
 
 
-class _Worker(Process):
+class _Worker(BatchProcess):
     """The process of an encoder or a reader, started again after each crash."""
 
     def __init__(

@@ -1,4 +1,7 @@
-"""The best of many samples, as token files of their own, by the terms that choose an instrument's candidates."""
+"""The best of many samples, as token files of their own, by the terms that choose an instrument's candidates.
+
+Knows no real notes, so a sample octaves off its key is out of tune, of whatever instrument it is.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ class BestOutcome:
     def lines(self) -> Iterator[str]:
         """Report to print; the last line says the next command."""
         out, folder = quote(self.out), quote(self.out.parent)
-        yield f"{self.out}: the best {len(self.keys)} of {self.samples} samples, {self.good} of them good."
+        yield f"{self.out}: the best {len(self.keys)} of {counted(self.samples, 'sample')}, {self.good} of them good."
         command = f"listen {folder}" if self.out.name == TOKENS else f"decode {out} --out {out}"
         yield f"Next: python -m pipeline {command}"
 

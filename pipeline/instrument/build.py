@@ -97,8 +97,8 @@ class BuildOutcome:
         if self.wanted.pairs:
             is_asked = instrument.after.as_asked is not None and self.request.like is None
             of = f" and most like {instrument.timbre}" if is_asked else ""
-            pairs = len(self.wanted.pairs)
-            yield f"{out / 'index.html'} can be played; of {pairs} pairs no candidate is within {CLOSE:g} cents{of}."
+            pairs = counted(len(self.wanted.pairs), "pair")
+            yield f"{out / 'index.html'} can be played; of {pairs} no candidate is within {CLOSE:g} cents{of}."
             run = quote(instrument.run or "RUN")
             candidates, wanted = quote(self.request.candidates), quote(out / WANTED)
             yield f"Next: python -m trainer sample --run {run} --out {candidates} --wanted {wanted}"
@@ -122,7 +122,8 @@ def build_instrument(
     real, recorded, notes = _real_notes(request, files, codec, {velocity for _, velocity in candidates})
     timbre = files.label(INSTRUMENT_LABEL)
     recordings = _recorded_notes(request, codec, {velocity for _, velocity in candidates})
-    octaves = sounding_octaves(real, timbre, {*candidates, *recordings})
+    keys = sorted({key for key, _ in (*candidates, *recordings)})
+    octaves = sounding_octaves(real, timbre, keys)
     candidates = _compared(candidates, real, timbre, octaves)
     like = None if request.like is None else _timbre_of_note(request, codec)
     good = good_candidates(candidates)
@@ -138,7 +139,7 @@ def build_instrument(
             else "train longer"
         )
         raise UserError(
-            f"{request.candidates}: none of its {len(files.files)} candidates is in tune and audible; {more}"
+            f"{request.candidates}: none of its {counted(len(files.files), 'candidate')} is in tune and audible; {more}"
         )
     on_stage("choosing")
     chosen = choose(good, like)
@@ -153,7 +154,6 @@ def build_instrument(
     }
     scales = {velocity: timbre_scale(real, velocity) for _, velocity in candidates}
     figures = _figures(candidates, good, chosen, real, scales, recorded, octaves)
-    keys = sorted({key for key, _ in candidates})
     regions, levels = make_regions(sounds, figures, codec.spec.sample_rate, keys)
     first = {pair: some[0] for pair, some in candidates.items()}
     instrument = Instrument(
@@ -174,7 +174,7 @@ def build_instrument(
     )
     _write(request.out, instrument, {sample_path(pair): sound for pair, sound in sounds.items()})
     write_wanted(request.out, wanted)
-    octaves_line = describe_octaves(octaves, timbre, len(candidates))
+    octaves_line = describe_octaves(octaves, timbre, len(keys))
     notes += (octaves_line,) if octaves_line else ()
     return BuildOutcome(request, instrument, levels, wanted, (*files.notices, *notes))
 
@@ -222,16 +222,16 @@ def _compared(
     candidates: Mapping[Pair, Sequence[Candidate]],
     real: Sequence[RealNote],
     timbre: str | None,
-    octaves: Mapping[Pair, int],
+    octaves: Mapping[int, int],
 ) -> dict[Pair, list[Candidate]]:
     """The candidates, with cents off the octave at which the instrument `timbre` sounds, and with `is_as_asked` where
     there are real notes of it to compare them with."""
     compared = {
-        pair: [
-            each if each.cents is None else replace(each, cents=each.cents - octaves.get(pair, 0) * OCTAVE)
+        (key, velocity): [
+            each if each.cents is None else replace(each, cents=each.cents - octaves.get(key, 0) * OCTAVE)
             for each in some
         ]
-        for pair, some in candidates.items()
+        for (key, velocity), some in candidates.items()
     }
     for pair, some in compared.items():
         notes = comparable_notes(*pair, real)
@@ -267,7 +267,7 @@ def _figures(
     real: Sequence[RealNote],
     scales: Mapping[int, TimbreScale | None],
     recorded: set[Pair] | None,
-    octaves: Mapping[Pair, int],
+    octaves: Mapping[int, int],
 ) -> dict[Pair, Figures]:
     distances = mean_distances(chosen)
     figures = {}
@@ -284,7 +284,7 @@ def _figures(
             distance=None if scale is None or pair not in distances else scale.share(distances[pair]),
             nearest=nearest.key if nearest else None,
             is_recorded=None if recorded is None else pair in recorded,
-            octaves=octaves.get(pair, 0),
+            octaves=octaves.get(pair[0], 0),
         )
     return figures
 

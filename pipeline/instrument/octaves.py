@@ -5,7 +5,6 @@ labels name. Opens no file.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipeline.instrument.choose import Pair
 from pipeline.score.pitch import IN_TUNE, SEMITONE
 from pipeline.score.timbre import RealNote
 from shards.console import counted
@@ -15,29 +14,29 @@ NEAR = 2  # semitones on each side of a key whose real notes say how it sounds
 AGREEING = 2 / 3  # of these notes, at least
 
 
-def sounding_octaves(real: Sequence[RealNote], instrument: str | None, pairs: Iterable[Pair]) -> dict[Pair, int]:
-    """Octaves above its key at which most of the instrument's real notes near to each pair sound; 0 is left out.
+def sounding_octaves(real: Sequence[RealNote], instrument: str | None, keys: Iterable[int]) -> dict[int, int]:
+    """Octaves above each key at which most of the instrument's real notes near to it sound; 0 is left out.
 
-    A pair without real notes near to it sounds as the nearest ones do.
+    A key without real notes near to it sounds as the nearest ones do.
     """
     own = [note for note in real if note.instrument == instrument and note.cents is not None]
     octaves = {}
-    for pair in pairs if own else ():
-        reach = max(NEAR, min(abs(note.pitch - pair[0]) for note in own))
-        near = [note.cents for note in own if note.cents is not None and abs(note.pitch - pair[0]) <= reach]
+    for key in keys if own else ():
+        reach = max(NEAR, min(abs(note.pitch - key) for note in own))
+        near = [note.cents for note in own if note.cents is not None and abs(note.pitch - key) <= reach]
         found = Counter(number for cents in near if (number := _octave(cents)) is not None)
         number, count = max(found.items(), key=lambda item: item[1], default=(0, 0))
         if number and count >= AGREEING * len(near):
-            octaves[pair] = number
+            octaves[key] = number
     return octaves
 
 
-def describe_octaves(octaves: Mapping[Pair, int], instrument: str | None, pairs: int) -> str | None:
+def describe_octaves(octaves: Mapping[int, int], instrument: str | None, keys: int) -> str | None:
     """A line for the user; None if all sounds are at their keys."""
     if not octaves:
         return None
     counts = sorted(Counter(octaves.values()).items())
-    text = " and ".join(f"{octave_text(number)} {count} of {pairs} pairs" for number, count in counts)
+    text = " and ".join(f"{octave_text(number)} {count} of {counted(keys, 'key')}" for number, count in counts)
     return f"The real notes of {instrument} sound {text}; a candidate is in tune if it does too."
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from shards.console import progress_bar, quote
+from shards.console import counted, progress_bar, quote
 from shards.errors import NO_ROOM, UserError
 from shards.files import PART, sha256_of
 
@@ -183,6 +183,6 @@ def _check_members(archive: Archive, zipped: Path, members: list[zipfile.ZipInfo
     total = sum(info.file_size for info in members)
     if not members or total > archive.unpacked_size:
         raise DownloadError(
-            f"{zipped}: holds {len(members)} files of {total / MB:.0f} MB, where at most "
+            f"{zipped}: holds {counted(len(members), 'file')} of {total / MB:.0f} MB, where at most "
             f"{archive.unpacked_size / MB:.0f} MB belong; not unpacked"
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.notes.nsynth import Labels
-from shards.console import quote
+from shards.console import counted, quote
 from shards.errors import UserError, first_line
 from shards.note import SECONDS
 from shards.parse import json_object
@@ -82,8 +82,8 @@ class Metadata:
                 else ""
             )
             raise UserError(
-                f"{self.source}: none of its {len(self.rows)} rows is of this audio{example}; name a note by its path "
-                "below the folder, its file name or its key"
+                f"{self.source}: none of its {counted(len(self.rows), 'row')} is of this audio{example}; name a note "
+                "by its path below the folder, its file name or its key"
             )
         return MatchedRows(self, tuple(rows), tuple(without_row), tuple(name for name in self.rows if name not in keys))
 
@@ -100,11 +100,11 @@ class MatchedRows:
     def lines(self) -> Iterator[str]:
         """Report to print."""
         count = len(self.rows) - len(self.without_row)
-        line = f"Labels: {count} of {len(self.rows)} files have a row in {self.metadata.source}"
+        line = f"Labels: rows in {self.metadata.source} for {count:,} of {counted(len(self.rows), 'file')}"
         if self.without_row:
-            line += f"; {len(self.without_row)} have none ({_some(self.without_row)})"
+            line += f"; none for {len(self.without_row):,} ({_some(self.without_row)})"
         if self.without_audio:
-            line += f"; {len(self.without_audio)} rows have no audio ({_some(self.without_audio)})"
+            line += f"; {counted(len(self.without_audio), 'row')} without audio ({_some(self.without_audio)})"
         yield f"{line}."
         if left_out := self.metadata.left_out:
             yield f"Fields that are neither words nor numbers, and no labels: {_some(left_out)}."

@@ -35,7 +35,6 @@ INDEX = "index.html"
 TEMPLATE = "template.html"
 FREQUENCY_TICKS = ((200, "200 Hz"), (1_000, "1 kHz"), (5_000, "5 kHz"))  # at the side of a spectrogram
 LONGEST = 1000  # characters of a line on the page that names a file
-NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class PageOutcome:
         """Yield the report, with the next step in its last line."""
         yield from self.missing
         yield from self.boards
-        yield f"{self.path}: {self.samples} samples. Next: open it in a browser; it ends with the commands for more."
+        samples = counted(self.samples, "sample")
+        yield f"{self.path}: {samples}. Next: open it in a browser; it ends with the commands for more."
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,12 @@ def write_page(
     ]
     learning = _learning(folder, first, weights, device, codec)
     names = [each.name for each in runs]
+    count = counted(len(first.samples), "note")
     second_scores = runs[1].scores if beside else None
     content = {
-        "title": f"{' and '.join(names)}: {counted(len(first.samples), 'note')} to listen to",
+        "title": f"{' and '.join(names)}: {count} to listen to",
         "names": names,
-        "count": _count(len(first.samples)),
+        "count": count,
         "lead": _lead(first.samples.codec()),
         "facts": _header_facts(first),
         "groups": groups,
@@ -202,11 +203,6 @@ def _named_sets(samples: SampleFolder) -> tuple[Path, ...]:
         return samples.shards_folders()
     except UserError:
         return ()
-
-
-def _count(samples: int) -> str:
-    number = NUMBERS[samples] if samples < len(NUMBERS) else f"{samples:,}"
-    return f"{number} note{'s' if samples != 1 else ''}"
 
 
 def _lead(codec: Codec | None) -> str:

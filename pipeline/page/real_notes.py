@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.audio import save
 from pipeline.page.players import MEDIA, Player, add_media, format_seconds, plain, relative_url, title_and_subtitle
 from pipeline.score.references import ReferenceNote, ShardSet
+from shards.console import counted
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def _save(folder: Path, player: Player, reference: ReferenceNote, kind: str, wav
 
 def _intro(shard_set: ShardSet, split: str, references: Sequence[ReferenceNote]) -> str:
     codec = shard_set.codec.spec
-    text = f"{len(references)} notes of the {split} split, which the model was {'' if split == 'train' else 'not '}"
-    text += f"trained on. For the round trip, {codec.name} encoded and decoded them at {codec.kbps:.3g} kbps: "
-    text += "no sample can sound better than that."
+    text = f"{counted(len(references), 'note')} of the {split} split, which the model was "
+    text += f"{'' if split == 'train' else 'not '}trained on. The round trip is through {codec.name} at "
+    text += f"{codec.kbps:.3g} kbps: no sample can sound better than that."
     if all(reference.recording is None and reference.fault is None for reference in references):
         sources = dict.fromkeys(str(manifest.audio.get("source")) for manifest in shard_set.manifests.values())
         text += f" The recordings are no longer in {', '.join(sources)}, so they cannot be heard here."

@@ -20,6 +20,7 @@ from pipeline.score.pitch import IN_TUNE, cents, fundamental, hertz_of, loudness
 from pipeline.score.references import ReferenceNote, ShardSet
 from pipeline.score.samples import SampleFolder
 from pipeline.score.scores import FRECHET
+from shards.console import counted
 from shards.errors import UserError
 from shards.note import Codec, Note
 from shards.scores import SAMPLES, Figure, Measured, Score, Scores
@@ -80,7 +81,8 @@ def measure(
             latents.append(_latents(waveform, codec))
     if not features:
         raise UserError(
-            f"{samples.path}: none of its {len(samples)} samples has both its tokens and its WAV; decode them first"
+            f"{samples.path}: none of its {counted(len(samples), 'sample')} has both its tokens and its WAV; "
+            "decode them first"
         )
     split, unseen = shard_set.choose(notes)
     recordings = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.score.measure import measure
 from pipeline.score.references import ShardSet, open_shard_set
 from pipeline.score.samples import read_samples
-from shards.console import quote
+from shards.console import counted, quote
 from shards.scores import Figure, Kind, Scores, format_value, write_scores
 
 GAP = 3  # spaces between columns
@@ -72,4 +72,4 @@ def _cell(kind: Kind, figure: Figure) -> str:
     interval = ""
     if figure.low is not None and figure.high is not None:
         interval = f", {format_value(kind, figure.low)} to {format_value(kind, figure.high)}"
-    return f"{format_value(kind, figure.value)}  ({figure.count} notes{interval})"
+    return f"{format_value(kind, figure.value)}  ({counted(figure.count, 'note')}{interval})"

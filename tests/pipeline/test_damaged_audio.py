@@ -1,5 +1,6 @@
 """Damaged files of every format: each is accepted or rejected, none crashes or hangs the run."""
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from pipeline.encode.workers import encode_batches
 from pipeline.notes.folder import AudioFile
 from shards.note import Note
 from shards.record import Rejection
+from tests.mutations.mutators import mutate_bytes
 from tests.support.notes import tone, write_note
 
 FORMS = [(16_000, 1), (44_100, 2), (8_000, 1), (48_000, 1)]  # Hz, channels
@@ -43,31 +45,9 @@ class Reader:
         return BatchResult(notes)
 
 
-def mutate(content: bytes, random: np.random.Generator) -> bytes:
-    """Change bytes anywhere or in the header, cut the end off, cut a piece out, double one, or overwrite one."""
-    data = bytearray(content)
-    start, end = sorted(random.integers(0, len(data), 2))
-    match random.integers(6):
-        case 0:
-            for offset in random.integers(0, len(data), random.integers(1, 30)):
-                data[offset] = random.integers(256)
-        case 1:
-            for offset in random.integers(0, min(200, len(data)), random.integers(1, 6)):
-                data[offset] = random.integers(256)
-        case 2:
-            del data[end:]
-        case 3:
-            del data[start:end]
-        case 4:
-            data[start:start] = data[start:end]
-        case _:
-            data[start : start + 64] = random.bytes(64)
-    return bytes(data)
-
-
 def read_mutants(folder: Path, suffix: str, count: int, seed: int) -> Counter[str]:
     """Damage small files in so many ways and read them with two workers: outcome -> how many."""
-    random = np.random.default_rng(seed)
+    rng = random.Random(seed)
     whole = []
     for index, (rate, channels) in enumerate(FORMS):
         sound = np.repeat(tone(50 + index, 0.5, rate)[:, None], channels, axis=1)  # (sample, channel)
@@ -75,7 +55,7 @@ def read_mutants(folder: Path, suffix: str, count: int, seed: int) -> Counter[st
     notes = []
     for index in range(count):
         name = f"mutant_{index}.{suffix}"
-        (folder / name).write_bytes(mutate(whole[index % len(whole)], random))
+        (folder / name).write_bytes(mutate_bytes(whole[index % len(whole)], rng))
         notes.append(PlannedNote(f"mutant_{index}", AudioFile(name)))
     batches = [Batch(tuple(notes[start : start + 25])) for start in range(0, count, 25)]
     return Counter(

@@ -65,7 +65,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path):
         tmp_path / "run", good, '{"kind": "valid", "st', "[]", '{"kind": "train", "step": 1, "loss": NaN}'
     )
     curve = training_curve(run)
-    assert len(dots_of(curve.svg)) == 1 and "2 damaged lines were left out" in curve.intro
+    assert len(dots_of(curve.svg)) == 1 and "Left out: 2 damaged lines." in curve.intro
 
 
 @pytest.mark.parametrize("lines", [[], ['{"kind": "train", "step": 3}'], ["nonsense"]])

@@ -10,7 +10,7 @@ import pytest
 from shards.errors import UserError
 from shards.files import atomic_write, write_json
 from tests.support import ROOT
-from tests.support.disk import largest_file
+from tests.support.disk import largest_file, write_half
 
 
 def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
@@ -26,13 +26,8 @@ def test_a_failed_write_leaves_the_older_file_and_no_part(tmp_path: Path) -> Non
     path = tmp_path / "file"
     path.write_bytes(b"older")
 
-    def write_half() -> None:
-        with atomic_write(path) as file:
-            file.write(b"half of")
-            raise RuntimeError("stopped")
-
     with pytest.raises(RuntimeError, match="stopped"):
-        write_half()
+        write_half(path)
     assert path.read_bytes() == b"older"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shards.files import atomic_write
+
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
@@ -34,6 +36,13 @@ def mounted_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def write_half(path: Path) -> None:
+    """Stop in the middle of a file, with RuntimeError."""
+    with atomic_write(path) as file:
+        file.write(b"half of")
+        raise RuntimeError("stopped")
 
 
 def fill(disk: Path) -> None:

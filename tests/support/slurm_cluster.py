@@ -67,8 +67,8 @@ def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
             host=host,
             folder=folder,
             user=getpass.getuser(),
-            ctld_port=_free_port(),
-            slurmd_port=_free_port(),
+            ctld_port=free_port(),
+            slurmd_port=free_port(),
             cpus=os.cpu_count(),
             memory=MEMORY,
         )
@@ -114,7 +114,8 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that no server has."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

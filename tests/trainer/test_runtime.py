@@ -1,14 +1,10 @@
 """Devices of a process: one name rule, with the GPUs that torch sees, and a GPU of its own for each rank."""
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 import torch
 
 from shards.errors import UserError
-from trainer.errors import TrainError
-from trainer.runtime import name_lack_of_memory, resolve_device, resolve_dtype
+from trainer.runtime import resolve_device, resolve_dtype
 
 
 @pytest.fixture
@@ -53,14 +49,3 @@ def test_auto_is_bfloat16_where_the_cpu_has_units_for_it(monkeypatch: pytest.Mon
     assert resolve_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if has_units else torch.float32)
     assert resolve_dtype("float32", torch.device("cpu")) == torch.float32
     assert resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
-
-
-@pytest.mark.parametrize("allocate", [lambda: torch.empty(1 << 46), lambda: np.empty(1 << 46)])
-def test_a_lack_of_memory_is_one_line_with_its_cure(allocate: Callable[[], object]) -> None:
-    with pytest.raises(TrainError, match=r"^not enough memory \(.+\); buy some$"), name_lack_of_memory("buy some"):
-        allocate()
-
-
-def test_other_errors_stay_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shape"), name_lack_of_memory(""):
-        raise RuntimeError("shape")

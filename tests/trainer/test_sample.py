@@ -321,7 +321,7 @@ def test_a_full_device_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytes
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nMore lines")
 
     monkeypatch.setattr(sample_module, "generate", fail)
-    with pytest.raises(TrainError) as caught:
+    with pytest.raises(UserError) as caught:
         sample(run, tmp_path, SampleRequest(2))
     assert caught.value.message.startswith("not enough memory (CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert caught.value.message.endswith("; free some that other programs use, or take another --device")

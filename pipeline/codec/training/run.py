@@ -23,7 +23,7 @@ from pipeline.codec.training.crops import read_notes
 from pipeline.codec.training.trainer import CodecTrainer, Recipe
 from pipeline.notes.folder import scan_folder
 from pipeline.notes.nsynth import NSYNTH_SECONDS, split_folder
-from shards.console import is_terminal, progress_bar, quote
+from shards.console import counted, is_terminal, progress_bar, quote
 from shards.errors import UserError
 from shards.events import EventWriter
 from shards.files import atomic_write
@@ -62,8 +62,8 @@ class TrainedCodec:
 
     def lines(self) -> Iterator[str]:
         yield (
-            f"{self.out}: {self.steps} steps in {self.minutes:.1f} minutes, log-mel distance {self.distance:.3f} on "
-            f"validation notes."
+            f"{self.out}: {counted(self.steps, 'step')} in {self.minutes:.1f} minutes, log-mel distance "
+            f"{self.distance:.3f} on validation notes."
         )
         yield f"Next: python -m pipeline score-codec {quote(self.valid)} --weights {quote(self.out)}"
 

@@ -89,7 +89,7 @@ def test_codes_that_were_swapped_are_found_although_every_checksum_fits(made: Pa
 def test_the_command_says_how_much_is_equal(made: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(made / "set"), "--reencode", "4", "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    assert "4 notes were encoded again; codes that are equal, by codebook: 100.00%, 100.00%" in result.output
+    assert "4 notes encoded again; codes that are equal, by codebook: 100.00%, 100.00%" in result.output
 
 
 def test_a_set_of_other_makes_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from shards.reader import read_shard
 from shards.record import read_shard_records
 from shards.verify import find_faults
 from tests.support.disk import largest_file
+from tests.support.killed import is_killed
 from tests.support.notes import Silent, files_of, nsynth_folder, options, tone, write_note
 
 pytestmark = pytest.mark.usefixtures("without_workers")
@@ -217,53 +219,21 @@ def test_a_full_disk_is_one_line_with_the_path_and_the_rerun_completes(audio: Pa
     assert files_of(tmp_path / "set") == files_of(tmp_path / "whole")
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-def test_a_run_that_ended_anywhere_goes_on_and_ends_with_the_same_bytes(
-    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_ended_anywhere_goes_on_and_ends_with_the_same_bytes(audio: Path, tmp_path: Path) -> None:
     encode(audio, tmp_path / "whole")
     whole = files_of(tmp_path / "whole")
-    points = 0
-    calls = {"fsync": os.fsync, "replace": Path.replace}
     for point in range(100):
-        left = [point]
-
-        def counted(call: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
-            def wrapper(*arguments: Any) -> Any:
-                if left[0] == 0:
-                    raise KilledError
-                left[0] -= 1
-                return call(*arguments)
-
-            return wrapper
-
         out = tmp_path / f"killed-{point}"
-        monkeypatch.setattr(os, "fsync", counted(calls["fsync"]))
-        monkeypatch.setattr(Path, "replace", counted(calls["replace"]))
-        try:
-            encode(audio, out)
-            ended = False
-        except KilledError:
-            ended = True
-        monkeypatch.setattr(os, "fsync", calls["fsync"])
-        monkeypatch.setattr(Path, "replace", calls["replace"])
-        done = [
-            name
-            for name in (files_of(out) if out.exists() else {})
-            if name.endswith(".json") and name != "manifest.json"
-        ]
-        if out.exists():
-            assert files_of(out).items() <= whole.items()  # what has a final name is whole
+        ended = is_killed(partial(encode, audio, out), point)
+        files = files_of(out) if out.exists() else {}
+        assert files.items() <= whole.items()  # what has a final name is whole
+        done = [name for name in files if name.endswith(".json") and name != "manifest.json"]
         outcome = encode(audio, out)
         assert files_of(out) == whole
         assert outcome.tasks_run == (4 - len(done) if ended else 0)
         if not ended:
             break
-        points += 1
-    assert points >= 25
+    assert 25 <= point < 99
 
 
 def test_every_bad_file_is_in_the_ledger_with_its_reason_and_the_rest_is_encoded(audio: Path, out: Path) -> None:
@@ -351,7 +321,7 @@ def test_a_set_of_earlier_rules_is_never_gone_on_with(audio: Path, out: Path, ex
     as_under_rules_1(out)
     whole = files_of(out)
     write_note(audio / "new.wav")
-    with pytest.raises(UserError, match="has 1 more files; restore it, or encode the folder under a new name"):
+    with pytest.raises(UserError, match="has 1 more file; restore it, or encode the folder under a new name"):
         encode(audio, out, extend)
     (audio / "new.wav").replace(next(audio.rglob("*.mp3")))
     with pytest.raises(UserError, match="is gone or has changed"):

@@ -1,6 +1,7 @@
 """Recordings that are cut into notes: keys, the ledger, shards, and the same bytes whatever stops or divides a run."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from shards.note import Note
 from shards.reader import read_shard
 from shards.summary import summarize, summary_lines
 from shards.verify import find_faults
+from tests.support.killed import is_killed
 from tests.support.notes import Silent, files_of, options, tone, write_note
 
 pytestmark = pytest.mark.usefixtures("without_workers")
@@ -165,37 +167,18 @@ def test_ranks_make_the_set_of_one_run(audio: Path, tmp_path: Path, order: list[
     assert files_of(tmp_path / "set") == files_of(tmp_path / "whole")
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-def test_a_run_that_ended_at_any_rename_goes_on_and_ends_with_the_same_bytes(
-    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_ended_anywhere_goes_on_and_ends_with_the_same_bytes(audio: Path, tmp_path: Path) -> None:
     encode(audio, tmp_path / "whole")
     whole = files_of(tmp_path / "whole")
-    replace = Path.replace
-    for point in range(20):
-        out, renames = tmp_path / f"killed-{point}", iter(range(point))
-
-        def replace_or_end(part: Path, target: Path, renames: Any = renames) -> Path:
-            if next(renames, None) is None:
-                raise KilledError
-            return replace(part, target)
-
-        monkeypatch.setattr(Path, "replace", replace_or_end)
-        try:
-            encode(audio, out)
-            ended = False
-        except KilledError:
-            ended = True
-        monkeypatch.setattr(Path, "replace", replace)
+    for point in range(100):
+        out = tmp_path / f"killed-{point}"
+        ended = is_killed(partial(encode, audio, out), point)
         assert not out.exists() or files_of(out).items() <= whole.items()
         encode(audio, out)
         assert files_of(out) == whole
         if not ended:
             break
-    assert 8 < point < 19
+    assert 15 <= point < 99
 
 
 def test_a_finished_set_is_returned_and_extended_by_new_recordings(audio: Path, out: Path) -> None:

@@ -29,14 +29,14 @@ def real(pitch: int, cents: float | None, instrument: str = OWN) -> RealNote:
 def test_most_notes_near_a_key_say_its_octave(cents: tuple[float | None, ...], octave: int) -> None:
     notes = [real(60 + index % 3, each) for index, each in enumerate(cents)]
     others = [real(60, 1200.0, OTHER) for _ in range(9)]
-    assert sounding_octaves([*notes, *others], OWN, [(61, 100)]).get((61, 100), 0) == octave
+    assert sounding_octaves([*notes, *others], OWN, [61]).get(61, 0) == octave
 
 
 def test_each_key_follows_the_real_notes_near_it_or_else_the_nearest_ones() -> None:
     notes = [real(pitch, 2400.0 if pitch < 50 else 1200.0) for pitch in range(40, 60, 3)]
-    octaves = sounding_octaves(notes, OWN, [(30, 25), (41, 25), (56, 25), (80, 127)])
-    assert octaves == {(30, 25): 2, (41, 25): 2, (56, 25): 1, (80, 127): 1}
+    octaves = sounding_octaves(notes, OWN, [30, 41, 56, 80])
+    assert octaves == {30: 2, 41: 2, 56: 1, 80: 1}
     line = describe_octaves(octaves, OWN, 5)
-    assert line is not None and "1 octave above 2 of 5 pairs and 2 octaves above 2 of 5 pairs" in line
+    assert line is not None and "1 octave above 2 of 5 keys and 2 octaves above 2 of 5 keys" in line
     assert describe_octaves({}, OWN, 5) is None
-    assert sounding_octaves(notes, None, [(41, 25)]) == {}
+    assert sounding_octaves(notes, None, [41]) == {}

@@ -93,7 +93,7 @@ def test_a_row_is_found_by_path_file_name_or_key_and_the_rest_is_counted(tmp_pat
     assert matched.rows == ({"a": 1}, {"a": 2}, {})
     [line] = matched.lines()
     assert line == (
-        f"Labels: 2 of 3 files have a row in {tmp_path / 'a.json'}; 1 have none (low.wav); 1 rows have no audio (high)."
+        f"Labels: rows in {tmp_path / 'a.json'} for 2 of 3 files; none for 1 (low.wav); 1 row without audio (high)."
     )
 
 
@@ -120,7 +120,7 @@ def test_a_file_name_of_several_files_is_refused(tmp_path: Path) -> None:
 
 def test_rows_of_other_audio_are_refused(tmp_path: Path) -> None:
     for content in ('{"high": {}}', "{}"):
-        with pytest.raises(UserError, match=r"none of its . rows is of this audio"):
+        with pytest.raises(UserError, match=r"none of its . rows? is of this audio"):
             read(tmp_path, "a.json", content).match(NOTES)
 
 

@@ -191,7 +191,7 @@ def test_a_page_of_one_sample(browser, tmp_path):
     browser.open(tmp_path / "index.html")
     assert browser.wait(PLAY_EACH) == "all played"
     text = page_text(browser)
-    assert "One note from none" in text and "E3" in text and "pitch 52, velocity 100" in text
+    assert "1 note from none" in text and "E3" in text and "pitch 52, velocity 100" in text
     assert "seed\n3, sample 0" in text and "2.35 a token" in text and browser.complaints() == []
 
 
