@@ -105,7 +105,7 @@ def test_tags_and_junk_around_the_frames_do_not_change_an_mp3(tmp_path: Path) ->
 def test_an_mp3_that_was_cut_is_damaged_if_its_header_says_so(tmp_path: Path, share: float) -> None:
     content = mp3()
     assert "damaged (" in (text := refusal(tmp_path, "a.mp3", content[: round(share * len(content))]))
-    assert f" of {2 * RATE} samples)" in text
+    assert f" of {2 * RATE:,} samples)" in text
 
 
 def flac(seconds: float = 2.0) -> bytearray:
@@ -134,7 +134,7 @@ def test_an_id3_tag_at_either_end_of_a_flac_does_no_harm(tmp_path: Path) -> None
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_a_flac_that_was_cut_is_damaged(tmp_path: Path, share: float) -> None:
     content = bytes(flac())
-    assert refusal(tmp_path, "a.flac", content[: round(share * len(content))]).endswith(f" of {2 * RATE} samples)")
+    assert refusal(tmp_path, "a.flac", content[: round(share * len(content))]).endswith(f" of {2 * RATE:,} samples)")
 
 
 def wav(subtype: str = "PCM_16", form: str = "WAV", seconds: float = 2.0) -> bytes:
@@ -151,7 +151,7 @@ def test_a_wav_that_was_cut_is_damaged_and_a_whole_one_is_not(tmp_path: Path, su
     content = wav(subtype, form)
     samples = len(read(tmp_path, "whole.wav", content))
     text = refusal(tmp_path, "cut.wav", content[: len(content) // 4])
-    assert text.startswith("damaged (") and text.endswith(f" of {samples} samples)")
+    assert text.startswith("damaged (") and text.endswith(f" of {samples:,} samples)")
 
 
 def test_a_cut_behind_the_window_is_not_looked_for(tmp_path: Path) -> None:

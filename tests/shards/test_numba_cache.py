@@ -108,7 +108,7 @@ print(njit(cache=True)(lambda x: called(x))(1))
     for sum_ in (3, 4, 4):
         called = f"from numba import njit\n\n@njit(cache=True)\ndef called(x):\n    return x + {sum_ - 1}\n"
         (tmp_path / "called.py").write_text(called)
-        os.utime(tmp_path / "called.py", (0, 0))
+        os.utime(tmp_path / "called.py", (sum_, sum_))  # or Python would take the compiled file of before
         assert run_script(tmp_path, text, tmp_path / "cache") == (f"{sum_}\n", "")
 
 
