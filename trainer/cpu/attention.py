@@ -38,7 +38,7 @@ def attend(
     scores = np.empty((blocks, PAIR), np.float32)
     weights = scores.reshape(-1)[: position + 1]
     sums = np.empty((1, PAIR), np.float32)
-    queries = np.zeros((1, keys.shape[3] // PAIR), keys.dtype)  # one, as long as a row of the keys
+    scaled = np.empty((1, width), keys.dtype)
     inputs = np.zeros((1, (position // size + 1) * size), keys.dtype)  # the weights, in whole words
     for note in range(notes):
         for head in range(heads):
@@ -46,9 +46,9 @@ def attend(
             rotate(qkv[note, 1, head], rotary, key)
             store(key, qkv[note, 2, head], position, keys[note, head], values[note, head])
             for feature in range(width):
-                queries[0, feature] = to_dtype_of(query[feature] * scale, queries)
+                scaled[0, feature] = to_dtype_of(query[feature] * scale, scaled)
             for block in range(blocks):
-                vector_product(queries, keys[note, head, block], scores[block : block + 1])
+                vector_product(scaled, keys[note, head, block], scores[block : block + 1])
             total = exp_shifted(weights)
             for index in range(position + 1):
                 inputs[0, index] = to_dtype_of(weights[index], inputs)
