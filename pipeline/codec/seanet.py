@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear, pad
 
-from pipeline.codec.elu import elu
-
 PIECE_VALUES = 300_000  # in a piece at its widest layer: 1.2 MB, and far longer than a convolution's kernel
 SMALL_KERNEL = 100_000  # weights; each call reorders its kernel first, so a larger one is called once a note
 
@@ -33,8 +31,7 @@ class CPUEncoder:
         in_pieces = next((index for index in range(lstm) if _largest_kernel(layers[index]) > SMALL_KERNEL), lstm)
         hop = int(encoder.hop_length)
         self.piece = PIECE_VALUES // (encoder.n_filters * hop) * hop  # samples
-        # samples have more bits than a bfloat16
-        first = CausalConvolution(layers[0], torch.float32, has_elu=False)
+        first = CausalConvolution(layers[0], torch.float32, has_elu=False)  # samples have more bits than a bfloat16
         steps = [first, *(_prepare(layer, dtype) for layer in layers[1:lstm])]
         self.in_pieces, self.whole = steps[:in_pieces], steps[in_pieces:]
         self.lstm = layers[lstm] if dtype == torch.float32 else deepcopy(layers[lstm]).to(dtype)
@@ -80,27 +77,28 @@ class Convolution:
         return linear(windows, self.weight.flatten(1), self.bias)
 
 
-class CausalConvolution(Convolution):
-    """ELU and an SConv1d: the package's reflection padding at both ends of a note."""
+class CausalConvolution:
+    """ELU and an SConv1d, with the package's reflection padding at both ends of a note."""
 
     def __init__(self, layer: Any, dtype: torch.dtype, has_elu: bool = True) -> None:
         convolution = layer.conv.conv
-        super().__init__(convolution.weight, convolution.bias, convolution.stride[0], dtype)
+        self.convolve = Convolution(convolution.weight, convolution.bias, convolution.stride[0], dtype)
         self.has_elu = has_elu
 
-    def __call__(self, x: Tensor, history: History) -> Tensor:  # type: ignore[override]
+    def __call__(self, x: Tensor, history: History) -> Tensor:
         """Run the next piece of a note: (time, channel) -> (time / stride, output)."""
-        left, right = self.length - self.stride, -len(x) % self.stride  # only a note's last piece ends within a stride
+        left = self.convolve.length - self.convolve.stride
+        right = -len(x) % self.convolve.stride  # only the last piece of a note ends within a stride
         before = history.get(self, x[:0])
         rows = x.new_empty(len(before) + len(x), x.shape[1])
         rows[: len(before)] = before
         if self.has_elu:
-            elu(x, rows[len(before) :])
+            _elu(x, rows[len(before) :])
         else:
             rows[len(before) :] = x
         rows = _reflect(rows, left - len(before), right, dim=0)
         history[self] = rows[len(rows) - left :].clone()
-        return super().__call__(rows)
+        return self.convolve(rows)
 
 
 class ResidualBlock:
@@ -111,12 +109,12 @@ class ResidualBlock:
         last, shortcut = layer.block[3].conv.conv, layer.shortcut.conv.conv
         # a moment of both inputs counts as some moments of `last.in_channels`: torch would leave a kernel of 1 to MKL
         weight = torch.cat([last.weight, shortcut.weight], dim=1).view(shortcut.out_channels, -1, last.in_channels)
-        self.sum = Convolution(weight.transpose(1, 2), last.bias + shortcut.bias, weight.shape[1], dtype)
+        self.convolve = Convolution(weight.transpose(1, 2), last.bias + shortcut.bias, weight.shape[1], dtype)
 
     def __call__(self, x: Tensor, history: History) -> Tensor:
         hidden = self.hidden(x, history)
-        both = torch.cat([elu(hidden, torch.empty_like(hidden)), x], dim=1)
-        return self.sum(both.view(-1, hidden.shape[1]))
+        both = torch.cat([_elu(hidden, torch.empty_like(hidden)), x], dim=1)
+        return self.convolve(both.view(-1, hidden.shape[1]))
 
 
 def pad1d(x: Tensor, paddings: tuple[int, int], mode: str = "zero", value: float = 0.0) -> Tensor:
@@ -140,6 +138,12 @@ def _reflect(x: Tensor, left: int, right: int, dim: int) -> Tensor:
     end = x.shape[dim]
     reflected = (x.narrow(dim, 1, left).flip(dim), x, x.narrow(dim, end - 1 - right, right).flip(dim))
     return torch.cat(reflected, dim).narrow(dim, 0, left + end + right - short)
+
+
+def _elu(x: Tensor, out: Tensor) -> Tensor:
+    from pipeline.codec.elu import elu  # imports numba, which decoding does not need
+
+    return elu(x, out)
 
 
 def _prepare(layer: Any, dtype: torch.dtype) -> CausalConvolution | ResidualBlock:
