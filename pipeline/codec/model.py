@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.codec.loaded import LoadedCodec
-from pipeline.codec.seanet import encode_in_pieces, pad1d
+from pipeline.codec.seanet import CPUEncoder, pad1d
 from pipeline.codec.spec import BANDWIDTHS, CODEBOOK_SIZE, SAMPLE_RATE, CodecError, weights_file
 from pipeline.codec.torchaudio import without_torchaudio
 from shards.errors import first_line
@@ -39,6 +40,7 @@ class EnCodec(LoadedCodec):
     """EnCodec of the `encodec` package, or `encodec_mini`."""
 
     model: Any  # an encodec.EncodecModel
+    encoder_dtype: ClassVar[torch.dtype] = torch.float32
 
     @torch.inference_mode()
     def encode(self, samples: Tensor) -> Tensor:
@@ -47,9 +49,14 @@ class EnCodec(LoadedCodec):
         return codes.transpose(0, 1)  # the package has codebooks first
 
     def latents(self, samples: Tensor) -> Tensor:
-        waves = samples[:, None]  # (note, channel, sample)
-        encoder = self.model.encoder
-        return encode_in_pieces(encoder, waves) if self.device.type == "cpu" else encoder(waves)
+        if self.device.type == "cpu":
+            return self._cpu_encoder(samples)
+        latents: Tensor = self.model.encoder(samples[:, None])
+        return latents
+
+    @cached_property
+    def _cpu_encoder(self) -> CPUEncoder:
+        return CPUEncoder(self.model.encoder, self.encoder_dtype)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:

@@ -14,12 +14,16 @@ from pipeline.codec.model import EnCodec
 class BFloat16EnCodec(EnCodec):
     """Codec that encodes in bfloat16 and decodes in float32."""
 
+    encoder_dtype = torch.bfloat16
+
     def latents(self, samples: Tensor) -> Tensor:
         """(note, sample) -> (note, channel, frame) float32."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
             return super().latents(samples).float()
 
 
 def with_precision(codec: LoadedCodec, precision: str) -> LoadedCodec:
     """Return a codec of the same weights that encodes in `precision`; only `EnCodec` has another than float32."""
-    return BFloat16EnCodec(**vars(codec)) if precision != "float32" and isinstance(codec, EnCodec) else codec
+    if precision == "float32" or not isinstance(codec, EnCodec):
+        return codec
+    return BFloat16EnCodec(codec.spec, codec.device, codec.model)
