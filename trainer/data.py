@@ -43,6 +43,11 @@ class Batch:
     lengths: np.ndarray  # (note,) int64 tokens of each note without padding
 
     @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, codes and lengths, as `NoteModel.forward` takes them."""
+        return self.labels, self.codes, self.lengths
+
+    @property
     def tokens(self) -> int:
         return int(self.lengths.sum())
 

@@ -9,7 +9,7 @@ import torch
 from trainer.data import NoteReader, valid_batches
 from trainer.model import NoteModel
 from trainer.run import RunInfo
-from trainer.runtime import Ranks, batch_tensors, widest_float
+from trainer.runtime import Ranks, to_device, widest_float
 
 TUTORIAL_FRAMES = 125  # frames of a note's start, on which models that see different lengths are compared
 
@@ -31,7 +31,7 @@ def evaluate(
     model.eval()
     for notes, sums in zip(valid_notes, set_sums, strict=True):
         for batch in valid_batches(notes, info.vocabulary, info.window, info.config.data, ranks.rank, ranks.world):
-            labels, codes, lengths = batch_tensors(batch, device)
+            labels, codes, lengths = (to_device(array, device) for array in batch.arrays)
             with torch.inference_mode(), autocast:
                 nll, hits = model(labels, codes, lengths)  # (note, frame, codebook)
             frames = (lengths // codebooks)[:, None]

@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from shards import device as devices
 from shards.errors import first_line
-from trainer.data import Batch
 from trainer.errors import TrainError
 
 TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that it sets beside WORLD_SIZE and LOCAL_RANK
@@ -102,11 +101,6 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)
-
-
-def batch_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(labels, codes, lengths) on the device."""
-    return to_device(batch.labels, device), to_device(batch.codes, device), to_device(batch.lengths, device)
 
 
 def _whole_number(name: str) -> int | None:

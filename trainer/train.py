@@ -58,11 +58,11 @@ from trainer.order import Order, split_range
 from trainer.run import RUN_FILE, RunInfo, fit_config, lock_run, open_run
 from trainer.runtime import (
     Ranks,
-    batch_tensors,
     join_ranks,
     peak_memory,
     resolve_device,
     resolve_dtype,
+    to_device,
     widest_float,
 )
 from trainer.schedule import StepEstimator, dropout_share, learning_rate, planned_steps
@@ -327,7 +327,7 @@ class Training:
             is_last = index == len(parts) - 1
             with nullcontext() if is_last or self.ranks.world == 1 else self.network.no_sync():
                 with self._autocast():
-                    nll, _ = self.network(*batch_tensors(part, self.device))
+                    nll, _ = self.network(*(to_device(array, self.device) for array in part.arrays))
                 # DDP takes the mean over ranks, but the gradient is a sum over them.
                 (nll.sum() / tokens * self.ranks.world).backward()
             sums += nll.detach().sum((0, 1))

@@ -53,7 +53,8 @@ def as_if_on_gpu(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
         patch.setitem(READ_EVERY, "meta", steps)
         patch.setattr(Training, "_update", guarded)
         patch.setattr("trainer.train.resolve_device", lambda name: torch.device("meta"))
-        patch.setattr("trainer.runtime.to_device", _copy)
+        patch.setattr("trainer.train.to_device", _copy)
+        patch.setattr("trainer.evaluate.to_device", _copy)
         patch.setattr("trainer.train.measure_peak", lambda device, dtype: 1.0)
         patch.setattr("trainer.optim.FUSED", ("meta",))
         adam = import_module("torch.optim.adam")  # which torch.optim hides behind a function of this name
