@@ -76,9 +76,9 @@ def _generate(
         return torch.cat([codes, codes]) if guided else codes
 
     decoder = CpuDecoder(weights, len(labels))
-    codes = torch.zeros(notes, length, dtype=torch.long, device=labels.device)
-    likelihoods = torch.zeros(notes, length, device=labels.device)
-    lengths = torch.full((notes,), length, device=labels.device)
+    codes = torch.zeros(notes, length, dtype=torch.long)
+    likelihoods = torch.zeros(notes, length)
+    lengths = torch.full((notes,), length)
     going_on = notes  # that have not ended
     rows: slice | Tensor = slice(None)  # the notes in the decoder
     prompt_length = 0 if prompts is None else prompts.shape[1]
@@ -115,7 +115,7 @@ def _generate(
         if ended:
             is_going_on = lengths[rows] == length
             if going_on <= (1 - MOST_ENDED) * len(is_going_on):
-                rows = torch.arange(notes, device=labels.device)[rows][is_going_on]
+                rows = torch.arange(notes)[rows][is_going_on]
                 part = twice(is_going_on).nonzero()[:, 0]
                 labels = labels[part]
                 decoder.keep(part)

@@ -172,7 +172,7 @@ def _pairs_adder(context: Any) -> Callable[[Any, Any, Any, Any], Any]:
         return third
 
     _, _, features = context.codegen().magic_tuple()  # of the processor for which numba compiles
-    return in_one if "+avx512bf16" in features else one_by_one
+    return in_one if LANES == 16 and "+avx512bf16" in features else one_by_one
 
 
 # Variables, not decorated functions: numba's type hints would ask callers for the argument `typing`.
