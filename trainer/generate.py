@@ -1,10 +1,11 @@
-"""Sampling: labels -> codes, one position at a time over a whole batch.
+"""Sampling: labels -> codes, a batch of notes at a time, on the device of the labels.
 
 Every token comes from the head of its own codebook, so what is sampled can always be decoded. Beyond the window
 sampling goes on by sliding it. Knows no files.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,28 @@ OVERLAP = 0.5  # share of the window that stays when it slides
 CHECK_EVERY = 32  # frames between two looks at the notes that have ended on a GPU: each look waits for it
 MOST_ENDED_ON_GPU = 0.5  # a smaller batch costs new graphs
 FEW_ON_GPU = 64  # notes: a step of fewer takes as long
+
+
+@dataclass(frozen=True)
+class Request:
+    """Notes to sample, as `generate` describes them."""
+
+    labels: Tensor
+    uniforms: Tensor
+    sampling: Sampling
+    prompts: Tensor | None
+    can_end: bool
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that each note begins with."""
+        return 0 if self.prompts is None else self.prompts.shape[1]
+
+    def split(self, parts: int) -> "list[Request]":
+        """The notes, divided."""
+        prompts = [None] * parts if self.prompts is None else self.prompts.tensor_split(parts)
+        notes = zip(self.labels.tensor_split(parts), self.uniforms.tensor_split(parts), prompts, strict=True)
+        return [Request(labels, uniforms, self.sampling, prompt, self.can_end) for labels, uniforms, prompt in notes]
 
 
 def prepare(model: NoteModel, dtype: torch.dtype) -> None:
@@ -55,14 +78,15 @@ def generate(
     On a CPU the notes are divided among torch's threads. A step's products are too small to gain from several. On a GPU
     a frame is a CUDA graph.
     """
+    request = Request(labels, uniforms, sampling, prompts, can_end)
     if labels.device.type == "cuda":
         with capture_stream(labels.device):
-            return generate_by_frames(model, labels, uniforms, sampling, prompts, progress, can_end, CudaGraphs)
+            return generate_by_frames(model, request, progress, CudaGraphs)
     if is_compiled(labels.device):
         from trainer.cpu.generate import generate_on_cpu  # imports numba, which a GPU does without
 
-        return generate_on_cpu(model, labels, uniforms, sampling, prompts, progress, can_end)
-    return generate_by_frames(model, labels, uniforms, sampling, prompts, progress, can_end, lambda step: step)
+        return generate_on_cpu(model, request, progress)
+    return generate_by_frames(model, request, progress, lambda step: step)
 
 
 def is_compiled(device: torch.device) -> bool:
@@ -73,23 +97,19 @@ def is_compiled(device: torch.device) -> bool:
 @torch.inference_mode()
 def generate_by_frames(
     model: NoteModel,
-    labels: Tensor,
-    uniforms: Tensor,
-    sampling: Sampling,
-    prompts: Tensor | None,
+    request: Request,
     progress: Callable[[int], object],
-    can_end: bool,
     runner: Callable[[FrameStep], Callable[[int], object]],
 ) -> tuple[Tensor, Tensor]:
     """`generate`, by calls of what `runner` makes of a frame step, with the span of each frame."""
-    notes, length = uniforms.shape
+    notes, length = request.uniforms.shape
     codebooks = model.vocabulary.codebooks
-    labels = with_uncond(model, labels, sampling)
-    prompt_length = 0 if prompts is None else prompts.shape[1]
-    can_end = can_end and model.vocabulary.has_end
-    step = FrameStep(model, labels, uniforms, sampling, prompt_length, can_end)
-    if prompts is not None:
-        step.codes[:, :prompt_length] = prompts
+    labels = with_uncond(model, request.labels, request.sampling)
+    prompt_length = request.prompt_length
+    can_end = request.can_end and model.vocabulary.has_end
+    step = FrameStep(model, labels, request.uniforms, request.sampling, prompt_length, can_end)
+    if request.prompts is not None:
+        step.codes[:, :prompt_length] = request.prompts
     run = runner(step)
     results = step.codes.clone(), step.likelihoods.clone(), step.lengths.clone()
     rows = torch.arange(notes, device=labels.device)  # the notes in the step

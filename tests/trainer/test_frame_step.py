@@ -14,7 +14,7 @@ from trainer import frame_step as frame_step_module
 from trainer import generate as generate_module
 from trainer.config import ModelConfig
 from trainer.frame_step import WARM_UPS, CudaGraphs, FrameStep
-from trainer.generate import generate, generate_by_frames, overlap, prepare
+from trainer.generate import Request, generate, generate_by_frames, overlap, prepare
 from trainer.model import NoteModel
 from trainer.sampling import Sampling
 from trainer.vocabulary import Vocabulary
@@ -52,7 +52,8 @@ class Case:
         runner: Callable[[FrameStep], Callable[[int], object]] = CudaGraphs,
         progress: Callable[[int], object] = lambda tokens: None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return generate_by_frames(self.model, self.labels, self.uniforms, sampling, prompts, progress, can_end, runner)
+        request = Request(self.labels, self.uniforms, sampling, prompts, can_end)
+        return generate_by_frames(self.model, request, progress, runner)
 
 
 def make_case(position: str, has_end: bool = False, codebooks: int = 2, windows: int = 1, shared: bool = False) -> Case:

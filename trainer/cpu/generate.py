@@ -9,9 +9,9 @@ from torch import Tensor
 
 from trainer.cpu.decoder import CpuDecoder, CpuWeights
 from trainer.cpu.draw import draw, log_likelihoods
-from trainer.generate import cut, overlap, with_uncond
+from trainer.generate import Request, cut, overlap, with_uncond
 from trainer.model import NoteModel
-from trainer.sampling import Sampling, sample_codes
+from trainer.sampling import sample_codes
 
 NOTES_PER_THREAD = 4  # fewer are not worth another thread
 MOST_ENDED = 0.25  # share of a batch: with more ended notes in it, they are taken out
@@ -19,19 +19,15 @@ MOST_ENDED = 0.25  # share of a batch: with more ended notes in it, they are tak
 
 def generate_on_cpu(
     model: NoteModel,
-    labels: Tensor,
-    uniforms: Tensor,
-    sampling: Sampling,
-    prompts: Tensor | None,
+    request: Request,
     progress: Callable[[int], object],
-    can_end: bool,
 ) -> tuple[Tensor, Tensor]:
     """`generate`. A step's products are too small to gain from several threads: each has notes of its own."""
     weights = CpuWeights(model)
     before = torch.get_num_threads()
-    threads = min(before, len(uniforms) // NOTES_PER_THREAD)
+    threads = min(before, len(request.uniforms) // NOTES_PER_THREAD)
     if threads < 2:
-        return _generate(weights, labels, uniforms, sampling, prompts, progress, can_end)
+        return _generate(weights, request, progress)
     stopped, lock = threading.Event(), threading.Lock()
 
     def report(tokens: int) -> None:
@@ -40,10 +36,8 @@ def generate_on_cpu(
         with lock:
             progress(tokens)
 
-    prompt_parts = [None] * threads if prompts is None else prompts.tensor_split(threads)
-    parts = zip(labels.tensor_split(threads), uniforms.tensor_split(threads), prompt_parts, strict=True)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(_generate, weights, *part[:2], sampling, part[2], report, can_end) for part in parts]
+        futures = [pool.submit(_generate, weights, part, report) for part in request.split(threads)]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
@@ -57,19 +51,15 @@ def generate_on_cpu(
 @torch.inference_mode()
 def _generate(
     weights: CpuWeights,
-    labels: Tensor,
-    uniforms: Tensor,
-    sampling: Sampling,
-    prompts: Tensor | None,
+    request: Request,
     progress: Callable[[int], object],
-    can_end: bool,
 ) -> tuple[Tensor, Tensor]:
     """`generate`, in this thread."""
-    model = weights.model
+    model, uniforms, sampling = weights.model, request.uniforms, request.sampling
     notes, length = uniforms.shape
     codebooks, end = model.vocabulary.codebooks, model.vocabulary.end
-    can_end = can_end and model.vocabulary.has_end
-    labels = with_uncond(model, labels, sampling)
+    can_end = request.can_end and model.vocabulary.has_end
+    labels = with_uncond(model, request.labels, sampling)
     guided = len(labels) > notes
 
     def twice(codes: Tensor) -> Tensor:  # with guidance each note is in the batch with and without its labels
@@ -81,9 +71,9 @@ def _generate(
     lengths = torch.full((notes,), length)
     going_on = notes  # that have not ended
     rows: slice | Tensor = slice(None)  # the notes in the decoder
-    prompt_length = 0 if prompts is None else prompts.shape[1]
-    if prompts is not None:
-        codes[:, :prompt_length] = prompts
+    prompt_length = request.prompt_length
+    if request.prompts is not None:
+        codes[:, :prompt_length] = request.prompts
     ids = model.inputs(labels, twice(codes[:, :prompt_length]))
     for first in range(prompt_length, length, model.group):
         if decoder.position == model.positions:
