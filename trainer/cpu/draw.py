@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from trainer.cpu.compiled import compiled
-from trainer.cpu.functions import LOWEST, exp_shifted
+from trainer.cpu.functions import LOWEST, exp_shifted, maximum
 
 TOGETHER = 32  # codes: whole sums of so many are looked through before the codes themselves
 
@@ -21,7 +21,7 @@ def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     sums = np.empty(-(-len(weights) // TOGETHER), np.float64)
     for note in range(len(logits)):
         weights[:] = logits[note]
-        least = weights.max() + LOWEST
+        least = maximum(weights) + LOWEST
         exp_shifted(weights)
         for code in range(len(weights)):
             weights[code] = weights[code] if logits[note, code] > least else np.float32(0)
@@ -62,6 +62,6 @@ def log_likelihoods(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
     weights = np.empty(logits.shape[1], np.float32)
     for note in range(len(codes)):
         weights[:] = logits[note]
-        highest = weights.max()
+        highest = maximum(weights)
         likelihoods[note] = logits[note, codes[note]] - highest - np.float32(math.log(exp_shifted(weights)))
     return likelihoods

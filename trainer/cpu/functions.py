@@ -21,12 +21,28 @@ ONE, HALF, THIRD, FOURTH, FIFTH, SIXTH = (np.float32(1 / math.factorial(n)) for 
 @compiled
 def exp_shifted(numbers: np.ndarray) -> np.float32:
     """Replace numbers, (number,), by exp(number - highest) and return their sum: a softmax without its division."""
-    highest = numbers.max()
+    highest = maximum(numbers)
     total = np.float32(0)
     for index in range(len(numbers)):
         numbers[index] = exp(numbers[index] - highest)
         total += numbers[index]
     return total
+
+
+@compiled
+def maximum(numbers: np.ndarray) -> np.float32:
+    """The highest of (number,), by their bits: a maximum of integers is compiled to take many at once."""
+    bits = numbers.view(np.int32)
+    highest = ordered(bits[0])
+    for index in range(1, len(bits)):
+        highest = max(highest, ordered(bits[index]))
+    return to_float32(ordered(highest))
+
+
+@compiled
+def ordered(bits: np.int32) -> np.int32:
+    """The bits of a float32 to an integer, in the order of the numbers, or such an integer to the bits."""
+    return np.int32(bits ^ (bits >> 31 & 0x7FFFFFFF))
 
 
 @compiled
@@ -58,7 +74,13 @@ def gelu(x: np.ndarray) -> None:
 @compiled
 def layer_norm(x: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
     """LayerNorm without a bias: (note, feature) -> (note, feature)."""
+    width = np.float32(x.shape[1])
     for note in range(len(x)):
-        mean = x[note].mean()
-        deviation = np.sqrt(((x[note] - mean) ** 2).mean() + EPSILON)
-        out[note] = (x[note] - mean) / deviation * scale
+        mean, variance = np.float32(0), np.float32(0)
+        for feature in range(x.shape[1]):
+            mean += x[note, feature] / width
+        for feature in range(x.shape[1]):
+            variance += (x[note, feature] - mean) ** 2 / width
+        deviation = np.sqrt(variance + EPSILON)
+        for feature in range(x.shape[1]):
+            out[note, feature] = (x[note, feature] - mean) / deviation * scale[feature]

@@ -33,12 +33,16 @@ def _unchanged(context: Any, builder: Any, signature: Any, arguments: Any) -> An
 
 
 def _to_float32(typing: Any, value: Any) -> Any:
-    """Convert an element of a float32 or bfloat16 array to float32."""
+    """Convert to float32: an element of a float32 or bfloat16 array, or the bits of one, int32."""
+
+    def of_bits(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], FLOAT)
 
     def of_bfloat16(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(builder.shl(builder.zext(arguments[0], WORD), WORD(16)), FLOAT)
 
-    return types.float32(value), _unchanged if value == types.float32 else of_bfloat16
+    code = {types.float32: _unchanged, types.uint16: of_bfloat16, types.int32: of_bits}.get(value)
+    return None if code is None else (types.float32(value), code)
 
 
 def _to_dtype_of(typing: Any, number: Any, array: Any) -> Any:
@@ -121,6 +125,20 @@ def _add_products(typing: Any, tile: Any, x: Any, note: Any, weights: Any, colum
     return tile(tile, x, types.intp, weights, types.intp), code
 
 
+def _prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Begin to bring an element into the cache, where it will be read soon. It may lie beyond the end of the array."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, element = arguments
+        pointer = _pointer(context, builder, array, values, element, ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, WORD, WORD, WORD])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(function, [pointer, WORD(0), WORD(3), WORD(1)])  # for reading, to the nearest cache, as data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), code
+
+
 def _store_tile(typing: Any, tile: Any, array: Any) -> Any:
     """Write a tile into a contiguous float32 array, (note, PAIR)."""
 
@@ -182,3 +200,4 @@ word_size: Any = intrinsic(_word_size)
 empty_tile: Any = intrinsic(_empty_tile)
 add_products: Any = intrinsic(_add_products)
 store_tile: Any = intrinsic(_store_tile)
+prefetch: Any = intrinsic(_prefetch)

@@ -3,7 +3,16 @@
 import numpy as np
 
 from trainer.cpu.compiled import compiled
-from trainer.cpu.intrinsics import NOTES, PAIR, add_products, empty_tile, store_tile, to_dtype_of, word_size
+from trainer.cpu.intrinsics import (
+    NOTES,
+    PAIR,
+    add_products,
+    empty_tile,
+    prefetch,
+    store_tile,
+    to_dtype_of,
+    word_size,
+)
 
 WORD = 4  # bytes: a number of float32, or two of bfloat16
 ALONE = 2  # notes: a tile of so few takes longer than each by itself
@@ -51,10 +60,12 @@ def add_product(x: np.ndarray, packed: np.ndarray, out: np.ndarray) -> None:
         tiles = len(x)
     sums = np.empty((NOTES, PAIR), np.float32)
     for block in range(len(packed)):
-        weights = packed[block]
+        weights, following = packed[block], packed[min(block + 1, len(packed) - 1)]
         for note in range(0, tiles, NOTES):
             tile = empty_tile(NOTES)
+            half = note // NOTES % 2 * x.shape[1]
             for column in range(0, x.shape[1], size):
+                prefetch(following, (half + column) * PAIR // 2)  # a tile brings half of the next block
                 tile = add_products(tile, x, note, weights, column)
             store_tile(tile, sums)
             for index in range(min(NOTES, len(x) - note)):

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer.cpu.functions import exp_shifted, gelu, layer_norm
+from trainer.cpu.functions import exp_shifted, gelu, layer_norm, maximum
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
+def test_maximum_is_python_s(numbers: list[float]) -> None:
+    assert maximum(np.array(numbers, np.float32)) == max(numbers)
 
 
 @pytest.mark.parametrize("shift", [-1e4, 0.0, 1e4])
