@@ -207,7 +207,7 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
 
 # Starts a program as if on Windows, whose Python lacks these modules. What looks at the system comes before.
 START_ON_WINDOWS = """
-import click, multiprocessing.reduction, runpy, sys
+import click, multiprocessing.reduction, runpy, sys, tempfile  # all that Python itself imports another way on Windows
 
 sys.platform = "win32"
 sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
