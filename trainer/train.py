@@ -299,8 +299,9 @@ class Training:
             "data_wait": sum(step.waited for step in unread) / elapsed,
         }
         if metrics is not None:
-            flops = sum(step.flops for step in unread)
-            speeds["mfu"] = flops / elapsed / self.peak
+            speed = sum(step.flops for step in unread) / elapsed
+            self.peak = max(self.peak, speed)  # the machine may have had other work when it was measured
+            speeds["mfu"] = speed / self.peak
         for step, row in zip(unread, rows, strict=True):
             nll, norm = row[:-1], float(row[-1])
             loss = float(nll.sum()) / step.tokens

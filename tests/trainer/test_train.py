@@ -112,6 +112,15 @@ def test_a_run_learns_and_leaves_its_numbers(make_set: Callable[..., Path], tmp_
     assert list((run / "tensorboard").iterdir())
 
 
+def test_no_step_is_faster_than_the_peak_even_if_it_was_measured_on_a_busy_machine(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.train.measure_peak", lambda device, dtype: 1.0)
+    train(make_set(train=[6, 3]), tmp_path / "run", tiny("steps=3"))
+    shares = [line.values["mfu"] for line in read_metrics(tmp_path / "run").of("train")]
+    assert max(shares) == 1 and min(shares) > 0
+
+
 def test_the_run_holds_all_its_settings(make_set: Callable[..., Path], tmp_path: Path) -> None:
     folder, run = make_set(train=[6, 3]), tmp_path / "run"
     train(folder, run, tiny("steps=0", "epochs=2", "labels=pitch,instrument_str"))
