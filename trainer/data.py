@@ -6,6 +6,7 @@ Knows no model, and nothing of the tar format.
 import logging
 import multiprocessing
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -30,6 +31,7 @@ from trainer.vocabulary import Combinations, Vocabulary, label_value, stored_lab
 log = logging.getLogger(__name__)
 
 PREFETCH = 4  # batches that a worker reads ahead
+START_METHOD = "fork" if sys.platform == "linux" else None  # of workers, which would else each import torch
 MOST_OPEN = 64  # tars at a time: some systems allow a process 256 files
 
 
@@ -265,6 +267,7 @@ def train_batches(stream: TrainStream, workers: int) -> Iterator[Batch]:
     loader = wds.WebLoader(
         wds.DataPipeline(stream.indices, stream.batches),
         num_workers=workers,
+        multiprocessing_context=START_METHOD if workers else None,
         batch_size=None,
         worker_init_fn=_ignore_signals,
         prefetch_factor=PREFETCH if workers else None,
