@@ -31,7 +31,7 @@ from trainer.vocabulary import Combinations, Vocabulary, label_value, stored_lab
 log = logging.getLogger(__name__)
 
 PREFETCH = 4  # batches that a worker reads ahead
-START_METHOD = "fork" if sys.platform == "linux" else None  # of workers, which would else each import torch
+START_METHOD = "fork" if sys.platform == "linux" else None  # of workers: Python 3.14 would let each import torch
 MOST_OPEN = 64  # tars at a time: some systems allow a process 256 files
 
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from trainer.cpu.compiled import compiled
-from trainer.cpu.functions import exp_shifted
+from trainer.cpu.functions import exp_shifted, maximum
 from trainer.cpu.intrinsics import PAIR, to_dtype_of, to_float32, word_size
 from trainer.cpu.products import packed_shape, vector_product
 
@@ -49,7 +49,7 @@ def attend(
                 scaled[0, feature] = to_dtype_of(query[feature] * scale, scaled)
             for block in range(blocks):
                 vector_product(scaled, keys[note, head, block], scores[block : block + 1])
-            total = exp_shifted(weights)
+            total = exp_shifted(weights, maximum(weights))
             for index in range(position + 1):
                 inputs[0, index] = to_dtype_of(weights[index], inputs)
             for block in range(values.shape[2]):

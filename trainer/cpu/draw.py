@@ -21,10 +21,10 @@ def draw(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     sums = np.empty(-(-len(weights) // TOGETHER), np.float64)
     for note in range(len(logits)):
         weights[:] = logits[note]
-        least = maximum(weights) + LOWEST
-        exp_shifted(weights)
+        highest = maximum(weights)
+        exp_shifted(weights, highest)
         for code in range(len(weights)):
-            weights[code] = weights[code] if logits[note, code] > least else np.float32(0)
+            weights[code] = weights[code] if logits[note, code] > highest + LOWEST else np.float32(0)
         for part in range(len(sums)):
             sums[part] = 0
             for code in range(part * TOGETHER, min((part + 1) * TOGETHER, len(weights))):
@@ -63,5 +63,6 @@ def log_likelihoods(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
     for note in range(len(codes)):
         weights[:] = logits[note]
         highest = maximum(weights)
-        likelihoods[note] = logits[note, codes[note]] - highest - np.float32(math.log(exp_shifted(weights)))
+        total = exp_shifted(weights, highest)
+        likelihoods[note] = logits[note, codes[note]] - highest - np.float32(math.log(total))
     return likelihoods

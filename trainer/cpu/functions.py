@@ -19,9 +19,8 @@ ONE, HALF, THIRD, FOURTH, FIFTH, SIXTH = (np.float32(1 / math.factorial(n)) for 
 
 
 @compiled
-def exp_shifted(numbers: np.ndarray) -> np.float32:
+def exp_shifted(numbers: np.ndarray, highest: np.float32) -> np.float32:
     """Replace numbers, (number,), by exp(number - highest) and return their sum: a softmax without its division."""
-    highest = maximum(numbers)
     total = np.float32(0)
     for index in range(len(numbers)):
         numbers[index] = exp(numbers[index] - highest)
@@ -78,9 +77,10 @@ def layer_norm(x: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
     for note in range(len(x)):
         mean, variance = np.float32(0), np.float32(0)
         for feature in range(x.shape[1]):
-            mean += x[note, feature] / width
+            mean += x[note, feature]
+        mean /= width
         for feature in range(x.shape[1]):
-            variance += (x[note, feature] - mean) ** 2 / width
-        deviation = np.sqrt(variance + EPSILON)
+            variance += (x[note, feature] - mean) ** 2
+        deviation = np.sqrt(variance / width + EPSILON)
         for feature in range(x.shape[1]):
             out[note, feature] = (x[note, feature] - mean) / deviation * scale[feature]
